@@ -1,0 +1,110 @@
+use crate::role::fill;
+use crate::{Broker, DenyReason, Name, Pattern, Principal, Responses, Role, Verdict};
+
+/// What one principal may publish and subscribe on one broker: compiled once, never changed. Whoever
+/// wants other rights compiles other grants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grants {
+    publish: Side,
+    subscribe: Side,
+    responses: Option<Responses>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Side {
+    allow: Box<[Pattern]>,
+    deny: Box<[Pattern]>,
+}
+
+impl Grants {
+    /// Closes a role for a principal.
+    ///
+    /// # Errors
+    /// [`DenyReason::DeviceRequired`] if the role needs a device and the principal has none.
+    pub fn compile(role: &Role, broker: Broker, principal: &Principal) -> Verdict<Self> {
+        Ok(Self {
+            publish: Side {
+                allow: fill(role.publish_on(broker), principal)?,
+                deny: fill(role.deny_publish.iter(), principal)?,
+            },
+            subscribe: Side {
+                allow: fill(role.subscribe_on(broker), principal)?,
+                deny: fill(role.deny_subscribe.iter(), principal)?,
+            },
+            responses: role.rules(broker).responses,
+        })
+    }
+
+    /// Whether a message may be published to this name.
+    ///
+    /// # Errors
+    /// [`DenyReason::PublishDenied`] unless a grant covers it and none denies it.
+    pub fn publish(&self, name: &Name<'_>) -> Verdict<()> {
+        if self.publish.admits(name) {
+            Ok(())
+        } else {
+            Err(DenyReason::PublishDenied)
+        }
+    }
+
+    /// Whether everything that the filter matches may be received.
+    ///
+    /// # Errors
+    /// [`DenyReason::SubscribeDenied`] unless one grant includes all of it and no denial overlaps it.
+    pub fn subscribe(&self, filter: &Pattern) -> Verdict<()> {
+        let allowed = self
+            .subscribe
+            .allow
+            .iter()
+            .any(|pattern| pattern.includes(filter));
+        if allowed
+            && !self
+                .subscribe
+                .deny
+                .iter()
+                .any(|pattern| pattern.intersects(filter))
+        {
+            Ok(())
+        } else {
+            Err(DenyReason::SubscribeDenied)
+        }
+    }
+
+    /// Whether a message of this name may be delivered: asked again for what was queued or retained
+    /// before the grants were compiled.
+    pub fn receives(&self, name: &Name<'_>) -> bool {
+        self.subscribe.admits(name)
+    }
+
+    /// What may be published to.
+    pub fn publish_allowed(&self) -> &[Pattern] {
+        &self.publish.allow
+    }
+
+    /// What may not be published to although it is allowed.
+    pub fn publish_denied(&self) -> &[Pattern] {
+        &self.publish.deny
+    }
+
+    /// What may be subscribed to.
+    pub fn subscribe_allowed(&self) -> &[Pattern] {
+        &self.subscribe.allow
+    }
+
+    /// What may not be received although it is allowed.
+    pub fn subscribe_denied(&self) -> &[Pattern] {
+        &self.subscribe.deny
+    }
+
+    /// How requests may be answered.
+    pub fn responses(&self) -> Option<Responses> {
+        self.responses
+    }
+}
+
+impl Side {
+    fn admits(&self, name: &Name<'_>) -> bool {
+        self.allow.iter().any(|pattern| pattern.matches(name))
+            && !self.deny.iter().any(|pattern| pattern.matches(name))
+    }
+}

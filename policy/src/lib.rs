@@ -1,0 +1,37 @@
+//! The decision core of Bulkhead.
+//!
+//! Everything here is a pure function of its arguments: no socket, no file, no clock. A broker
+//! adapter verifies a token's signature, hands the claims to this crate and gets back who the
+//! client is and what it may do:
+//!
+//! ```text
+//! token bytes ──signature──▶ Claims ──Expectations──▶ Principal ──Tenant::admit──▶ Role ──▶ Grants
+//!                                        │                             │                      │
+//!                                        └───────────── DenyReason ◀───┴──────────────────────┘
+//! ```
+//!
+//! Allow lists decide by inclusion ([`Pattern::includes`]): everything a client asks for has to lie
+//! inside one allowed pattern. Deny lists decide by overlap ([`Pattern::intersects`]).
+
+mod algebra;
+mod claims;
+mod deny;
+mod grants;
+mod name;
+mod pattern;
+mod principal;
+mod quota;
+mod role;
+mod syntax;
+mod tenant;
+
+pub use claims::{ClaimMap, ClaimPath, Claims, Expectations};
+pub use deny::{DenyReason, Verdict};
+pub use grants::Grants;
+pub use name::{DeviceId, NameError, RoleName, TenantId, TokenId};
+pub use pattern::{MAX_PATTERN_BYTES, MAX_SEGMENTS, Pattern, PatternError, Template};
+pub use principal::{Principal, Scope};
+pub use quota::{JetStreamQuota, Quotas, TokenBucket};
+pub use role::{Responses, Role, RoleError, RoleSet, Rules};
+pub use syntax::{Broker, Name, SyntaxError};
+pub use tenant::{Status, Tenant};

@@ -1,0 +1,192 @@
+//! What a tenant may use, and the arithmetic of rates.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Limits of one tenant. `None` means "as configured for everybody"; there, "no limit".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quotas {
+    /// Connections at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// Subscriptions at a time, over all connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscriptions: Option<u64>,
+    /// Published messages per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_second: Option<u64>,
+    /// Published payload bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// Bytes of one message's payload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_bytes: Option<u64>,
+    /// Retained messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_messages: Option<u64>,
+    /// Bytes of all retained messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_bytes: Option<u64>,
+    /// Bytes queued for clients that are away or slow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued_bytes: Option<u64>,
+    /// Authentications per minute, successful or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentications_per_minute: Option<u64>,
+    /// JetStream inside the tenant's account; without it there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jetstream: Option<JetStreamQuota>,
+}
+
+/// Limits of a tenant's JetStream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JetStreamQuota {
+    /// Bytes of memory storage.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Bytes of file storage.
+    #[serde(default)]
+    pub storage_bytes: u64,
+    /// Streams at a time.
+    pub streams: u64,
+    /// Consumers at a time.
+    pub consumers: u64,
+}
+
+impl Quotas {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These limits, with those of `defaults` where none is set.
+    #[must_use]
+    pub fn or(self, defaults: Self) -> Self {
+        Self {
+            connections: self.connections.or(defaults.connections),
+            subscriptions: self.subscriptions.or(defaults.subscriptions),
+            messages_per_second: self.messages_per_second.or(defaults.messages_per_second),
+            bytes_per_second: self.bytes_per_second.or(defaults.bytes_per_second),
+            payload_bytes: self.payload_bytes.or(defaults.payload_bytes),
+            retained_messages: self.retained_messages.or(defaults.retained_messages),
+            retained_bytes: self.retained_bytes.or(defaults.retained_bytes),
+            queued_bytes: self.queued_bytes.or(defaults.queued_bytes),
+            authentications_per_minute: self
+                .authentications_per_minute
+                .or(defaults.authentications_per_minute),
+            jetstream: self.jetstream.or(defaults.jetstream),
+        }
+    }
+}
+
+/// A rate with a burst: holds up to `capacity` and refills it evenly over `period`.
+///
+/// It keeps no clock; `now` is any clock that does not run backwards, and a clock that does refills
+/// nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBucket {
+    capacity: f64,
+    per_second: f64,
+    level: f64,
+    updated: Duration,
+}
+
+impl TokenBucket {
+    /// A full bucket.
+    pub fn new(capacity: u64, period: Duration, now: Duration) -> Self {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rate needs no more than 52 bits"
+        )]
+        let capacity = capacity as f64;
+        let per_second = capacity / period.as_secs_f64().max(f64::MIN_POSITIVE);
+        Self {
+            capacity,
+            per_second,
+            level: capacity,
+            updated: now,
+        }
+    }
+
+    /// Takes `amount` if it is there.
+    pub fn take(&mut self, amount: u64, now: Duration) -> bool {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rate needs no more than 52 bits"
+        )]
+        let amount = amount as f64;
+        self.refill(now);
+        let enough = self.level >= amount;
+        if enough {
+            self.level -= amount;
+        }
+        enough
+    }
+
+    /// Whether nothing has been taken lately, so that forgetting the bucket loses nothing.
+    pub fn is_full(&mut self, now: Duration) -> bool {
+        self.refill(now);
+        self.level >= self.capacity
+    }
+
+    fn refill(&mut self, now: Duration) {
+        let elapsed = now.saturating_sub(self.updated);
+        self.level = self
+            .capacity
+            .min(elapsed.as_secs_f64().mul_add(self.per_second, self.level));
+        self.updated = self.updated.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Quotas, TokenBucket};
+    use std::time::Duration;
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let minute = Duration::from_secs(60);
+        let mut bucket = TokenBucket::new(60, minute, Duration::ZERO);
+        assert_eq!(
+            (0..100).filter(|_| bucket.take(1, Duration::ZERO)).count(),
+            60
+        );
+        assert!(!bucket.take(1, Duration::from_millis(900)));
+        assert!(bucket.take(1, Duration::from_millis(1100)));
+        assert!(bucket.is_full(minute * 3));
+    }
+
+    #[test]
+    fn a_clock_that_runs_backwards_refills_nothing() {
+        let mut bucket = TokenBucket::new(1, Duration::from_secs(1), Duration::from_secs(10));
+        assert!(bucket.take(1, Duration::from_secs(10)));
+        assert!(!bucket.take(1, Duration::from_secs(2)));
+        assert!(!bucket.take(1, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_bucket_of_none_gives_none() {
+        let mut bucket = TokenBucket::new(0, Duration::from_secs(1), Duration::ZERO);
+        assert!(!bucket.take(1, Duration::from_secs(1_000)));
+    }
+
+    #[test]
+    fn a_tenant_overrides_only_what_it_sets() {
+        let own = Quotas {
+            connections: Some(1),
+            ..Quotas::default()
+        };
+        let everyone = Quotas {
+            connections: Some(9),
+            subscriptions: Some(5),
+            ..Quotas::default()
+        };
+        let merged = own.or(everyone);
+        assert_eq!(
+            (merged.connections, merged.subscriptions),
+            (Some(1), Some(5))
+        );
+    }
+}

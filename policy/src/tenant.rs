@@ -1,0 +1,89 @@
+use crate::{DenyReason, DeviceId, Principal, Quotas, Role, RoleName, TenantId, TokenId, Verdict};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the directory knows of a tenant: what is true now, whatever a token said when it was signed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// The tenant.
+    pub id: TenantId,
+    /// Whether it may connect at all.
+    #[serde(default)]
+    pub status: Status,
+    /// Limits that differ from the configured defaults.
+    #[serde(default, skip_serializing_if = "Quotas::is_empty")]
+    pub quotas: Quotas,
+    /// Roles that mean something else for this tenant.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub roles: BTreeMap<RoleName, Role>,
+    /// Devices that may not connect, each with the time of its revocation.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revoked_devices: BTreeMap<DeviceId, Timestamp>,
+    /// Tokens that may not be used, each with the time after which it has expired anyway.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revoked_tokens: BTreeMap<TokenId, Timestamp>,
+    /// Tokens issued before this are refused, and so are tokens that do not say when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_valid_from: Option<Timestamp>,
+}
+
+/// Whether a tenant may connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It may.
+    #[default]
+    Active,
+    /// Nobody of it may, and who is connected is cut off.
+    Suspended,
+}
+
+impl Tenant {
+    /// An active tenant with nothing revoked and the default quotas.
+    pub fn new(id: TenantId) -> Self {
+        Self {
+            id,
+            status: Status::Active,
+            quotas: Quotas::default(),
+            roles: BTreeMap::new(),
+            revoked_devices: BTreeMap::new(),
+            revoked_tokens: BTreeMap::new(),
+            tokens_valid_from: None,
+        }
+    }
+
+    /// Whether this principal is still welcome.
+    ///
+    /// # Errors
+    /// The first [`DenyReason`] that applies.
+    pub fn admit(&self, principal: &Principal) -> Verdict<()> {
+        if principal.tenant() != Some(&self.id) {
+            return Err(DenyReason::TenantUnknown);
+        }
+        if self.status == Status::Suspended {
+            return Err(DenyReason::TenantSuspended);
+        }
+        if principal
+            .device
+            .as_ref()
+            .is_some_and(|d| self.revoked_devices.contains_key(d))
+        {
+            return Err(DenyReason::DeviceRevoked);
+        }
+        if principal
+            .token_id
+            .as_ref()
+            .is_some_and(|t| self.revoked_tokens.contains_key(t))
+        {
+            return Err(DenyReason::TokenRevoked);
+        }
+        match self.tokens_valid_from {
+            Some(from) if principal.issued_at.is_none_or(|at| at < from) => {
+                Err(DenyReason::TokenSuperseded)
+            }
+            _ => Ok(()),
+        }
+    }
+}
