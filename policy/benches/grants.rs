@@ -17,6 +17,7 @@ fn device() -> Principal {
         role: RoleName::parse("device").unwrap(),
         issuer: "corp".into(),
         token_id: None,
+        origin: None,
         issued_at: None,
         expires_at: jiff::Timestamp::MAX,
     }

@@ -101,6 +101,7 @@ impl Claims {
             role: self.role(expected)?,
             issuer: Arc::clone(&expected.name),
             token_id: self.token_id()?,
+            origin: None,
             issued_at: self.date("iat")?,
             expires_at,
         })

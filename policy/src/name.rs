@@ -165,6 +165,18 @@ impl TenantId {
     }
 }
 
+impl RoleName {
+    /// The built-in role of devices, and the default one.
+    pub fn device() -> Self {
+        Self("device".into())
+    }
+
+    /// The built-in role that administers a tenant.
+    pub fn operator() -> Self {
+        Self("operator".into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{DeviceId, NameError, TenantId, TokenId};

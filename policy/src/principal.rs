@@ -16,6 +16,9 @@ pub struct Principal {
     pub issuer: Arc<str>,
     /// The token's `jti`, where it has one.
     pub token_id: Option<TokenId>,
+    /// The `jti` of the token that a credential was issued for, so that revoking it reaches what was
+    /// made of it.
+    pub origin: Option<TokenId>,
     /// The token's `iat`, where it has one.
     pub issued_at: Option<Timestamp>,
     /// The token's `exp`: the principal ends here.

@@ -1,14 +1,13 @@
-use crate::{DenyReason, DeviceId, Principal, Quotas, Role, RoleName, TenantId, TokenId, Verdict};
+use crate::{DenyReason, DeviceId, Principal, Quotas, Role, RoleName, TokenId, Verdict};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What the directory knows of a tenant: what is true now, whatever a token said when it was signed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What the directory keeps under a tenant's id: what is true now, whatever a token said when it was
+/// signed. The default is an active tenant with nothing revoked and no limits of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tenant {
-    /// The tenant.
-    pub id: TenantId,
     /// Whether it may connect at all.
     #[serde(default)]
     pub status: Status,
@@ -41,27 +40,11 @@ pub enum Status {
 }
 
 impl Tenant {
-    /// An active tenant with nothing revoked and the default quotas.
-    pub fn new(id: TenantId) -> Self {
-        Self {
-            id,
-            status: Status::Active,
-            quotas: Quotas::default(),
-            roles: BTreeMap::new(),
-            revoked_devices: BTreeMap::new(),
-            revoked_tokens: BTreeMap::new(),
-            tokens_valid_from: None,
-        }
-    }
-
-    /// Whether this principal is still welcome.
+    /// Whether this principal of the tenant is still welcome.
     ///
     /// # Errors
     /// The first [`DenyReason`] that applies.
     pub fn admit(&self, principal: &Principal) -> Verdict<()> {
-        if principal.tenant() != Some(&self.id) {
-            return Err(DenyReason::TenantUnknown);
-        }
         if self.status == Status::Suspended {
             return Err(DenyReason::TenantSuspended);
         }

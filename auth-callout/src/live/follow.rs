@@ -1,0 +1,199 @@
+//! Following the directory, the configuration and the keyring, and acting on what changes.
+
+use super::provision::Provisioner;
+use super::sweep::Sweeper;
+use crate::keyring::KeyringFile;
+use crate::mode::ConfigMode;
+use crate::operator::Operator;
+use bulkhead_control::Authenticator;
+use bulkhead_control::directory::Snapshot;
+use bulkhead_control::files::Watched;
+use bulkhead_policy::{Quotas, Scope, Tenant, TenantId};
+use futures::StreamExt;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often the servers' accounts are compared with the directory, besides after each reconnect.
+const RECONCILE: Duration = Duration::from_secs(30);
+
+/// How often the keyring is looked at.
+const KEYRING_LOOK: Duration = Duration::from_millis(500);
+
+/// Tenants that are acted on at a time.
+const CONCURRENT: usize = 16;
+
+/// Acts on changes.
+#[derive(Debug)]
+pub struct Follower {
+    /// The way in, which knows the directory.
+    pub auth: Arc<Authenticator>,
+    /// Who cuts connections.
+    pub sweeper: Sweeper,
+    /// Operator mode's keys and accounts, or config mode's.
+    pub accounts: Accounts,
+    /// Is notified when the system client is connected again.
+    pub reconnected: Arc<Notify>,
+    /// Where sweeps run.
+    pub tasks: TaskTracker,
+}
+
+/// How accounts are found and changed.
+#[derive(Debug)]
+pub enum Accounts {
+    /// They are made here.
+    Operator(Arc<Operator>, Arc<Provisioner>),
+    /// They stand in the server's file.
+    Config(Arc<ConfigMode>),
+}
+
+impl Follower {
+    /// Follows until it is told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut changes = self.auth.directory().changes();
+        let mut rules = self.auth.rules_changes();
+        let mut before = changes.borrow_and_update().clone();
+        rules.mark_unchanged();
+        let mut sweeps = HashMap::new();
+        let mut keyring = match &self.accounts {
+            Accounts::Operator(operator, _) => {
+                let mut watched = Watched::new(KeyringFile::path(operator.folder()));
+                let _ = watched.changed();
+                Some(watched)
+            }
+            Accounts::Config(_) => None,
+        };
+        let mut reconcile = tokio::time::interval(RECONCILE);
+        let mut keyring_look = tokio::time::interval(KEYRING_LOOK);
+        reconcile.reset();
+        self.reconcile().await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let after = changes.borrow_and_update().clone();
+                    self.apply(&before, &after, &mut sweeps).await;
+                    before = after;
+                }
+                changed = rules.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let sweeper = self.sweeper.clone();
+                    replace(&mut sweeps, None, self.tasks.spawn(async move { sweeper.run(None).await }).abort_handle());
+                    // The defaults of quotas may be others now.
+                    self.reconcile().await;
+                }
+                () = self.reconnected.notified() => self.reconcile().await,
+                _ = reconcile.tick() => self.reconcile().await,
+                _ = keyring_look.tick() => {
+                    if let Some(watched) = &mut keyring && let Ok(true) = watched.changed() {
+                        self.reload_keyring().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Acts on a change of the directory: first no new connection gets in, which is so already, then
+    /// the servers are told, then those who are there are cut.
+    async fn apply(
+        &self,
+        before: &Snapshot,
+        after: &Snapshot,
+        sweeps: &mut HashMap<Option<TenantId>, AbortHandle>,
+    ) {
+        let changed = after.changed_since(before);
+        for id in &changed {
+            if !affects_sessions(before.get(id), after.get(id)) {
+                continue;
+            }
+            let Some(account) = self.account_of(id) else {
+                continue;
+            };
+            let sweeper = self.sweeper.clone();
+            let sweep = self
+                .tasks
+                .spawn(async move { sweeper.run(Some(&account)).await });
+            replace(sweeps, Some(id.clone()), sweep.abort_handle());
+        }
+        sweeps.retain(|_, sweep| !sweep.is_finished());
+        let Accounts::Operator(_, provisioner) = &self.accounts else {
+            return;
+        };
+        futures::stream::iter(changed)
+            .for_each_concurrent(CONCURRENT, |id| async move {
+                // The servers are told again at the next comparison.
+                if let Err(error) = provisioner.push_tenant(&id).await {
+                    tracing::error!(tenant = %id, %error, "the account could not be changed");
+                }
+            })
+            .await;
+    }
+
+    fn account_of(&self, tenant: &TenantId) -> Option<String> {
+        match &self.accounts {
+            Accounts::Operator(operator, _) => operator
+                .keys()
+                .account_of(tenant)
+                .ok()
+                .map(|account| account.to_string()),
+            Accounts::Config(config) => config.account(&Scope::Tenant(tenant.clone())).cloned(),
+        }
+    }
+
+    async fn reconcile(&self) {
+        let Accounts::Operator(_, provisioner) = &self.accounts else {
+            return;
+        };
+        // Before the first state of the directory every account would look like one of a tenant that
+        // is gone.
+        if self.auth.directory().age().is_none() {
+            return;
+        }
+        if let Err(error) = provisioner.reconcile().await {
+            tracing::warn!(%error, "the servers' accounts could not be compared; trying again");
+        }
+    }
+
+    async fn reload_keyring(&self) {
+        let Accounts::Operator(operator, _) = &self.accounts else {
+            return;
+        };
+        match operator.reload() {
+            Ok(()) => {
+                tracing::info!("the keyring was taken over");
+                self.reconcile().await;
+            }
+            Err(error) => tracing::error!(%error, "the last good keyring stays in use"),
+        }
+    }
+}
+
+/// Whether a change can concern who is connected already.
+fn affects_sessions(before: Option<&Arc<Tenant>>, after: Option<&Arc<Tenant>>) -> bool {
+    let Some(before) = before else { return false };
+    let without_quotas = |tenant: &Arc<Tenant>| Tenant {
+        quotas: Quotas::default(),
+        ..Tenant::clone(tenant)
+    };
+    after.is_none_or(|after| without_quotas(before) != without_quotas(after))
+}
+
+/// Lets the newest sweep of a tenant take the place of the one before.
+fn replace(
+    sweeps: &mut HashMap<Option<TenantId>, AbortHandle>,
+    tenant: Option<TenantId>,
+    sweep: AbortHandle,
+) {
+    if let Some(old) = sweeps.insert(tenant, sweep) {
+        old.abort();
+    }
+}

@@ -1,0 +1,74 @@
+//! Cutting live connections whose rights have changed.
+
+use super::system::{SystemClient, SystemError};
+use crate::callout::BACKEND;
+use crate::session::Session;
+use bulkhead_control::Authenticator;
+use bulkhead_control::audit::{Event, Record};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// When the connections are looked at after a change. The last look is later than any server waits
+/// for an answer (two seconds), so a connection that was let in just before the change is seen too.
+const LOOKS: &[Duration] = &[
+    Duration::ZERO,
+    Duration::from_millis(150),
+    Duration::from_millis(500),
+    Duration::from_millis(1_000),
+    Duration::from_millis(1_700),
+    Duration::from_millis(2_500),
+];
+
+/// Looks at live connections and cuts those that may not stay.
+#[derive(Clone, Debug)]
+pub struct Sweeper {
+    system: SystemClient,
+    auth: Arc<Authenticator>,
+}
+
+impl Sweeper {
+    /// A sweeper that acts through the system account.
+    pub fn new(system: SystemClient, auth: Arc<Authenticator>) -> Self {
+        Self { system, auth }
+    }
+
+    /// Looks now and a few times more, at the connections of one account or of all.
+    pub async fn run(&self, account: Option<&str>) {
+        let mut cut = HashSet::new();
+        let started = tokio::time::Instant::now();
+        for look in LOOKS {
+            tokio::time::sleep_until(started + *look).await;
+            if let Err(error) = self.look(account, &mut cut).await {
+                tracing::warn!(%error, "live connections could not be looked at; trying again");
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        account: Option<&str>,
+        cut: &mut HashSet<(String, u64)>,
+    ) -> Result<(), SystemError> {
+        self.system
+            .review(account, |server, connection| {
+                let Some(session) = Session::parse(&connection.authorized_user) else {
+                    return true;
+                };
+                let Err(reason) = self.auth.reassess(&session.principal, session.rights) else {
+                    return true;
+                };
+                // A connection is told to go until it is gone, but counted once.
+                if cut.insert((server.to_owned(), connection.cid)) {
+                    self.auth.metrics().terminated(BACKEND, reason, 1);
+                    let record = Record::new(Event::Terminate, BACKEND);
+                    self.auth
+                        .audit()
+                        .record(record.of(&session.principal).because(reason));
+                    tracing::info!(principal = %session.principal, %reason, "cut");
+                }
+                false
+            })
+            .await
+    }
+}

@@ -1,0 +1,292 @@
+use super::{Config, Problem};
+use std::path::{Path, PathBuf};
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+/// Prefix of the environment variables that set something.
+const PREFIX: &str = "BULKHEAD__";
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {cause}; name the configuration with --config or make one with `bulkhead init`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// The text is no TOML, or a key is unknown, missing or of the wrong type.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// `file:line:column`, or the file and the variables that were read over it.
+        place: String,
+        /// What is wrong, in TOML's own words.
+        message: String,
+    },
+    /// A setting is well formed and cannot be right.
+    #[error("{place}: {setting}: {what}; {remedy}")]
+    Setting {
+        /// `file:line`, or the file where the setting is absent.
+        place: String,
+        /// The setting's path.
+        setting: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+}
+
+/// A configuration that was read but not yet checked.
+#[derive(Debug)]
+pub struct Loaded {
+    path: PathBuf,
+    text: String,
+    config: Config,
+}
+
+impl Loaded {
+    /// Reads a file, and the environment over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
+        Self::parse(path, text, environment)
+    }
+
+    fn parse(
+        path: &Path,
+        text: String,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let syntax = |place: String, error: &toml::de::Error| ConfigError::Syntax {
+            place,
+            message: error.message().to_owned(),
+        };
+        let in_file = |error: &toml::de::Error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let (line, column) = position(&text, start);
+            syntax(format!("{}:{line}:{column}", path.display()), error)
+        };
+        let overrides: Vec<_> = environment
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .collect();
+        let config = if overrides.is_empty() {
+            toml::from_str::<Config>(&text).map_err(|e| in_file(&e))?
+        } else {
+            let mut table: toml::Table = toml::from_str(&text).map_err(|e| in_file(&e))?;
+            for (name, value) in &overrides {
+                set(&mut table, name, value)?;
+            }
+            // What the file alone gets wrong is better reported with its line.
+            Config::deserialize_table(table).map_err(|error| {
+                match toml::from_str::<Config>(&text) {
+                    Err(alone) if alone.message() == error.message() => in_file(&alone),
+                    _ => {
+                        let names: Vec<_> =
+                            overrides.iter().map(|(name, _)| name.as_str()).collect();
+                        let place = format!("{} with {}", path.display(), names.join(", "));
+                        syntax(place, &error)
+                    }
+                }
+            })?
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            text,
+            config,
+        })
+    }
+
+    /// Checks the settings against each other.
+    ///
+    /// # Errors
+    /// [`ConfigError::Setting`] for the first that cannot be right.
+    pub fn into_config(mut self) -> Result<Config, ConfigError> {
+        self.config
+            .check()
+            .map_err(|problem| self.locate(problem))?;
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        self.config.resolve_paths(folder);
+        Ok(self.config)
+    }
+
+    fn locate(&self, problem: Problem) -> ConfigError {
+        let file = self.path.display();
+        let place = match offset_of(&self.text, &problem.setting) {
+            Some(offset) => format!("{file}:{}", position(&self.text, offset).0),
+            None => file.to_string(),
+        };
+        ConfigError::Setting {
+            place,
+            setting: problem.setting,
+            what: problem.what,
+            remedy: problem.remedy,
+        }
+    }
+}
+
+impl Config {
+    fn deserialize_table(table: toml::Table) -> Result<Self, toml::de::Error> {
+        table.try_into()
+    }
+}
+
+/// Sets one value of the tree by the name of its variable.
+fn set(table: &mut toml::Table, name: &str, value: &str) -> Result<(), ConfigError> {
+    let path = name
+        .strip_prefix(PREFIX)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let mut parts: Vec<&str> = path.split("__").collect();
+    let last = parts.pop().filter(|part| !part.is_empty());
+    let error = |message: &str| ConfigError::Syntax {
+        place: format!("environment variable {name}"),
+        message: message.to_owned(),
+    };
+    let last = last.ok_or_else(|| error("names no setting; write BULKHEAD__SECTION__KEY"))?;
+    let mut table = table;
+    for part in parts {
+        table = table
+            .entry(part)
+            .or_insert_with(|| Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| error("goes below a setting that is no table; set it in the file"))?;
+    }
+    let parsed = toml::from_str::<toml::Table>(&format!("v = {value}"))
+        .ok()
+        .and_then(|mut table| table.remove("v"))
+        .unwrap_or_else(|| Value::String(value.to_owned()));
+    table.insert(last.to_owned(), parsed);
+    Ok(())
+}
+
+/// Line and column of a byte offset, both from 1.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .map_or(0, |last| last.chars().count())
+        + 1;
+    (line, column)
+}
+
+/// Where a setting stands, or the nearest table above it that does.
+fn offset_of(text: &str, setting: &str) -> Option<usize> {
+    let root = DeTable::parse(text).ok()?;
+    let mut found = None;
+    let mut here: Option<&DeValue<'_>> = None;
+    for step in setting.split(['.', '[']) {
+        let next = match (step.strip_suffix(']'), here) {
+            (Some(index), Some(value)) => value
+                .as_array()
+                .and_then(|a| a.get(index.parse::<usize>().ok()?)),
+            (None, None) => root.get_ref().get(step),
+            (None, Some(value)) => value.as_table().and_then(|t| t.get(step)),
+            (Some(_), None) => None,
+        };
+        let Some(next) = next else { break };
+        found = Some(next.span().start);
+        here = Some(next.get_ref());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ConfigError, Loaded};
+    use std::path::Path;
+
+    const GOOD: &str = r#"
+[directory]
+file = "tenants.toml"
+
+[[issuers]]
+name = "corp"
+issuer = "https://idp.example"
+audiences = ["bulkhead"]
+algorithms = ["EdDSA"]
+keys.jwks_file = "keys.json"
+tenants = ["acme"]
+"#;
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<super::Config, ConfigError> {
+        let variables = variables
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        Loaded::parse(
+            Path::new("/etc/bulkhead/bulkhead.toml"),
+            text.to_owned(),
+            variables,
+        )?
+        .into_config()
+    }
+
+    fn message(text: &str, variables: &[(&str, &str)]) -> String {
+        load(text, variables).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_a_small_file_and_completes_it() {
+        let config = load(GOOD, &[]).unwrap();
+        assert!(config.admin.listen.ip().is_loopback());
+        assert!(format!("{:?}", config.issuers[0].keys).contains("/etc/bulkhead/keys.json"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let text = format!("{GOOD}\n[admin]\nlsten = \"127.0.0.1:1\"\n");
+        let message = message(&text, &[]);
+        assert!(
+            message.starts_with("/etc/bulkhead/bulkhead.toml:14:1"),
+            "{message}"
+        );
+        assert!(
+            message.contains("lsten") && message.contains("listen"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_setting_is_an_error_with_its_line_and_a_remedy() {
+        let text = GOOD.replace("[\"EdDSA\"]", "[]");
+        let message = message(&text, &[]);
+        assert!(
+            message.contains("bulkhead.toml:9: issuers[0].algorithms"),
+            "{message}"
+        );
+        assert!(
+            message.contains("EdDSA"),
+            "the remedy names what can stand there: {message}"
+        );
+    }
+
+    #[test]
+    fn the_environment_wins_and_is_checked_alike() {
+        let config = load(GOOD, &[("BULKHEAD__ADMIN__LISTEN", "127.0.0.1:9999")]).unwrap();
+        assert_eq!(config.admin.listen.port(), 9999);
+        let config = load(GOOD, &[("BULKHEAD__QUOTAS__CONNECTIONS", "7")]).unwrap();
+        assert_eq!(config.quotas.connections, Some(7));
+        let wrong = message(GOOD, &[("BULKHEAD__ADMIN__LSTEN", "x")]);
+        assert!(wrong.contains("BULKHEAD__ADMIN__LSTEN"), "{wrong}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_says_what_to_do() {
+        let error = Loaded::read(Path::new("/nowhere/bulkhead.toml"), std::iter::empty());
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains("bulkhead init"), "{message}");
+    }
+}

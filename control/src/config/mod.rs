@@ -1,0 +1,194 @@
+//! The configuration file, `bulkhead.toml`: one file for all services, each reading its section.
+//!
+//! Unknown keys are errors. Every setting can also be given by the environment: `BULKHEAD__` and the
+//! path with `__` between its parts, so `BULKHEAD__ADMIN__LISTEN=127.0.0.1:9200` sets
+//! `admin.listen`. A value is read as TOML where it is TOML, else as text.
+
+mod directory;
+mod issuer;
+mod load;
+mod nats;
+mod service;
+
+pub use directory::{DirectoryConfig, EtcdConfig, Source};
+pub use issuer::{IssuerConfig, KeySource, TenantSet};
+pub use load::{ConfigError, Loaded};
+pub use nats::{AccountMode, ConfigModeAccounts, ConnectionType, NatsConfig, OperatorAccounts};
+pub use service::{
+    AdminConfig, AuditConfig, ExchangeConfig, LimitsConfig, LogConfig, LogFormat, MetricsConfig,
+    TlsFiles,
+};
+
+use bulkhead_policy::{Broker, Quotas, Role, RoleName, RoleSet};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Everything that `bulkhead.toml` can hold.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Relaxes what only a developer's own machine may relax: secrets as issuer keys, plain HTTP for
+    /// the exchange. Everything then listens on loopback only.
+    #[serde(default)]
+    pub dev: bool,
+    /// Where the tenants are known.
+    pub directory: DirectoryConfig,
+    /// Who signs tokens.
+    pub issuers: Vec<IssuerConfig>,
+    /// Limits of every tenant that has none of its own.
+    #[serde(default)]
+    pub quotas: Quotas,
+    /// Roles besides, or instead of, the built-in ones.
+    #[serde(default)]
+    pub roles: BTreeMap<RoleName, Role>,
+    /// Limits on failed and concurrent authentications.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: AuditConfig,
+    /// Prometheus metrics.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
+    /// Health, readiness and metrics over HTTP.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// The endpoint that turns tenant tokens into credentials; off unless given.
+    #[serde(default)]
+    pub exchange: Option<ExchangeConfig>,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// The NATS backend; off unless given.
+    #[serde(default)]
+    pub nats: Option<NatsConfig>,
+}
+
+impl Config {
+    /// Reads, completes from the environment, and checks a configuration file. Relative paths in it
+    /// are relative to its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names file, line, setting and remedy.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Loaded::read(path, std::env::vars())?.into_config()
+    }
+
+    /// The built-in roles with the configured ones over them.
+    pub fn role_set(&self) -> RoleSet {
+        let mut roles = Role::built_in().unwrap_or_default();
+        roles.extend(
+            self.roles
+                .iter()
+                .map(|(name, role)| (name.clone(), role.clone())),
+        );
+        roles
+    }
+
+    /// The brokers that are configured.
+    pub fn brokers(&self) -> Vec<Broker> {
+        let mut brokers = Vec::new();
+        if self.nats.is_some() {
+            brokers.push(Broker::Nats);
+        }
+        brokers
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        if self.issuers.is_empty() {
+            return Err(Problem::new(
+                "issuers",
+                "nobody can sign tokens",
+                "add an [[issuers]] table with name, issuer, audiences, algorithms, keys and tenants",
+            ));
+        }
+        self.directory.check().map_err(|p| p.under("directory"))?;
+        let roles = self.role_set();
+        let (mut names, mut issuers) = (BTreeSet::new(), BTreeSet::new());
+        for (i, issuer) in self.issuers.iter().enumerate() {
+            issuer
+                .check(&roles, self.dev)
+                .map_err(|p| p.under(&format!("issuers[{i}]")))?;
+            if !names.insert(&issuer.name) || !issuers.insert(&issuer.issuer) {
+                return Err(Problem::new(
+                    &format!("issuers[{i}]"),
+                    "an issuer of this name or `iss` stands above already",
+                    "give each issuer a name and an `issuer` of its own",
+                ));
+            }
+        }
+        let brokers = self.brokers();
+        for (name, role) in &self.roles {
+            role.validate(&brokers).map_err(|error| {
+                Problem::new(
+                    &format!("roles.{name}"),
+                    &error.to_string(),
+                    "change the role",
+                )
+            })?;
+        }
+        self.admin.check(self.dev).map_err(|p| p.under("admin"))?;
+        self.limits.check().map_err(|p| p.under("limits"))?;
+        if let Some(exchange) = &self.exchange {
+            exchange.check(self.dev).map_err(|p| p.under("exchange"))?;
+        }
+        if let Some(nats) = &self.nats {
+            nats.check(self.dev).map_err(|p| p.under("nats"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes every relative path relative to `folder`.
+    fn resolve_paths(&mut self, folder: &Path) {
+        let resolve = |path: &mut PathBuf| {
+            if path.is_relative() {
+                *path = folder.join(&*path);
+            }
+        };
+        self.directory.paths().into_iter().for_each(resolve);
+        for issuer in &mut self.issuers {
+            issuer.keys.path().into_iter().for_each(resolve);
+            issuer.keys.ca_file().into_iter().for_each(resolve);
+        }
+        self.audit.path.iter_mut().for_each(resolve);
+        self.admin.token_file.iter_mut().for_each(resolve);
+        if let Some(exchange) = &mut self.exchange {
+            exchange
+                .tls
+                .iter_mut()
+                .flat_map(TlsFiles::paths)
+                .for_each(resolve);
+        }
+        if let Some(nats) = &mut self.nats {
+            nats.paths().into_iter().for_each(resolve);
+        }
+    }
+}
+
+/// What is wrong with one setting, before it is known where that setting stands.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    setting: String,
+    what: String,
+    remedy: String,
+}
+
+impl Problem {
+    fn new(setting: &str, what: &str, remedy: &str) -> Self {
+        Self {
+            setting: setting.to_owned(),
+            what: what.to_owned(),
+            remedy: remedy.to_owned(),
+        }
+    }
+
+    fn under(mut self, parent: &str) -> Self {
+        self.setting = if self.setting.is_empty() {
+            parent.to_owned()
+        } else {
+            format!("{parent}.{}", self.setting)
+        };
+        self
+    }
+}

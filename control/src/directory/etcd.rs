@@ -1,0 +1,207 @@
+//! A directory in etcd: read whole once, then watched from that revision on.
+
+use super::document;
+use super::{Directory, Snapshot};
+use crate::config::EtcdConfig;
+use crate::files::read_text;
+use bulkhead_policy::{Tenant, TenantId};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, EventType, GetOptions, Identity, KeyValue, TlsOptions,
+    WatchOptions, WatchStream,
+};
+use secrecy::ExposeSecret;
+use std::time::Duration;
+
+/// Where the tenants are.
+pub(super) const PREFIX: &str = "/bulkhead/tenants/";
+
+/// How often etcd is asked for a sign of life. A watch alone does not tell a quiet etcd from one that
+/// is gone.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// How long any one answer may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// First and longest pause between attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// Largest answer: every tenant at once.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Follows etcd for ever. Each time the watch ends, by a compaction, an outage or a new leader, all
+/// is read again, so that nothing that happened meanwhile is missed.
+pub(super) async fn follow(directory: &Directory, config: &EtcdConfig) {
+    let mut pause = BACKOFF.0;
+    loop {
+        let before = directory.age();
+        let error = match follow_once(directory, config).await {
+            Err(error) => error,
+            Ok(never) => match never {},
+        };
+        directory.report("etcd", &error);
+        // A session that got as far as a state starts the next without delay.
+        let progressed = directory.age() < before || before.is_none() && directory.age().is_some();
+        pause = if progressed {
+            BACKOFF.0
+        } else {
+            (pause * 2).min(BACKOFF.1)
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Connects to etcd.
+pub(super) async fn connect(config: &EtcdConfig) -> Result<Client, etcd_client::Error> {
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(TIMEOUT)
+        .with_timeout(TIMEOUT)
+        .with_keep_alive(PROGRESS, TIMEOUT)
+        .with_keep_alive_while_idle(true);
+    let io = |error: std::io::Error| etcd_client::Error::InvalidArgs(error.to_string());
+    if let (Some(user), Some(password)) = (&config.user, config.password().map_err(io)?) {
+        options = options.with_user(user, password.expose_secret());
+    }
+    if config
+        .endpoints
+        .iter()
+        .any(|endpoint| endpoint.starts_with("https://"))
+    {
+        let mut tls = TlsOptions::new().with_enabled_roots();
+        if let Some(path) = &config.ca_file {
+            tls = TlsOptions::new()
+                .ca_certificate(Certificate::from_pem(read_text(path).map_err(io)?));
+        }
+        if let (Some(cert), Some(key)) = (&config.cert_file, &config.key_file) {
+            let (cert, key) = (read_text(cert).map_err(io)?, read_text(key).map_err(io)?);
+            tls = tls.identity(Identity::from_pem(cert, key));
+        }
+        options = options.with_tls(tls);
+    }
+    Client::connect(&config.endpoints, Some(options)).await
+}
+
+async fn follow_once(
+    directory: &Directory,
+    config: &EtcdConfig,
+) -> Result<std::convert::Infallible, etcd_client::Error> {
+    let mut client = connect(config).await?;
+    let options = GetOptions::new().with_prefix();
+    let mut kv = client
+        .kv_client()
+        .max_decoding_message_size(MAX_ANSWER_BYTES);
+    let all = kv.get(PREFIX, Some(options)).await?;
+    let revision = all.header().map_or(0, |header| header.revision());
+    directory.replace(read_all(directory, all.kvs()));
+
+    // Without a leader the watch would be silent for ever instead of ending.
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(revision + 1);
+    let mut watch = client.watch(PREFIX, Some(options)).await?;
+    loop {
+        match tokio::time::timeout(PROGRESS, watch.message()).await {
+            Ok(message) => {
+                let ended = || etcd_client::Error::WatchError("the watch ended".to_owned());
+                let message = message?.ok_or_else(ended)?;
+                if message.canceled() {
+                    return Err(etcd_client::Error::WatchError(format!(
+                        "the watch was cancelled (compacted to {}): {}",
+                        message.compact_revision(),
+                        message.cancel_reason()
+                    )));
+                }
+                for event in message.events() {
+                    apply(directory, event.event_type(), event.kv());
+                }
+                directory.mark_synced();
+            }
+            Err(_elapsed) => confirm(directory, &mut client, &mut watch).await?,
+        }
+    }
+}
+
+/// Asks etcd for its revision through a linearised read, and then the watch for its own: only when
+/// both answer is the state known to be current.
+async fn confirm(
+    directory: &Directory,
+    client: &mut Client,
+    watch: &mut WatchStream,
+) -> Result<(), etcd_client::Error> {
+    client
+        .get(
+            PREFIX,
+            Some(GetOptions::new().with_prefix().with_count_only()),
+        )
+        .await?;
+    watch.request_progress().await?;
+    let answer = tokio::time::timeout(TIMEOUT, watch.message())
+        .await
+        .map_err(|_| etcd_client::Error::WatchError("the watch does not answer".to_owned()))??;
+    match answer {
+        Some(message) if !message.canceled() => {
+            for event in message.events() {
+                apply(directory, event.event_type(), event.kv());
+            }
+            directory.mark_synced();
+            Ok(())
+        }
+        _ => Err(etcd_client::Error::WatchError("the watch ended".to_owned())),
+    }
+}
+
+fn read_all(directory: &Directory, kvs: &[KeyValue]) -> Snapshot {
+    let mut tenants = Vec::with_capacity(kvs.len());
+    for kv in kvs {
+        match read_one(kv) {
+            Ok((id, tenant)) => tenants.push((id, tenant)),
+            // Who cannot be read cannot be admitted; the others can.
+            Err(error) => directory.report("content", &error),
+        }
+    }
+    without_case_clashes(directory, directory.snapshot().next(tenants))
+}
+
+fn apply(directory: &Directory, event: EventType, kv: Option<&KeyValue>) {
+    let Some(kv) = kv else { return };
+    let current = directory.snapshot();
+    match (event, read_one(kv)) {
+        (EventType::Put, Ok((id, tenant))) => {
+            let next = current.with(id, Some(tenant));
+            directory.replace(without_case_clashes(directory, next));
+        }
+        (EventType::Delete, _) => match id_of(kv) {
+            Ok(id) => directory.replace(current.with(id, None)),
+            Err(error) => directory.report("content", &error),
+        },
+        // A tenant that was changed into something unreadable keeps its last good state.
+        (EventType::Put, Err(error)) => directory.report("content", &error),
+    }
+}
+
+/// Leaves out each tenant whose id is another's but for case: the first in byte order stays.
+fn without_case_clashes(directory: &Directory, snapshot: Snapshot) -> Snapshot {
+    match document::check_all(snapshot.iter().map(|(id, tenant)| (id, &**tenant))) {
+        Err(error @ document::DocumentError::CaseClash(..)) => {
+            directory.report("content", &error);
+            let document::DocumentError::CaseClash(_, later) = error else {
+                return snapshot;
+            };
+            without_case_clashes(directory, snapshot.with(later, None))
+        }
+        _ => snapshot,
+    }
+}
+
+fn id_of(kv: &KeyValue) -> Result<TenantId, String> {
+    let key = String::from_utf8_lossy(kv.key()).into_owned();
+    let id = key.strip_prefix(PREFIX).unwrap_or_default();
+    TenantId::parse(id).map_err(|error| format!("etcd key {key:?}: {error}"))
+}
+
+fn read_one(kv: &KeyValue) -> Result<(TenantId, Tenant), String> {
+    let id = id_of(kv)?;
+    let tenant: Tenant = serde_json::from_slice(kv.value())
+        .map_err(|error| format!("etcd key {PREFIX}{id}: {error}"))?;
+    document::check(&id, &tenant).map_err(|error| error.to_string())?;
+    Ok((id, tenant))
+}

@@ -1,0 +1,143 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use super::bearer;
+use super::serve::{ServeError, serve};
+use crate::config::AdminConfig;
+use crate::files::read_text;
+use crate::metrics::Metrics;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use secrecy::{ExposeSecret, SecretString};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Shortest token that guards the port, in bytes.
+const MIN_TOKEN_BYTES: usize = 16;
+
+/// What has to be so for this process to be sent work. Cloning shares the list.
+#[derive(Clone, Default)]
+pub struct Readiness {
+    checks: Arc<Mutex<Vec<(&'static str, Check)>>>,
+}
+
+type Check = Arc<dyn Fn() -> bool + Send + Sync>;
+
+impl Readiness {
+    /// Adds a condition.
+    pub fn require(&self, name: &'static str, check: impl Fn() -> bool + Send + Sync + 'static) {
+        self.checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((name, Arc::new(check)));
+    }
+
+    /// The conditions that do not hold.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let checks = self
+            .checks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        checks
+            .into_iter()
+            .filter(|(_, check)| !check())
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness")
+            .field("missing", &self.missing())
+            .finish()
+    }
+}
+
+#[derive(Clone)]
+struct Admin {
+    metrics: Metrics,
+    readiness: Readiness,
+    token: Option<Arc<SecretString>>,
+}
+
+/// Serves the admin port. Returns its address.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn start(
+    config: &AdminConfig,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<SocketAddr, ServeError> {
+    let token = config.token_file.as_ref().map(|path| {
+        let token = read_text(path)?.trim().to_owned();
+        if token.len() < MIN_TOKEN_BYTES {
+            return Err(io::Error::other(format!("{} is too short", path.display())));
+        }
+        Ok(Arc::new(SecretString::from(token)))
+    });
+    let admin = Admin {
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        token: token.transpose().map_err(ServeError::Token)?,
+    };
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_text))
+        .with_state(admin);
+    serve("admin.listen", config.listen, None, router, tasks, stop).await
+}
+
+async fn ready(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let missing = admin.readiness.missing();
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    // What exactly is missing is for those who may see the metrics.
+    let text = if admin.admits(&headers) {
+        missing.join("\n")
+    } else {
+        "not ready".to_owned()
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response()
+}
+
+async fn metrics_text(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    if !admin.admits(&headers) {
+        let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
+        return (StatusCode::UNAUTHORIZED, ask, "a Bearer token is needed\n").into_response();
+    }
+    match admin.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+impl Admin {
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else {
+            return true;
+        };
+        let given = bearer(headers).unwrap_or_default();
+        token
+            .expose_secret()
+            .as_bytes()
+            .ct_eq(given.as_bytes())
+            .into()
+    }
+}

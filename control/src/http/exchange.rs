@@ -1,0 +1,330 @@
+//! `POST /v1/credentials`: a tenant token in, a Device Connect credentials file out.
+
+use super::bearer;
+use super::serve::{ServeError, serve};
+use crate::audit::{Event, Record};
+use crate::auth::Authenticator;
+use crate::config::ExchangeConfig;
+use crate::limits::Buckets;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router, body::Bytes};
+use bulkhead_policy::{Broker, DenyReason, DeviceId, Principal, RoleName, TenantId, TokenId};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Largest request body, in bytes.
+const MAX_BODY_BYTES: usize = 4 * 1024;
+
+/// A backend's way of making credentials.
+pub trait CredentialIssuer: Send + Sync {
+    /// The section of the credentials file that it fills: `nats`, `mqtt` or `zenoh`.
+    fn section(&self) -> &'static str;
+
+    /// The broker that the credentials are for.
+    fn broker(&self) -> Broker;
+
+    /// Makes the section's content for a device.
+    ///
+    /// # Errors
+    /// [`DenyReason`] if the backend cannot serve the tenant now.
+    fn issue(&self, subject: &Subject) -> Result<serde_json::Value, DenyReason>;
+}
+
+/// Whom credentials are for.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The device.
+    pub device: DeviceId,
+    /// The role it will have.
+    pub role: RoleName,
+    /// The credentials' own id, by which they can be revoked.
+    pub id: TokenId,
+    /// The `jti` of the token they were asked for with.
+    pub origin: Option<TokenId>,
+    /// When they begin.
+    pub issued_at: Timestamp,
+    /// When they end.
+    pub expires_at: Timestamp,
+}
+
+/// A credentials file as Device Connect reads it.
+#[derive(Clone, Debug, Serialize)]
+pub struct CredentialsFile {
+    /// The device.
+    pub device_id: DeviceId,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// How the device proves itself.
+    pub auth_type: &'static str,
+    /// The backend's section.
+    #[serde(flatten)]
+    pub sections: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Why no credentials were issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// The bearer is not who may ask for them.
+    #[error("{0}")]
+    Denied(DenyReason),
+    /// The tenant asked too often.
+    #[error("too many credentials were issued to this tenant within the last minute")]
+    TooOften,
+    /// An operator has to say for which device.
+    #[error("name the device in the request: {{\"device\": \"…\"}}")]
+    DeviceMissing,
+    /// No such backend is configured.
+    #[error("no such backend is configured; see `bulkhead check`")]
+    UnknownBackend,
+}
+
+/// The request's body; empty means everything by default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Request {
+    /// Which device; default the token's own.
+    pub device: Option<DeviceId>,
+    /// Which backend; default the only one.
+    pub backend: Option<String>,
+    /// How long the credentials should live; at most, and by default, what is configured.
+    pub ttl: Option<SignedDuration>,
+}
+
+/// Issues credentials for verified principals.
+pub struct Exchange {
+    auth: Arc<Authenticator>,
+    issuers: Vec<Arc<dyn CredentialIssuer>>,
+    ttl: SignedDuration,
+    per_minute: u64,
+    issued: Buckets<TenantId>,
+}
+
+impl Exchange {
+    /// An exchange for these backends.
+    pub fn new(
+        config: &ExchangeConfig,
+        auth: Arc<Authenticator>,
+        issuers: Vec<Arc<dyn CredentialIssuer>>,
+    ) -> Self {
+        Self {
+            auth,
+            issuers,
+            ttl: config.credentials_ttl,
+            per_minute: config.per_minute.into(),
+            issued: Buckets::new(),
+        }
+    }
+
+    /// Issues credentials to the bearer of a verified token.
+    ///
+    /// A device gets its own, with the role it has; an operator gets those of any device of its
+    /// tenant, with the role `device`; nobody else gets any.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub fn issue(
+        &self,
+        bearer: Arc<Principal>,
+        request: &Request,
+    ) -> Result<CredentialsFile, IssueError> {
+        let issuer = match (&request.backend, self.issuers.as_slice()) {
+            (None, [only]) => only,
+            (None, _) => return Err(IssueError::UnknownBackend),
+            (Some(name), all) => all
+                .iter()
+                .find(|issuer| issuer.section() == name)
+                .ok_or(IssueError::UnknownBackend)?,
+        };
+        let denied = IssueError::Denied;
+        let tenant = bearer
+            .tenant()
+            .cloned()
+            .ok_or(denied(DenyReason::RoleNotAllowed))?;
+        let (device, role) = match (&bearer.device, &request.device) {
+            (Some(own), asked) if asked.as_ref().is_none_or(|asked| asked == own) => {
+                (own.clone(), bearer.role.clone())
+            }
+            (Some(_), _) => return Err(denied(DenyReason::DeviceInvalid)),
+            (None, _) if bearer.role != RoleName::operator() => {
+                return Err(denied(DenyReason::RoleNotAllowed));
+            }
+            (None, Some(asked)) => (asked.clone(), RoleName::device()),
+            (None, None) => return Err(IssueError::DeviceMissing),
+        };
+        self.auth
+            .admit(issuer.broker(), Arc::clone(&bearer))
+            .map_err(denied)?;
+        if !self.issued.take(tenant.clone(), self.per_minute, 1) {
+            return Err(IssueError::TooOften);
+        }
+        let ttl = request
+            .ttl
+            .map_or(self.ttl, |asked| asked.abs().min(self.ttl));
+        let issued_at = Timestamp::now();
+        let subject = Subject {
+            tenant,
+            device,
+            role,
+            id: random_id().ok_or(denied(DenyReason::Internal))?,
+            origin: bearer.origin.clone().or_else(|| bearer.token_id.clone()),
+            issued_at,
+            expires_at: issued_at
+                .checked_add(ttl)
+                .map_err(|_| denied(DenyReason::Internal))?,
+        };
+        let section = issuer.issue(&subject).map_err(denied)?;
+        self.auth.metrics().issued(issuer.section());
+        let record = Record::new(Event::CredentialIssued, issuer.section()).of(&bearer);
+        self.auth.audit().record(record.detail(format!(
+            "device {}, id {}, until {}",
+            subject.device, subject.id, subject.expires_at
+        )));
+        Ok(CredentialsFile {
+            device_id: subject.device,
+            tenant: subject.tenant,
+            auth_type: "jwt",
+            sections: [(issuer.section().to_owned(), section)]
+                .into_iter()
+                .collect(),
+        })
+    }
+}
+
+/// 128 random bits in hexadecimal.
+fn random_id() -> Option<TokenId> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    TokenId::parse(&format!("{:032x}", u128::from_be_bytes(bytes))).ok()
+}
+
+/// Serves the exchange. Returns its address.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn start(
+    config: &ExchangeConfig,
+    exchange: Exchange,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<SocketAddr, ServeError> {
+    let router = Router::new()
+        .route("/v1/credentials", post(handle))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(Arc::new(exchange));
+    serve(
+        "exchange.listen",
+        config.listen,
+        config.tls.as_ref(),
+        router,
+        tasks,
+        stop,
+    )
+    .await
+}
+
+async fn handle(
+    State(exchange): State<Arc<Exchange>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let source = Some(peer.ip());
+    let token = bearer(&headers).unwrap_or_default();
+    let principal = match exchange.auth.identify(token, source).await {
+        Ok(principal) => principal,
+        Err(reason) => {
+            let started = std::time::Instant::now();
+            exchange
+                .auth
+                .record("exchange", source, None, Some(reason), started);
+            return refuse(IssueError::Denied(reason));
+        }
+    };
+    let request = if body.is_empty() {
+        Ok(Request::default())
+    } else {
+        serde_json::from_slice(&body)
+    };
+    let request: Request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            return answer(
+                StatusCode::BAD_REQUEST,
+                "request_invalid",
+                &error.to_string(),
+            );
+        }
+    };
+    match exchange.issue(Arc::clone(&principal), &request) {
+        Ok(file) => ([(header::CACHE_CONTROL, "no-store")], Json(file)).into_response(),
+        Err(error) => {
+            if let IssueError::Denied(reason) = error {
+                let started = std::time::Instant::now();
+                exchange
+                    .auth
+                    .record("exchange", source, Some(&principal), Some(reason), started);
+            }
+            refuse(error)
+        }
+    }
+}
+
+fn refuse(error: IssueError) -> Response {
+    let (status, code) = match error {
+        IssueError::Denied(reason) => (status_of(reason), reason.code()),
+        IssueError::TooOften => (StatusCode::TOO_MANY_REQUESTS, "issue_rate_exceeded"),
+        IssueError::DeviceMissing => (StatusCode::BAD_REQUEST, "device_missing"),
+        IssueError::UnknownBackend => (StatusCode::BAD_REQUEST, "backend_unknown"),
+    };
+    let mut response = answer(status, code, &error.to_string());
+    let extra = match status {
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+        StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "60")),
+        _ => None,
+    };
+    if let Some((name, value)) = extra {
+        response
+            .headers_mut()
+            .insert(name, header::HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn status_of(reason: DenyReason) -> StatusCode {
+    match reason {
+        DenyReason::AuthRateExceeded | DenyReason::SourceRateExceeded => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        DenyReason::KeysUnavailable
+        | DenyReason::DirectoryUnavailable
+        | DenyReason::Overloaded
+        | DenyReason::Internal => StatusCode::SERVICE_UNAVAILABLE,
+        DenyReason::TenantUnknown
+        | DenyReason::TenantSuspended
+        | DenyReason::TenantNotAllowed
+        | DenyReason::DeviceRevoked
+        | DenyReason::DeviceInvalid
+        | DenyReason::DeviceRequired
+        | DenyReason::RoleNotAllowed
+        | DenyReason::RoleUnknown => StatusCode::FORBIDDEN,
+        _ => StatusCode::UNAUTHORIZED,
+    }
+}
+
+fn answer(status: StatusCode, code: &str, message: &str) -> Response {
+    (
+        status,
+        Json(serde_json::json!({"error": code, "message": message})),
+    )
+        .into_response()
+}

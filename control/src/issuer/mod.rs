@@ -1,0 +1,9 @@
+//! Issuers: their keys, and the verification of what they sign.
+
+mod keys;
+mod source;
+mod verifier;
+
+pub use keys::{KeyError, KeySet};
+pub use source::{Keys, SourceError};
+pub use verifier::{MAX_TOKEN_BYTES, Verifier};

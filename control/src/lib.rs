@@ -1,0 +1,30 @@
+//! What Bulkhead's services share at run time.
+//!
+//! ```text
+//!  bulkhead.toml ─▶ Config ─▶ Control ──┬─ Verifier   issuers' keys, verified tokens
+//!                                       ├─ Directory  tenants, from a file or etcd
+//!                                       ├─ Audit      a hash-chained log
+//!                                       ├─ Metrics    for Prometheus
+//!                                       └─ HTTP       admin port, credentials exchange
+//!
+//!  a client's token ─▶ Authenticator::identify ─▶ Authenticator::admit ─▶ Admission
+//! ```
+//!
+//! A broker adapter needs [`Authenticator`] alone: it asks who a client is, whether it is welcome and
+//! what it may do, and is told by [`Directory::changes`](directory::Directory::changes) when to ask
+//! again.
+
+pub mod audit;
+mod auth;
+pub mod config;
+pub mod directory;
+pub mod files;
+pub mod http;
+pub mod issuer;
+pub mod limits;
+pub mod log;
+pub mod metrics;
+mod runtime;
+
+pub use auth::{Admission, Authenticator, Rights};
+pub use runtime::{Control, StartError};

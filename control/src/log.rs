@@ -1,0 +1,22 @@
+//! Logging to standard error.
+
+use crate::config::{LogConfig, LogFormat};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// Starts logging. Only the first call of a process has an effect.
+///
+/// # Errors
+/// [`ParseError`] if the configured filter is none.
+pub fn init(config: &LogConfig) -> Result<(), ParseError> {
+    let filter: EnvFilter = config.filter.parse()?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A logger that is there already, as in tests, is as good.
+    let _ = match config.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}

