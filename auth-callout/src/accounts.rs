@@ -26,32 +26,12 @@ pub const SYSTEM: &str = "SYS";
 /// The registry asks a tenant with an inbox under the tenant's own part, so that a tenant can answer
 /// only what it was itself asked.
 const SHARED: &[(&str, &str, ServiceOrStream)] = &[
-    (
-        "registry",
-        "device-connect.{}.registry",
-        ServiceOrStream::Service,
-    ),
-    (
-        "discovery",
-        "device-connect.{}.discovery",
-        ServiceOrStream::Service,
-    ),
-    (
-        "heartbeat",
-        "device-connect.{}.*.heartbeat",
-        ServiceOrStream::Service,
-    ),
+    ("registry", "device-connect.{}.registry", ServiceOrStream::Service),
+    ("discovery", "device-connect.{}.discovery", ServiceOrStream::Service),
+    ("heartbeat", "device-connect.{}.*.heartbeat", ServiceOrStream::Service),
     ("replies", "_INBOX.{}.>", ServiceOrStream::Service),
-    (
-        "lifecycle",
-        "device-connect.{}.device.*",
-        ServiceOrStream::Stream,
-    ),
-    (
-        "commands",
-        "device-connect.{}.*.cmd",
-        ServiceOrStream::Stream,
-    ),
+    ("lifecycle", "device-connect.{}.device.*", ServiceOrStream::Stream),
+    ("commands", "device-connect.{}.*.cmd", ServiceOrStream::Stream),
 ];
 
 /// The registry's account.
@@ -76,10 +56,7 @@ pub fn auth(keys: &Keyring, callout_user: &str, now: Timestamp) -> Account {
         authorization: Some(Authorization {
             auth_users: vec![callout_user.to_owned()],
             allowed_accounts: vec!["*".to_owned()],
-            xkey: keys
-                .curve(now)
-                .map(|curve| curve.public().to_owned())
-                .unwrap_or_default(),
+            xkey: keys.curve(now).map(|curve| curve.public().to_owned()).unwrap_or_default(),
         }),
         ..Account::new()
     }
@@ -87,10 +64,7 @@ pub fn auth(keys: &Keyring, callout_user: &str, now: Timestamp) -> Account {
 
 /// The system account.
 pub fn system(keys: &Keyring) -> Account {
-    Account {
-        signing_keys: keys.system.public_keys(),
-        ..Account::new()
-    }
+    Account { signing_keys: keys.system.public_keys(), ..Account::new() }
 }
 
 /// A tenant's account; for one that is suspended or gone, an account that nobody can be connected to.
@@ -115,11 +89,7 @@ pub fn tenant(
     };
     let open = tenant.is_some_and(|tenant| tenant.status == Status::Active);
     Ok(Account {
-        imports: if tenant.is_some() {
-            SHARED.iter().map(import).collect()
-        } else {
-            Vec::new()
-        },
+        imports: if tenant.is_some() { SHARED.iter().map(import).collect() } else { Vec::new() },
         limits: AccountLimits {
             conn: if open { limit(quotas.connections) } else { 0 },
             subs: limit(quotas.subscriptions),

@@ -55,10 +55,7 @@ impl Callout {
             mode,
             connection_types: config.connection_types.clone(),
             sources: config.sources.clone(),
-            seen: Cache::builder()
-                .max_capacity(MAX_SEEN)
-                .time_to_live(SEEN_FOR)
-                .build(),
+            seen: Cache::builder().max_capacity(MAX_SEEN).time_to_live(SEEN_FOR).build(),
         }
     }
 
@@ -71,8 +68,7 @@ impl Callout {
         let started = Instant::now();
         let now = Timestamp::now();
         let asked = self.open(payload, server_xkey, now).inspect_err(|reason| {
-            self.auth
-                .record(BACKEND, None, None, Some(*reason), started);
+            self.auth.record(BACKEND, None, None, Some(*reason), started);
         })?;
         let request = &asked.claims.nats;
         let source = source_of(&request.client_info);
@@ -81,8 +77,7 @@ impl Callout {
             Err((principal, reason)) => (principal, Err(reason)),
         };
         let denied = decided.as_ref().err().copied();
-        self.auth
-            .record(BACKEND, source, principal.as_deref(), denied, started);
+        self.auth.record(BACKEND, source, principal.as_deref(), denied, started);
         self.close(&asked, decided, now)
     }
 
@@ -138,8 +133,7 @@ impl Callout {
         now: Timestamp,
     ) -> Result<(Arc<Principal>, String), (Option<Arc<Principal>>, DenyReason)> {
         let anonymous = |reason| (None, reason);
-        self.check_connection(&request.client_info, source)
-            .map_err(anonymous)?;
+        self.check_connection(&request.client_info, source).map_err(anonymous)?;
         let principal = match Carrier::find(&request.connect_opts).map_err(anonymous)? {
             Carrier::Token(token) => self.auth.identify(token, source).await.map_err(anonymous)?,
             Carrier::UserJwt(jwt) => {
@@ -149,26 +143,16 @@ impl Callout {
             Carrier::None => return Err(anonymous(DenyReason::TokenMissing)),
         };
         let known = |reason| (Some(Arc::clone(&principal)), reason);
-        let admission = self
-            .auth
-            .admit(Broker::Nats, Arc::clone(&principal))
-            .map_err(known)?;
+        let admission = self.auth.admit(Broker::Nats, Arc::clone(&principal)).map_err(known)?;
         let user = permissions::user(&admission.grants).map_err(|error| {
             tracing::error!(%error, role = %principal.role, "a role cannot be written for NATS");
             known(DenyReason::Internal)
         })?;
         let mut claims = Claims::about(request.user_nkey.as_str(), user);
         claims.exp = principal.expires_at.as_second();
-        let session = Session {
-            principal: Principal::clone(&principal),
-            rights: admission.rights,
-        };
+        let session = Session { principal: Principal::clone(&principal), rights: admission.rights };
         claims.name = session.name();
-        let signed = self
-            .mode
-            .sign_user(&principal.scope, claims, now)
-            .await
-            .map_err(known)?;
+        let signed = self.mode.sign_user(&principal.scope, claims, now).await.map_err(known)?;
         Ok((principal, signed))
     }
 
@@ -187,11 +171,7 @@ impl Callout {
         let admitted = self.sources.is_empty()
             || source
                 .is_some_and(|source| self.sources.iter().any(|network| network.contains(&source)));
-        if admitted {
-            Ok(())
-        } else {
-            Err(DenyReason::SourceNotAllowed)
-        }
+        if admitted { Ok(()) } else { Err(DenyReason::SourceNotAllowed) }
     }
 
     /// Signs and seals an answer.
@@ -212,18 +192,14 @@ impl Callout {
         claims.aud.clone_from(&request.server_id.id);
         let token = self.mode.sign_answer(claims, now)?;
         match &asked.sealed {
-            Some((curve, server)) => curve
-                .seal(token.as_bytes(), server)
-                .map_err(|_| DenyReason::RequestForged),
+            Some((curve, server)) => {
+                curve.seal(token.as_bytes(), server).map_err(|_| DenyReason::RequestForged)
+            }
             None => Ok(token.into_bytes()),
         }
     }
 }
 
 fn source_of(client: &ClientInfo) -> Option<IpAddr> {
-    client
-        .host
-        .parse()
-        .ok()
-        .map(|address: IpAddr| address.to_canonical())
+    client.host.parse().ok().map(|address: IpAddr| address.to_canonical())
 }

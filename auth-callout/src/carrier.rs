@@ -28,15 +28,8 @@ impl<'a> Carrier<'a> {
         let user = Some(opts.user.as_str()).filter(|user| {
             user.starts_with(TOKEN_START) && opts.pass.is_empty() && opts.auth_token.is_empty()
         });
-        let carriers = [
-            Some(opts.auth_token.as_str()),
-            Some(opts.pass.as_str()),
-            user,
-        ];
-        let mut tokens = carriers
-            .into_iter()
-            .flatten()
-            .filter(|text| !text.is_empty());
+        let carriers = [Some(opts.auth_token.as_str()), Some(opts.pass.as_str()), user];
+        let mut tokens = carriers.into_iter().flatten().filter(|text| !text.is_empty());
         match tokens.next() {
             // MQTT passwords arrive in both fields.
             Some(token) if tokens.all(|other| other == token) => Ok(Self::Token(token)),
@@ -61,15 +54,9 @@ mod tests {
 
     #[test]
     fn each_carrier_is_found() {
-        assert_eq!(
-            find(|o| o.auth_token = "t".into()).unwrap(),
-            r#"Token("t")"#
-        );
+        assert_eq!(find(|o| o.auth_token = "t".into()).unwrap(), r#"Token("t")"#);
         assert_eq!(find(|o| o.pass = "t".into()).unwrap(), r#"Token("t")"#);
-        assert_eq!(
-            find(|o| o.user = "eyJt".into()).unwrap(),
-            r#"Token("eyJt")"#
-        );
+        assert_eq!(find(|o| o.user = "eyJt".into()).unwrap(), r#"Token("eyJt")"#);
         assert_eq!(find(|o| o.jwt = "j".into()).unwrap(), r#"UserJwt("j")"#);
         assert_eq!(find(|_| ()).unwrap(), "None");
     }

@@ -33,11 +33,7 @@ pub struct NatsCredentials {
 impl NatsCredentials {
     /// An issuer of credentials for these servers.
     pub fn new(operator: Arc<Operator>, urls: Vec<String>, ca_file: Option<String>) -> Self {
-        Self {
-            operator,
-            urls,
-            ca_file,
-        }
+        Self { operator, urls, ca_file }
     }
 }
 
@@ -75,22 +71,12 @@ fn mint(keys: &Keyring, user: &str, subject: &Subject) -> Verdict<String> {
         format!("role:{}", subject.role),
         format!("id:{}", subject.id),
     ];
-    content.tags.extend(
-        subject
-            .origin
-            .as_ref()
-            .map(|origin| format!("origin:{origin}")),
-    );
+    content.tags.extend(subject.origin.as_ref().map(|origin| format!("origin:{origin}")));
     let mut claims = Claims::about(user, content);
     claims.name = format!("{}/{}", subject.tenant, subject.device);
     claims.exp = subject.expires_at.as_second();
-    let signer = keys
-        .auth
-        .signer(subject.issued_at)
-        .ok_or(DenyReason::Internal)?;
-    claims
-        .sign(signer, subject.issued_at.as_second())
-        .map_err(|_| DenyReason::Internal)
+    let signer = keys.auth.signer(subject.issued_at).ok_or(DenyReason::Internal)?;
+    claims.sign(signer, subject.issued_at.as_second()).map_err(|_| DenyReason::Internal)
 }
 
 /// The principal of an issued JWT; `None` for the sentinel, which stands for no credentials.
@@ -107,9 +93,7 @@ pub fn principal(keys: &Keyring, jwt: &str, now: Timestamp) -> Verdict<Option<Pr
     if !keys.auth.owns(&unverified.peek().iss) {
         return Err(DenyReason::IssuerUnknown);
     }
-    let claims = unverified
-        .verify()
-        .map_err(|_| DenyReason::SignatureInvalid)?;
+    let claims = unverified.verify().map_err(|_| DenyReason::SignatureInvalid)?;
     let time = |seconds| Timestamp::from_second(seconds).map_err(|_| DenyReason::ClaimInvalid);
     let expires_at = match claims.exp {
         0 => return Err(DenyReason::ClaimMissing),
@@ -118,12 +102,8 @@ pub fn principal(keys: &Keyring, jwt: &str, now: Timestamp) -> Verdict<Option<Pr
     if expires_at <= now {
         return Err(DenyReason::TokenExpired);
     }
-    let tags: HashMap<&str, &str> = claims
-        .nats
-        .tags
-        .iter()
-        .filter_map(|tag| tag.split_once(':'))
-        .collect();
+    let tags: HashMap<&str, &str> =
+        claims.nats.tags.iter().filter_map(|tag| tag.split_once(':')).collect();
     let tag = |name| tags.get(name).copied().ok_or(DenyReason::ClaimMissing);
     let id = |text| TokenId::parse(text).map_err(|_| DenyReason::ClaimInvalid);
     Ok(Some(Principal {

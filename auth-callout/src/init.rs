@@ -66,11 +66,7 @@ pub fn init(folder: &Path, listen: &str) -> Result<Initialized, InitError> {
         system_credentials: folder.join("system.creds"),
         registry_credentials: folder.join("registry.creds"),
     };
-    for path in [
-        &KeyringFile::path(folder),
-        &paths.operator_seed,
-        &paths.server_config,
-    ] {
+    for path in [&KeyringFile::path(folder), &paths.operator_seed, &paths.server_config] {
         if path.exists() {
             return Err(InitError::Exists(path.clone()));
         }
@@ -81,20 +77,15 @@ pub fn init(folder: &Path, listen: &str) -> Result<Initialized, InitError> {
     let now = Timestamp::now();
 
     // The operator signs itself with its identity key, once; from then on its signing key does.
-    let content = Operator::new(
-        vec![keys.operator.public().to_owned()],
-        keys.system.account.clone(),
-    );
+    let content =
+        Operator::new(vec![keys.operator.public().to_owned()], keys.system.account.clone());
     let mut claims = Claims::about(operator.public(), content);
     "bulkhead".clone_into(&mut claims.name);
     let operator_jwt = claims.sign(&operator, now.as_second())?;
 
     let server_config = server_config(&keys, &operator_jwt, listen, now)?;
     // The keyring comes last: while it is missing, the folder is not initialized.
-    files::create_secret(
-        &paths.operator_seed,
-        operator.seed().expose_secret().as_bytes(),
-    )?;
+    files::create_secret(&paths.operator_seed, operator.seed().expose_secret().as_bytes())?;
     let system = person(&keys.system, "system", now)?;
     files::create_secret(&paths.system_credentials, system.as_bytes())?;
     let registry = person(&keys.registry, "registry", now)?;
@@ -155,10 +146,7 @@ fn sentinel(keys: &Keyring, now: Timestamp) -> Result<String, InitError> {
 }
 
 fn signer(account: &AccountKeys, now: Timestamp) -> Result<&SigningKey, NkeyError> {
-    account
-        .signer(now)
-        .map(AsRef::as_ref)
-        .ok_or(NkeyError::NONE_CURRENT)
+    account.signer(now).map(AsRef::as_ref).ok_or(NkeyError::NONE_CURRENT)
 }
 
 fn server_config(
@@ -171,21 +159,9 @@ fn server_config(
         accounts::sign(keys, account, name, content, now.as_second())
     };
     let preload = [
-        (
-            &keys.system.account,
-            accounts::SYSTEM,
-            accounts::system(keys),
-        ),
-        (
-            &keys.auth.account,
-            accounts::AUTH,
-            accounts::auth(keys, keys.callout_user.public(), now),
-        ),
-        (
-            &keys.registry.account,
-            accounts::REGISTRY,
-            accounts::registry(keys),
-        ),
+        (&keys.system.account, accounts::SYSTEM, accounts::system(keys)),
+        (&keys.auth.account, accounts::AUTH, accounts::auth(keys, keys.callout_user.public(), now)),
+        (&keys.registry.account, accounts::REGISTRY, accounts::registry(keys)),
     ];
     let mut preloaded = String::new();
     for (account, name, content) in preload {
@@ -208,11 +184,7 @@ fn server_config(
          # Tenants' accounts are told to the server by the callout service and kept here.\n\
          resolver: {{ type: full, dir: accounts, allow_delete: true, interval: \"2m\", timeout: \"1.9s\" }}\n\
          resolver_preload: {{\n{preloaded}}}\n",
-        listen = if listen.is_empty() {
-            String::new()
-        } else {
-            format!("listen: {listen}\n")
-        },
+        listen = if listen.is_empty() { String::new() } else { format!("listen: {listen}\n") },
         system = keys.system.account,
         sentinel = sentinel(keys, now)?,
     ))

@@ -17,18 +17,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let path = std::env::args_os()
-        .nth(1)
-        .map_or_else(|| "bulkhead.toml".into(), PathBuf::from);
+    let path = std::env::args_os().nth(1).map_or_else(|| "bulkhead.toml".into(), PathBuf::from);
     let config = Config::load(&path)?;
     log::init(&config.log)?;
     let control = Control::start(config, Some(path)).await?;
     let issuer = bulkhead_auth_callout::start(&control)
         .await
-        .map_err(|cause| StartError::Backend {
-            backend: "nats",
-            cause: cause.into(),
-        })?;
+        .map_err(|cause| StartError::Backend { backend: "nats", cause: cause.into() })?;
     control.start_exchange(issuer.into_iter().collect()).await?;
     control.wait().await;
     control.shutdown().await;

@@ -76,18 +76,17 @@ impl ConfigMode {
                           auth_callout.issuer";
             seed_error("issuer_seed_file", &config.issuer_seed_file, remedy)
         })?;
-        let curve =
-            config
-                .xkey_seed_file
-                .as_ref()
-                .map(|path| {
-                    CurveKey::from_seed(&seed(path)?).map(Arc::new).map_err(|_| {
+        let curve = config
+            .xkey_seed_file
+            .as_ref()
+            .map(|path| {
+                CurveKey::from_seed(&seed(path)?).map(Arc::new).map_err(|_| {
                     let remedy = "make one with `nsc generate nkey --curve` and put its public \
                                   key into auth_callout.xkey";
                     seed_error("xkey_seed_file", path, remedy)
                 })
-                })
-                .transpose()?;
+            })
+            .transpose()?;
         Ok(Self {
             issuer,
             curve,
@@ -131,18 +130,12 @@ impl Mode {
         now: Timestamp,
     ) -> Verdict<String> {
         let signed = match self {
-            Self::Operator {
-                operator,
-                provisioner,
-            } => {
+            Self::Operator { operator, provisioner } => {
                 if let Scope::Tenant(tenant) = scope {
                     provisioner.ensure(tenant).await?;
                 }
                 let placement = operator.place(scope, now)?;
-                placement
-                    .account
-                    .as_ref()
-                    .clone_into(&mut claims.nats.issuer_account);
+                placement.account.as_ref().clone_into(&mut claims.nats.issuer_account);
                 claims.sign(&placement.signer, now.as_second())
             }
             Self::Config(config) => {
@@ -175,12 +168,9 @@ impl Mode {
     /// clear.
     pub fn curves(&self) -> Vec<Arc<CurveKey>> {
         match self {
-            Self::Operator { operator, .. } => operator
-                .keys()
-                .curves
-                .iter()
-                .map(|dated| Arc::clone(&dated.value))
-                .collect(),
+            Self::Operator { operator, .. } => {
+                operator.keys().curves.iter().map(|dated| Arc::clone(&dated.value)).collect()
+            }
             Self::Config(config) => config.curve.iter().cloned().collect(),
         }
     }

@@ -61,11 +61,7 @@ impl SigningKey {
         if pair.public_key().as_ref() != expected {
             return Err(error);
         }
-        Ok(Self {
-            pair,
-            public,
-            seed: seed.clone(),
-        })
+        Ok(Self { pair, public, seed: seed.clone() })
     }
 
     /// The public key in text.
@@ -82,10 +78,7 @@ impl SigningKey {
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         let mut signature = [0; 64];
         let bytes = self.pair.sign(message);
-        signature
-            .iter_mut()
-            .zip(bytes.as_ref())
-            .for_each(|(to, from)| *to = *from);
+        signature.iter_mut().zip(bytes.as_ref()).for_each(|(to, from)| *to = *from);
         signature
     }
 }
@@ -99,9 +92,7 @@ impl fmt::Debug for SigningKey {
 /// Whether a signature is the public key's; a text that is no public key has signed nothing.
 pub fn verify(public: &str, message: &[u8], signature: &[u8]) -> bool {
     nkeys::from_public_key(public).is_ok_and(|(_, raw)| {
-        UnparsedPublicKey::new(&ED25519, raw)
-            .verify(message, signature)
-            .is_ok()
+        UnparsedPublicKey::new(&ED25519, raw).verify(message, signature).is_ok()
     })
 }
 

@@ -31,10 +31,7 @@ impl Operator {
     /// [`KeyringError`].
     pub fn open(folder: &Path) -> Result<Self, KeyringError> {
         let keys = Keyring::read(folder)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            keys: ArcSwap::from_pointee(keys),
-        })
+        Ok(Self { folder: folder.to_owned(), keys: ArcSwap::from_pointee(keys) })
     }
 
     /// The keys as they are now.
@@ -64,17 +61,11 @@ impl Operator {
         let keys = self.keys.load();
         match scope {
             Scope::Tenant(tenant) => Ok(Placement {
-                signer: keys
-                    .signer_of(tenant, now)
-                    .map_err(|_| DenyReason::Internal)?,
+                signer: keys.signer_of(tenant, now).map_err(|_| DenyReason::Internal)?,
                 account: keys.account_of(tenant).map_err(|_| DenyReason::Internal)?,
             }),
             Scope::Service => Ok(Placement {
-                signer: keys
-                    .registry
-                    .signer(now)
-                    .cloned()
-                    .ok_or(DenyReason::Internal)?,
+                signer: keys.registry.signer(now).cloned().ok_or(DenyReason::Internal)?,
                 account: keys.registry.account.as_str().into(),
             }),
         }

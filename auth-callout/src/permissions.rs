@@ -9,10 +9,8 @@ use bulkhead_policy::{Broker, Grants, Pattern, SyntaxError};
 /// [`SyntaxError`] if a pattern has no form in NATS, which the checks of configuration and directory
 /// rule out.
 pub fn user(grants: &Grants) -> Result<User, SyntaxError> {
-    let publish = Permission::only(
-        subjects(grants.publish_allowed())?,
-        subjects(grants.publish_denied())?,
-    );
+    let publish =
+        Permission::only(subjects(grants.publish_allowed())?, subjects(grants.publish_denied())?);
     let subscribe = Permission::only(
         subjects(grants.subscribe_allowed())?,
         subjects(grants.subscribe_denied())?,

@@ -69,90 +69,60 @@ pub enum NatsError {
 /// [`NatsError`]. A server that is not there yet is none: the backend waits for it and is not ready
 /// meanwhile.
 pub async fn start(control: &Control) -> Result<Option<Arc<dyn CredentialIssuer>>, NatsError> {
-    let config = control
-        .config()
-        .nats
-        .as_ref()
-        .ok_or(NatsError::NotConfigured)?;
+    let config = control.config().nats.as_ref().ok_or(NatsError::NotConfigured)?;
     let auth = Arc::clone(control.auth());
     let reconnected = Arc::new(Notify::new());
-    let (mode, accounts, client, sweeper, issuer) =
-        match config.mode().ok_or(NatsError::NotConfigured)? {
-            AccountMode::Operator(keys) => {
-                let operator = Arc::new(Operator::open(&keys.keys)?);
-                let keyring = operator.keys();
-                let callout = own_user(&keyring.auth, &keyring.callout_user)?;
-                let system = own_user(&keyring.system, &keyring.system_user)?;
-                let client = connect(control, config, callout, "nats callout", None).await?;
-                let system = connect(
-                    control,
-                    config,
-                    system,
-                    "nats system account",
-                    Some(&reconnected),
-                )
-                .await?;
-                let system = SystemClient::new(system);
-                let provisioner = Arc::new(Provisioner::new(
-                    system.clone(),
-                    Arc::clone(&operator),
-                    Arc::clone(&auth),
-                ));
-                let ca_file = config
-                    .ca_file
-                    .as_ref()
-                    .map(|path| path.display().to_string());
-                let issuer: Arc<dyn CredentialIssuer> = Arc::new(NatsCredentials::new(
-                    Arc::clone(&operator),
-                    config.servers.clone(),
-                    ca_file,
-                ));
-                let mode = Mode::Operator {
-                    operator: Arc::clone(&operator),
-                    provisioner: Arc::clone(&provisioner),
-                };
-                let sweeper = Sweeper::new(system, Arc::clone(&auth));
-                (
-                    mode,
-                    Accounts::Operator(operator, provisioner),
-                    client,
-                    sweeper,
-                    Some(issuer),
-                )
-            }
-            AccountMode::Config(fixed) => {
-                let config_mode = Arc::new(ConfigMode::open(fixed)?);
-                let (callout, system) = passwords(fixed)?;
-                let client = connect(control, config, callout, "nats callout", None).await?;
-                let system = connect(
-                    control,
-                    config,
-                    system,
-                    "nats system account",
-                    Some(&reconnected),
-                )
-                .await?;
-                let sweeper = Sweeper::new(SystemClient::new(system), Arc::clone(&auth));
-                let mode = Mode::Config(Arc::clone(&config_mode));
-                (mode, Accounts::Config(config_mode), client, sweeper, None)
-            }
-        };
+    let (mode, accounts, client, sweeper, issuer) = match config
+        .mode()
+        .ok_or(NatsError::NotConfigured)?
+    {
+        AccountMode::Operator(keys) => {
+            let operator = Arc::new(Operator::open(&keys.keys)?);
+            let keyring = operator.keys();
+            let callout = own_user(&keyring.auth, &keyring.callout_user)?;
+            let system = own_user(&keyring.system, &keyring.system_user)?;
+            let client = connect(control, config, callout, "nats callout", None).await?;
+            let system =
+                connect(control, config, system, "nats system account", Some(&reconnected)).await?;
+            let system = SystemClient::new(system);
+            let provisioner = Arc::new(Provisioner::new(
+                system.clone(),
+                Arc::clone(&operator),
+                Arc::clone(&auth),
+            ));
+            let ca_file = config.ca_file.as_ref().map(|path| path.display().to_string());
+            let issuer: Arc<dyn CredentialIssuer> = Arc::new(NatsCredentials::new(
+                Arc::clone(&operator),
+                config.servers.clone(),
+                ca_file,
+            ));
+            let mode = Mode::Operator {
+                operator: Arc::clone(&operator),
+                provisioner: Arc::clone(&provisioner),
+            };
+            let sweeper = Sweeper::new(system, Arc::clone(&auth));
+            (mode, Accounts::Operator(operator, provisioner), client, sweeper, Some(issuer))
+        }
+        AccountMode::Config(fixed) => {
+            let config_mode = Arc::new(ConfigMode::open(fixed)?);
+            let (callout, system) = passwords(fixed)?;
+            let client = connect(control, config, callout, "nats callout", None).await?;
+            let system =
+                connect(control, config, system, "nats system account", Some(&reconnected)).await?;
+            let sweeper = Sweeper::new(SystemClient::new(system), Arc::clone(&auth));
+            let mode = Mode::Config(Arc::clone(&config_mode));
+            (mode, Accounts::Config(config_mode), client, sweeper, None)
+        }
+    };
     let requests = subscribe(&client, config.hedged).await?;
     let callout = Arc::new(Callout::new(Arc::clone(&auth), mode, config));
     let limit = Arc::new(Semaphore::new(config.max_in_flight));
     let tasks = control.tasks().clone();
     let stop = control.stop().clone();
-    let follower = Follower {
-        auth,
-        sweeper,
-        accounts,
-        reconnected,
-        tasks: control.tasks().clone(),
-    };
+    let follower =
+        Follower { auth, sweeper, accounts, reconnected, tasks: control.tasks().clone() };
     control.tasks().spawn(follower.run(control.stop().clone()));
-    control
-        .tasks()
-        .spawn(serve(client, requests, callout, limit, tasks, stop));
+    control.tasks().spawn(serve(client, requests, callout, limit, tasks, stop));
     Ok(issuer)
 }
 
@@ -177,13 +147,8 @@ async fn serve(
         let Some(request) = request else { return };
         let (client, callout) = (client.clone(), Arc::clone(&callout));
         tasks.spawn(async move {
-            let xkey = request
-                .headers
-                .as_ref()
-                .and_then(|h| h.get("Nats-Server-Xkey"));
-            let answer = callout
-                .answer(&request.payload, xkey.map(|x| x.as_str()))
-                .await;
+            let xkey = request.headers.as_ref().and_then(|h| h.get("Nats-Server-Xkey"));
+            let answer = callout.answer(&request.payload, xkey.map(|x| x.as_str())).await;
             if let (Ok(answer), Some(reply)) = (answer, request.reply)
                 && let Err(error) = client.publish(reply, answer.into()).await
             {
@@ -211,16 +176,12 @@ async fn subscribe(client: &Client, hedged: bool) -> Result<Subscriber, NatsErro
 fn own_user(account: &AccountKeys, user: &SigningKey) -> Result<ConnectOptions, NatsError> {
     let error = |what: &dyn std::fmt::Display| NatsError::User(what.to_string());
     let now = Timestamp::now();
-    let signer = account
-        .signer(now)
-        .ok_or_else(|| error(&"the keyring has no key in use"))?;
+    let signer = account.signer(now).ok_or_else(|| error(&"the keyring has no key in use"))?;
     let mut content = User::new(Permission::default(), Permission::default());
     content.issuer_account.clone_from(&account.account);
     let mut claims = Claims::about(user.public(), content);
     "bulkhead".clone_into(&mut claims.name);
-    let jwt = claims
-        .sign(signer, now.as_second())
-        .map_err(|e| error(&e))?;
+    let jwt = claims.sign(signer, now.as_second()).map_err(|e| error(&e))?;
     let key = SigningKey::from_seed(user.seed()).map_err(|e| error(&e))?;
     let key = Arc::new(key);
     Ok(ConnectOptions::with_jwt(jwt, move |nonce| {
@@ -233,10 +194,7 @@ fn own_user(account: &AccountKeys, user: &SigningKey) -> Result<ConnectOptions, 
 fn passwords(config: &ConfigModeAccounts) -> Result<(ConnectOptions, ConnectOptions), NatsError> {
     let options = |user: &str, path: &Path| -> Result<ConnectOptions, NatsError> {
         let password = read_text(path)?.trim_end().to_owned();
-        Ok(ConnectOptions::with_user_and_password(
-            user.to_owned(),
-            password,
-        ))
+        Ok(ConnectOptions::with_user_and_password(user.to_owned(), password))
     };
     Ok((
         options(&config.user, &config.password_file)?,
@@ -262,9 +220,7 @@ async fn connect(
         .subscription_capacity(WAITING)
         .reconnect_delay_callback(|attempt| {
             let pause = Duration::from_millis(
-                u64::try_from(attempt)
-                    .unwrap_or(u64::MAX)
-                    .saturating_mul(20),
+                u64::try_from(attempt).unwrap_or(u64::MAX).saturating_mul(20),
             );
             pause.min(RECONNECT)
         })
@@ -284,13 +240,9 @@ async fn connect(
             }
         });
     if let Some(ca_file) = &config.ca_file {
-        options = options
-            .add_root_certificates(ca_file.clone())
-            .require_tls(true);
+        options = options.add_root_certificates(ca_file.clone()).require_tls(true);
     }
     let client = options.connect(config.servers.clone()).await?;
-    control
-        .readiness()
-        .require(name, move || connected.load(Ordering::Acquire));
+    control.readiness().require(name, move || connected.load(Ordering::Acquire));
     Ok(client)
 }

@@ -75,9 +75,7 @@ impl Session {
                 issuer: details.issuer.into(),
                 token_id: details.token_id,
                 origin: details.origin,
-                issued_at: details
-                    .issued_at
-                    .and_then(|s| Timestamp::from_second(s).ok()),
+                issued_at: details.issued_at.and_then(|s| Timestamp::from_second(s).ok()),
                 expires_at: Timestamp::from_second(details.expires_at).ok()?,
             },
         })

@@ -44,10 +44,7 @@ impl CurveKey {
     pub fn generate_seed() -> Result<SecretString, CurveSeedError> {
         let mut raw = [0; 32];
         aws_lc_rs::rand::fill(&mut raw).map_err(|_| CurveSeedError)?;
-        XKey::new_from_raw(raw)
-            .seed()
-            .map(Into::into)
-            .map_err(|_| CurveSeedError)
+        XKey::new_from_raw(raw).seed().map(Into::into).map_err(|_| CurveSeedError)
     }
 
     /// Reads a seed.
@@ -76,9 +73,7 @@ impl CurveKey {
     pub fn open(&self, sealed: &[u8], sender: &str) -> Result<Vec<u8>, SealError> {
         let body = sealed.strip_prefix(VERSION).ok_or(SealError)?;
         let (nonce, ciphertext) = body.split_at_checked(NONCE_BYTES).ok_or(SealError)?;
-        self.agree(sender)?
-            .decrypt(nonce.into(), ciphertext)
-            .map_err(|_| SealError)
+        self.agree(sender)?.decrypt(nonce.into(), ciphertext).map_err(|_| SealError)
     }
 
     /// Seals a message for the recipient.
@@ -87,10 +82,7 @@ impl CurveKey {
     /// [`SealError`] if the recipient is no curve key.
     pub fn seal(&self, plain: &[u8], recipient: &str) -> Result<Vec<u8>, SealError> {
         let nonce = SalsaBox::generate_nonce(&mut OsRng);
-        let ciphertext = self
-            .agree(recipient)?
-            .encrypt(&nonce, plain)
-            .map_err(|_| SealError)?;
+        let ciphertext = self.agree(recipient)?.encrypt(&nonce, plain).map_err(|_| SealError)?;
         Ok([VERSION, nonce.as_slice(), &ciphertext].concat())
     }
 
@@ -125,10 +117,7 @@ mod tests {
         let ours = CurveKey::from_seed(&CurveKey::generate_seed().unwrap()).unwrap();
         let ours_public = XKey::from_public_key(ours.public()).unwrap();
         let sealed = server.seal(b"request", &ours_public).unwrap();
-        assert_eq!(
-            ours.open(&sealed, &server.public_key()).unwrap(),
-            b"request"
-        );
+        assert_eq!(ours.open(&sealed, &server.public_key()).unwrap(), b"request");
         let answer = ours.seal(b"answer", &server.public_key()).unwrap();
         assert_eq!(server.open(&answer, &ours_public).unwrap(), b"answer");
     }
@@ -137,20 +126,10 @@ mod tests {
     fn refuses_what_is_not_for_it() {
         let (server, other) = (XKey::new(), XKey::new());
         let ours = CurveKey::from_seed(&CurveKey::generate_seed().unwrap()).unwrap();
-        let sealed = server
-            .seal(b"x", &XKey::from_public_key(ours.public()).unwrap())
-            .unwrap();
+        let sealed = server.seal(b"x", &XKey::from_public_key(ours.public()).unwrap()).unwrap();
         assert_eq!(ours.open(&sealed, &other.public_key()), Err(SealError));
-        assert_eq!(
-            ours.open(&sealed[..sealed.len() - 1], &server.public_key()),
-            Err(SealError)
-        );
-        for short in [
-            &b""[..],
-            b"xkv1",
-            b"xkv1short",
-            b"plain text, not sealed at all........",
-        ] {
+        assert_eq!(ours.open(&sealed[..sealed.len() - 1], &server.public_key()), Err(SealError));
+        for short in [&b""[..], b"xkv1", b"xkv1short", b"plain text, not sealed at all........"] {
             assert_eq!(ours.open(short, &server.public_key()), Err(SealError));
         }
         assert_eq!(ours.open(&sealed, "not a key"), Err(SealError));

@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use bulkhead_policy::{DenyReason, DeviceId, Principal, TenantId, TokenId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,19 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Records that wait for the disk; beyond it they are lost, counted and said so in the log itself.
 const QUEUE: usize = 8_192;
 
 /// Records written between two flushes to disk.
 const BATCH: usize = 512;
+
+/// How long a writer that is just ending is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// How often.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Longest line that is read back: no record comes near it.
 const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -179,10 +186,7 @@ struct Head {
 
 impl Head {
     fn genesis() -> Self {
-        Self {
-            seq: 0,
-            hash: "0".repeat(64),
-        }
+        Self { seq: 0, hash: "0".repeat(64) }
     }
 }
 
@@ -227,6 +231,9 @@ pub enum AuditError {
         /// Records that were written.
         expected: u64,
     },
+    /// Another process writes the log.
+    #[error("audit log {} is in use by another process; give each its own path", .0.display())]
+    InUse(PathBuf),
     /// The log has no `.head` beside it although it has records.
     #[error("{} is missing, so a cut at the end of the log cannot be ruled out", path.display())]
     NoHead {
@@ -242,16 +249,14 @@ impl Audit {
     /// [`AuditError`], also when the existing log's end is not what was last written: a broken log
     /// is not silently continued.
     pub fn open(path: &Path, metrics: &Metrics) -> Result<Self, AuditError> {
-        let io = |cause| AuditError::Io {
-            path: path.to_owned(),
-            cause,
-        };
-        let head = recover(path)?;
+        let io = |cause| AuditError::Io { path: path.to_owned(), cause };
         let mut options = OpenOptions::new();
         options.create(true).append(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(path).map_err(io)?;
+        lock(&file, path)?;
+        let head = recover(path)?;
         let (sender, receiver) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicI64::new(0));
         let mut writer = Writer {
@@ -288,18 +293,28 @@ impl Audit {
     /// Writes what is queued to disk and ends the log; later records go nowhere.
     pub fn close(&self) {
         let Some(log) = &self.log else { return };
-        log.queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let writer = log
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        log.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = log.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             // A panicked writer has nothing more to write.
             let _ = writer.join();
+        }
+    }
+}
+
+/// Takes the log for this process. Two writers would break each other's chain.
+fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => return Err(AuditError::InUse(path.to_owned())),
+            Err(TryLockError::Error(cause)) => {
+                return Err(AuditError::Io { path: path.to_owned(), cause });
+            }
         }
     }
 }
@@ -323,12 +338,7 @@ impl Writer {
                 lines.extend(self.chain(record.detail(format!("{lost} records were lost"))));
             }
             lines.extend(self.chain(first));
-            lines.extend(
-                queue
-                    .try_iter()
-                    .take(BATCH)
-                    .flat_map(|record| self.chain(record)),
-            );
+            lines.extend(queue.try_iter().take(BATCH).flat_map(|record| self.chain(record)));
             if let Err(error) = self.write(&lines) {
                 self.metrics.audit_lost.inc();
                 tracing::error!(%error, "the audit log cannot be written; check its disk");
@@ -338,20 +348,13 @@ impl Writer {
 
     /// The record's line, with its end of line.
     fn chain(&mut self, record: Record) -> Vec<u8> {
-        let mut line = Line {
-            seq: self.head.seq + 1,
-            record,
-            prev: self.head.hash.clone(),
-            hash: None,
-        };
+        let mut line =
+            Line { seq: self.head.seq + 1, record, prev: self.head.hash.clone(), hash: None };
         let Ok(body) = serde_json::to_vec(&line) else {
             return Vec::new();
         };
         let hash = sha256(&body);
-        self.head = Head {
-            seq: line.seq,
-            hash: hash.clone(),
-        };
+        self.head = Head { seq: line.seq, hash: hash.clone() };
         line.hash = Some(hash);
         let mut text = serde_json::to_vec(&line).unwrap_or_default();
         text.push(b'\n');
@@ -376,20 +379,14 @@ pub fn verify(path: &Path) -> Result<Verified, AuditError> {
     let head = walk(path)?;
     let stored = stored_head(path)?;
     match stored {
-        None if head.seq > 0 => Err(AuditError::NoHead {
-            path: head_path(path),
-        }),
-        Some(stored) if stored.seq > head.seq => Err(AuditError::Truncated {
-            found: head.seq,
-            expected: stored.seq,
-        }),
+        None if head.seq > 0 => Err(AuditError::NoHead { path: head_path(path) }),
+        Some(stored) if stored.seq > head.seq => {
+            Err(AuditError::Truncated { found: head.seq, expected: stored.seq })
+        }
         Some(stored) if stored.seq == head.seq && stored.hash != head.hash => {
             Err(AuditError::Broken { line: head.seq })
         }
-        _ => Ok(Verified {
-            records: head.seq,
-            head: head.hash,
-        }),
+        _ => Ok(Verified { records: head.seq, head: head.hash }),
     }
 }
 
@@ -399,41 +396,19 @@ pub fn verify(path: &Path) -> Result<Verified, AuditError> {
 ///
 /// It reads the end of the log only; [`verify`] reads all of it.
 fn recover(path: &Path) -> Result<Head, AuditError> {
-    let io = |cause| AuditError::Io {
-        path: path.to_owned(),
-        cause,
-    };
+    let io = |cause| AuditError::Io { path: path.to_owned(), cause };
     let stored = stored_head(path)?.unwrap_or_else(Head::genesis);
-    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return match stored.seq {
-                0 => Ok(stored),
-                expected => Err(AuditError::Truncated { found: 0, expected }),
-            };
-        }
-        Err(cause) => return Err(io(cause)),
-    };
+    let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
     let length = file.metadata().map_err(io)?.len();
     let from = length.saturating_sub(2 * MAX_LINE_BYTES as u64);
     let mut end = Vec::new();
-    file.seek(SeekFrom::Start(from))
-        .and_then(|_| file.read_to_end(&mut end))
-        .map_err(io)?;
-    let whole = end
-        .iter()
-        .rposition(|b| *b == b'\n')
-        .map_or(0, |last| last + 1);
+    file.seek(SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut end)).map_err(io)?;
+    let whole = end.iter().rposition(|b| *b == b'\n').map_or(0, |last| last + 1);
     if whole < end.len() {
-        file.set_len(from + whole as u64)
-            .and_then(|()| file.sync_all())
-            .map_err(io)?;
+        file.set_len(from + whole as u64).and_then(|()| file.sync_all()).map_err(io)?;
     }
-    let Some(last) = end
-        .get(..whole)
-        .unwrap_or_default()
-        .split_inclusive(|b| *b == b'\n')
-        .next_back()
+    let Some(last) =
+        end.get(..whole).unwrap_or_default().split_inclusive(|b| *b == b'\n').next_back()
     else {
         return match stored.seq {
             0 => Ok(stored),
@@ -442,10 +417,7 @@ fn recover(path: &Path) -> Result<Head, AuditError> {
     };
     let (seq, hash, _) = check_line(last).ok_or(AuditError::NotARecord { line: stored.seq })?;
     if seq < stored.seq {
-        return Err(AuditError::Truncated {
-            found: seq,
-            expected: stored.seq,
-        });
+        return Err(AuditError::Truncated { found: seq, expected: stored.seq });
     }
     if seq == stored.seq && hash != stored.hash {
         return Err(AuditError::Broken { line: seq });
@@ -462,10 +434,7 @@ fn check_line(text: &[u8]) -> Option<(u64, String, String)> {
 }
 
 fn walk(path: &Path) -> Result<Head, AuditError> {
-    let io = |cause| AuditError::Io {
-        path: path.to_owned(),
-        cause,
-    };
+    let io = |cause| AuditError::Io { path: path.to_owned(), cause };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let mut head = Head::genesis();
     let mut text = Vec::new();
@@ -483,10 +452,7 @@ fn walk(path: &Path) -> Result<Head, AuditError> {
             Some((seq, hash, prev)) if seq == number && prev == head.hash => hash,
             _ => return Err(AuditError::Broken { line: number }),
         };
-        head = Head {
-            seq: number,
-            hash: computed,
-        };
+        head = Head { seq: number, hash: computed };
     }
 }
 
@@ -495,10 +461,7 @@ fn stored_head(path: &Path) -> Result<Option<Head>, AuditError> {
     match files::read_text(&path) {
         Ok(text) => serde_json::from_str(&text)
             .map(Some)
-            .map_err(|cause| AuditError::Io {
-                path,
-                cause: cause.into(),
-            }),
+            .map_err(|cause| AuditError::Io { path, cause: cause.into() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(AuditError::Io { path, cause }),
     }
@@ -513,15 +476,11 @@ fn head_path(log: &Path) -> PathBuf {
 fn sha256(body: &[u8]) -> String {
     let mut context = Context::new(&SHA256);
     context.update(body);
-    context
-        .finish()
-        .as_ref()
-        .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
-            use std::fmt::Write as _;
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    context.finish().as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        use std::fmt::Write as _;
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]
@@ -544,11 +503,7 @@ mod tests {
     fn edit(path: &Path, change: impl FnOnce(Vec<String>) -> Vec<String>) {
         let text = std::fs::read_to_string(path).unwrap();
         let lines = change(text.lines().map(str::to_owned).collect());
-        std::fs::write(
-            path,
-            lines.iter().map(|l| format!("{l}\n")).collect::<String>(),
-        )
-        .unwrap();
+        std::fs::write(path, lines.iter().map(|l| format!("{l}\n")).collect::<String>()).unwrap();
     }
 
     #[test]

@@ -87,11 +87,7 @@ impl Authenticator {
             return known.ok_or(DenyReason::SourceRateExceeded);
         }
         let verdict = self.verifier.verify(token, now).await;
-        if verdict
-            .as_ref()
-            .err()
-            .is_some_and(|reason| is_clients_fault(*reason))
-        {
+        if verdict.as_ref().err().is_some_and(|reason| is_clients_fault(*reason)) {
             self.limits.failed(source);
         }
         verdict
@@ -116,12 +112,7 @@ impl Authenticator {
         }
         let (role, rights) = rules.role(&tenant, &principal.role)?;
         let grants = Grants::compile(role, broker, &principal)?;
-        Ok(Admission {
-            principal,
-            grants,
-            quotas,
-            rights,
-        })
+        Ok(Admission { principal, grants, quotas, rights })
     }
 
     /// Whether a principal that was let in with these rights may stay. An outage of the directory
@@ -137,11 +128,7 @@ impl Authenticator {
         tenant.admit(principal)?;
         let rules = self.rules.load();
         let (_, current) = rules.role(&tenant, &principal.role)?;
-        if current == rights {
-            Ok(())
-        } else {
-            Err(DenyReason::RightsChanged)
-        }
+        if current == rights { Ok(()) } else { Err(DenyReason::RightsChanged) }
     }
 
     /// The limits that hold for a tenant.
@@ -159,13 +146,8 @@ impl Authenticator {
         started: Instant,
     ) {
         let tenant = principal.and_then(Principal::tenant);
-        self.metrics
-            .authenticated(backend, tenant, denied, started.elapsed());
-        let event = if denied.is_some() {
-            Event::Deny
-        } else {
-            Event::Connect
-        };
+        self.metrics.authenticated(backend, tenant, denied, started.elapsed());
+        let event = if denied.is_some() { Event::Deny } else { Event::Connect };
         let mut record = Record::new(event, backend).from(source);
         if let Some(principal) = principal {
             record = record.of(principal);
@@ -204,8 +186,7 @@ impl Authenticator {
 
     /// Takes over roles and limits of another configuration.
     pub(crate) fn replace_rules(&self, config: &Config) {
-        self.rules
-            .store(Arc::new(Rules::new(config.role_set(), config.quotas)));
+        self.rules.store(Arc::new(Rules::new(config.role_set(), config.quotas)));
         self.rules_changes.send_replace(());
     }
 }
@@ -227,10 +208,7 @@ impl Rules {
             let rights = Rights::of(&role);
             (name, (role, rights))
         };
-        Self {
-            roles: roles.into_iter().map(with_rights).collect(),
-            quotas,
-        }
+        Self { roles: roles.into_iter().map(with_rights).collect(), quotas }
     }
 
     fn role<'a>(&'a self, tenant: &'a Tenant, name: &RoleName) -> Verdict<(&'a Role, Rights)> {
@@ -247,13 +225,7 @@ impl Rights {
         // Nothing in a role can fail to be written.
         let text = serde_json::to_vec(role).unwrap_or_default();
         let digest = digest(&SHA256, &text);
-        Self(
-            digest
-                .as_ref()
-                .iter()
-                .take(8)
-                .fold(0, |n, byte| n << 8 | u64::from(*byte)),
-        )
+        Self(digest.as_ref().iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte)))
     }
 }
 

@@ -26,10 +26,7 @@ pub fn read_text(path: &Path) -> io::Result<String> {
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
         .map_err(named)?;
     if read as u64 > MAX_BYTES {
-        return Err(named(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "is larger than 16 MiB",
-        )));
+        return Err(named(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 16 MiB")));
     }
     Ok(text)
 }
@@ -53,27 +50,16 @@ pub fn create_secret(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn persist(path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     // Temporary files are made with mode 0600, so there is no moment at which others can read it.
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    file.write_all(content)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(named)?;
-    let persisted = if replace {
-        file.persist(path)
-    } else {
-        file.persist_noclobber(path)
-    };
+    file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(named)?;
+    let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
     persisted.map_err(|error| named(error.error))?;
     // The rename itself is on disk only when its folder is.
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(named)
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(named)
 }
 
 /// What tells one state of a file from the next without reading it.
@@ -90,11 +76,7 @@ impl Stamp {
         let inode = std::os::unix::fs::MetadataExt::ino(metadata);
         #[cfg(not(unix))]
         let inode = 0;
-        Self {
-            modified: metadata.modified().ok(),
-            len: metadata.len(),
-            inode,
-        }
+        Self { modified: metadata.modified().ok(), len: metadata.len(), inode }
     }
 }
 
@@ -130,10 +112,7 @@ impl Watched {
             }
             Err(error) => {
                 self.seen = None;
-                Err(io::Error::new(
-                    error.kind(),
-                    format!("{}: {error}", self.path.display()),
-                ))
+                Err(io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
             }
         }
     }
@@ -148,10 +127,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("seed");
         create_secret(&path, b"one").unwrap();
-        assert!(
-            create_secret(&path, b"two").is_err(),
-            "a secret is never overwritten by accident"
-        );
+        assert!(create_secret(&path, b"two").is_err(), "a secret is never overwritten by accident");
         write_secret(&path, b"three").unwrap();
         assert_eq!(read_text(&path).unwrap(), "three");
         #[cfg(unix)]
@@ -160,11 +136,7 @@ mod tests {
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
-        assert_eq!(
-            std::fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "nothing is left behind"
-        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
     }
 
     #[test]
@@ -177,9 +149,6 @@ mod tests {
         assert!(watched.changed().unwrap());
         assert!(!watched.changed().unwrap());
         write_secret(&path, b"b").unwrap();
-        assert!(
-            watched.changed().unwrap(),
-            "same length, perhaps same second, another file"
-        );
+        assert!(watched.changed().unwrap(), "same length, perhaps same second, another file");
     }
 }

@@ -25,27 +25,18 @@ impl<K: Hash + Eq + Send + Sync + 'static> Buckets<K> {
     /// No buckets yet.
     pub fn new() -> Self {
         // A bucket that nobody touched for a minute is full again.
-        let buckets = Cache::builder()
-            .max_capacity(MAX_ENTRIES)
-            .time_to_idle(MINUTE)
-            .build();
-        Self {
-            started: Instant::now(),
-            buckets,
-        }
+        let buckets = Cache::builder().max_capacity(MAX_ENTRIES).time_to_idle(MINUTE).build();
+        Self { started: Instant::now(), buckets }
     }
 
     /// Takes `amount` out of the key's bucket of `per_minute`, if it is there. A changed rate holds
     /// for buckets that are made from then on.
     pub fn take(&self, key: K, per_minute: u64, amount: u64) -> bool {
         let now = self.started.elapsed();
-        let bucket = self.buckets.get_with(key, || {
-            Arc::new(Mutex::new(TokenBucket::new(per_minute, MINUTE, now)))
-        });
-        bucket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(amount, now)
+        let bucket = self
+            .buckets
+            .get_with(key, || Arc::new(Mutex::new(TokenBucket::new(per_minute, MINUTE, now))));
+        bucket.lock().unwrap_or_else(PoisonError::into_inner).take(amount, now)
     }
 
     /// Whether the key's bucket has at least one left. It takes nothing and remembers nobody.
@@ -91,8 +82,7 @@ impl AuthLimits {
     /// Counts a failure of an address.
     pub fn failed(&self, source: Option<IpAddr>) {
         if let Some(source) = source {
-            self.failures
-                .take(network(source), self.failures_per_minute, 1);
+            self.failures.take(network(source), self.failures_per_minute, 1);
         }
     }
 
@@ -118,10 +108,7 @@ mod tests {
     use std::net::IpAddr;
 
     fn limits() -> AuthLimits {
-        AuthLimits::new(&LimitsConfig {
-            failures_per_minute: 3,
-            cached_tokens: 1,
-        })
+        AuthLimits::new(&LimitsConfig { failures_per_minute: 3, cached_tokens: 1 })
     }
 
     #[test]
@@ -155,10 +142,7 @@ mod tests {
     #[test]
     fn tenants_have_a_rate_of_their_own() {
         let limits = limits();
-        let (acme, globex) = (
-            TenantId::parse("acme").unwrap(),
-            TenantId::parse("globex").unwrap(),
-        );
+        let (acme, globex) = (TenantId::parse("acme").unwrap(), TenantId::parse("globex").unwrap());
         assert!((0..5).filter(|_| limits.admits(&acme, Some(2))).count() == 2);
         assert!(limits.admits(&globex, Some(2)));
         assert!(limits.admits(&acme, None));

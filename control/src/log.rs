@@ -10,9 +10,7 @@ use tracing_subscriber::filter::ParseError;
 /// [`ParseError`] if the configured filter is none.
 pub fn init(config: &LogConfig) -> Result<(), ParseError> {
     let filter: EnvFilter = config.filter.parse()?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A logger that is there already, as in tests, is as good.
     let _ = match config.format {
         LogFormat::Text => builder.try_init(),

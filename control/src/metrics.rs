@@ -13,9 +13,8 @@ use std::time::Duration;
 const OTHER: &str = "_other";
 
 /// Upper bounds of the duration histogram, in seconds.
-const BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0,
-];
+const BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
 
 /// The metrics of one process. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -68,11 +67,8 @@ impl Metrics {
             Ok::<_, prometheus::Error>(gauge)
         };
         let auth_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "bulkhead_auth_duration_seconds",
-                "Time to decide a connection",
-            )
-            .buckets(BUCKETS.to_vec()),
+            HistogramOpts::new("bulkhead_auth_duration_seconds", "Time to decide a connection")
+                .buckets(BUCKETS.to_vec()),
             &["backend"],
         )?;
         registry.register(Box::new(auth_seconds.clone()))?;
@@ -85,15 +81,10 @@ impl Metrics {
         )?;
         registry.register(Box::new(keys_updated.clone()))?;
         #[cfg(target_os = "linux")]
-        registry.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ))?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self {
             tenants: config.tenant_label.then(|| {
-                Arc::new(TenantLabels {
-                    max: config.max_tenants,
-                    seen: Mutex::default(),
-                })
+                Arc::new(TenantLabels { max: config.max_tenants, seen: Mutex::default() })
             }),
             auth_requests: counter(
                 "bulkhead_auth_requests_total",
@@ -158,36 +149,22 @@ impl Metrics {
         denied: Option<DenyReason>,
         took: Duration,
     ) {
-        let outcome = if denied.is_some() {
-            "denied"
-        } else {
-            "allowed"
-        };
+        let outcome = if denied.is_some() { "denied" } else { "allowed" };
         let reason = denied.map_or("", DenyReason::code);
-        self.auth_requests
-            .with_label_values(&[backend, outcome, reason])
-            .inc();
-        self.auth_seconds
-            .with_label_values(&[backend])
-            .observe(took.as_secs_f64());
+        self.auth_requests.with_label_values(&[backend, outcome, reason]).inc();
+        self.auth_seconds.with_label_values(&[backend]).observe(took.as_secs_f64());
         if let (Some(labels), Some(tenant)) = (&self.tenants, tenant) {
             let label = labels.label(tenant);
-            self.auth_by_tenant
-                .with_label_values(&[backend, label, outcome])
-                .inc();
+            self.auth_by_tenant.with_label_values(&[backend, label, outcome]).inc();
         }
         if denied.is_some_and(is_quota) {
-            self.quota_rejections
-                .with_label_values(&[backend, reason])
-                .inc();
+            self.quota_rejections.with_label_values(&[backend, reason]).inc();
         }
     }
 
     /// Counts live connections that were cut.
     pub fn terminated(&self, backend: &str, reason: DenyReason, connections: u64) {
-        self.terminations
-            .with_label_values(&[backend, reason.code()])
-            .inc_by(connections);
+        self.terminations.with_label_values(&[backend, reason.code()]).inc_by(connections);
     }
 
     /// Counts an issued credentials file.
@@ -253,11 +230,7 @@ mod tests {
         count(&silent, &["acme"]);
         assert!(!silent.encode().unwrap().contains("acme"));
 
-        let capped = Metrics::new(&MetricsConfig {
-            tenant_label: true,
-            max_tenants: 2,
-        })
-        .unwrap();
+        let capped = Metrics::new(&MetricsConfig { tenant_label: true, max_tenants: 2 }).unwrap();
         count(&capped, &["a", "b", "c", "d", "a"]);
         let text = capped.encode().unwrap();
         assert!(text.contains(r#"tenant="a"} 2"#), "{text}");

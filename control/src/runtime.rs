@@ -1,9 +1,9 @@
 //! Starting, running and ending what the services share.
 
-use crate::audit::{Audit, AuditError};
+use crate::audit::{Audit, AuditError, Event as AuditEvent, Record};
 use crate::auth::Authenticator;
 use crate::config::{Config, ConfigError};
-use crate::directory::Directory;
+use crate::directory::{Directory, Snapshot};
 use crate::files::{LOOK, Watched};
 use crate::http::ServeError;
 use crate::http::admin::{self, Readiness};
@@ -77,39 +77,23 @@ impl Control {
         };
         let verifier = Verifier::start(&config.issuers, &config.limits, &metrics, &tasks, &stop)?;
         let directory = Directory::new(&config.directory, &metrics);
-        let auth = Arc::new(Authenticator::new(
-            &config,
-            verifier,
-            directory.clone(),
-            audit,
-            metrics,
-        ));
+        let auth =
+            Arc::new(Authenticator::new(&config, verifier, directory.clone(), audit, metrics));
         let config = Arc::new(config);
         tasks.spawn({
             let (config, stop, directory) = (Arc::clone(&config), stop.clone(), directory.clone());
             async move { directory.maintain(&config.directory, stop).await }
         });
+        tasks.spawn(audit_directory(Arc::clone(&auth), stop.clone()));
         let readiness = Readiness::default();
         readiness.require("directory", move || directory.is_fresh());
         let verifier = Arc::clone(&auth);
         readiness.require("issuer keys", move || verifier.verifier().is_ready());
         let admin = admin::start(&config.admin, auth.metrics(), &readiness, &tasks, &stop).await?;
         if let Some(file) = file {
-            tasks.spawn(follow_config(
-                file,
-                Arc::clone(&auth),
-                tasks.clone(),
-                stop.clone(),
-            ));
+            tasks.spawn(follow_config(file, Arc::clone(&auth), tasks.clone(), stop.clone()));
         }
-        Ok(Self {
-            config,
-            auth,
-            readiness,
-            admin,
-            tasks,
-            stop,
-        })
+        Ok(Self { config, auth, readiness, admin, tasks, stop })
     }
 
     /// Serves the exchange for these backends, if it is configured. Returns its address.
@@ -124,9 +108,7 @@ impl Control {
             return Ok(None);
         };
         let exchange = Exchange::new(config, Arc::clone(&self.auth), issuers);
-        Ok(Some(
-            exchange::start(config, exchange, &self.tasks, &self.stop).await?,
-        ))
+        Ok(Some(exchange::start(config, exchange, &self.tasks, &self.stop).await?))
     }
 
     /// The configuration that the process started with.
@@ -171,13 +153,30 @@ impl Control {
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(DRAIN, self.tasks.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::warn!(seconds = DRAIN.as_secs(), "some tasks did not end in time");
         }
         self.auth.audit().close();
+    }
+}
+
+/// Writes down what changes in the directory, whoever changed it.
+async fn audit_directory(auth: Arc<Authenticator>, stop: CancellationToken) {
+    let mut changes = auth.directory().changes();
+    let mut before: Option<Arc<Snapshot>> = None;
+    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+        let after = changes.borrow_and_update().clone();
+        // The first state is no change.
+        let changed = before.as_ref().map(|before| after.changed_since(before));
+        for id in changed.unwrap_or_default() {
+            let detail = match after.get(&id) {
+                Some(tenant) => serde_json::to_string(&**tenant).unwrap_or_default(),
+                None => "deleted".to_owned(),
+            };
+            let record = Record::new(AuditEvent::DirectoryChange, "directory");
+            auth.audit().record(record.tenant(&id).detail(detail));
+        }
+        before = Some(after);
     }
 }
 
@@ -215,11 +214,7 @@ async fn follow_config(
 ) {
     let mut watched = Watched::new(file);
     let _ = watched.changed();
-    while stop
-        .run_until_cancelled(tokio::time::sleep(LOOK))
-        .await
-        .is_some()
-    {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         if !matches!(watched.changed(), Ok(true)) {
             continue;
         }

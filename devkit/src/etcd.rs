@@ -50,24 +50,14 @@ impl Etcd {
         fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
         let dir = dir.canonicalize().map_err(Error::file("find", dir))?;
         let binary = std::path::absolute(binary).map_err(Error::file("find", binary))?;
-        let mut home = Home {
-            binary,
-            dir,
-            name: String::new(),
-            client: 0,
-            peer: 0,
-        };
+        let mut home = Home { binary, dir, name: String::new(), client: 0, peer: 0 };
         let server = retry_on_conflict(|| {
             home.client = free_port()?;
             home.peer = free_port()?;
             home.name = format!("bulkhead-{}-{}", std::process::id(), home.client);
             home.launch()
         })?;
-        Ok(Self {
-            endpoint: url(home.client),
-            home,
-            server,
-        })
+        Ok(Self { endpoint: url(home.client), home, server })
     }
 
     /// Where clients connect: `http://127.0.0.1:<port>`.
@@ -104,18 +94,8 @@ impl Home {
             .args(["--name", &self.name])
             .arg("--data-dir")
             .arg(self.dir.join("data"))
-            .args([
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("{}={peer}", self.name)])
             .args(["--log-level", "warn"]);
         // It takes any option from the environment too; only this one says how to run at all.

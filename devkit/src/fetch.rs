@@ -62,10 +62,7 @@ impl Program {
         if complete() {
             return Ok(program);
         }
-        let fetch = Fetch {
-            purpose: self.purpose,
-            lock: lock(root, self.folder)?,
-        };
+        let fetch = Fetch { purpose: self.purpose, lock: lock(root, self.folder)? };
         if complete() {
             return Ok(program);
         }
@@ -93,9 +90,7 @@ impl Program {
         fs::set_permissions(&fetched, Permissions::from_mode(0o755))
             .and_then(|()| File::open(&fetched)?.sync_all())
             .map_err(Error::file("write", &fetched))?;
-        let length = fs::metadata(&fetched)
-            .map_err(Error::file("read", &fetched))?
-            .len();
+        let length = fs::metadata(&fetched).map_err(Error::file("read", &fetched))?.len();
         // Only what is in the way: the program of an interrupted fetch may be running.
         if !home.is_dir() {
             remove(&home)?;
@@ -122,10 +117,7 @@ impl Environment {
         if complete() {
             return Ok(interpreter);
         }
-        let fetch = Fetch {
-            purpose: self.purpose,
-            lock: lock(root, self.folder)?,
-        };
+        let fetch = Fetch { purpose: self.purpose, lock: lock(root, self.folder)? };
         if complete() {
             return Ok(interpreter);
         }
@@ -140,11 +132,7 @@ impl Environment {
         write(&requirements, self.requirements)?;
         venv.install(
             &requirements,
-            [
-                "--no-build-isolation".into(),
-                "--no-binary".into(),
-                self.built.into(),
-            ],
+            ["--no-build-isolation".into(), "--no-binary".into(), self.built.into()],
             &fetch,
         )?;
         if let Some(text) = self.stamp(&interpreter) {
@@ -157,10 +145,7 @@ impl Environment {
     /// does not look where the packages are.
     fn stamp(&self, interpreter: &Path) -> Option<String> {
         let version = version_of(interpreter)?;
-        Some(format!(
-            "{}{}python {version}\n",
-            self.build_requirements, self.requirements
-        ))
+        Some(format!("{}{}python {version}\n", self.build_requirements, self.requirements))
     }
 }
 

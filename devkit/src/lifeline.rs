@@ -17,12 +17,7 @@ impl Lifeline {
     /// Watches over the group that `pid` leads.
     pub(crate) fn attach(pid: u32) -> io::Result<Self> {
         let shell = Command::new("/bin/sh")
-            .args([
-                "-c",
-                "read -r _ || kill -s KILL -- \"-$1\"",
-                "lifeline",
-                &pid.to_string(),
-            ])
+            .args(["-c", "read -r _ || kill -s KILL -- \"-$1\"", "lifeline", &pid.to_string()])
             // Out of reach of the terminal's Ctrl-C, which would cut the lifeline.
             .process_group(0)
             .stdin(Stdio::piped())
@@ -36,11 +31,8 @@ impl Lifeline {
 impl Drop for Lifeline {
     fn drop(&mut self) {
         // Without the line the shell would kill whoever has got the process id by now.
-        let released = self
-            .shell
-            .stdin
-            .take()
-            .is_some_and(|mut pipe| pipe.write_all(b"\n").is_ok());
+        let released =
+            self.shell.stdin.take().is_some_and(|mut pipe| pipe.write_all(b"\n").is_ok());
         if !released {
             let _ = self.shell.kill();
         }

@@ -62,23 +62,13 @@ impl NatsServer {
         fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
         let dir = dir.canonicalize().map_err(Error::file("find", dir))?;
         let binary = std::path::absolute(binary).map_err(Error::file("find", binary))?;
-        let mut home = Home {
-            binary,
-            dir,
-            client: 0,
-            monitor: 0,
-        };
+        let mut home = Home { binary, dir, client: 0, monitor: 0 };
         let (server, ports) = retry_on_conflict(|| {
             home.client = free_port()?;
             home.monitor = free_port()?;
             home.launch(config, None)
         })?;
-        Ok(Self {
-            home,
-            config: config.to_owned(),
-            ports,
-            server,
-        })
+        Ok(Self { home, config: config.to_owned(), ports, server })
     }
 
     /// Where clients connect: `nats://127.0.0.1:<port>`, or `tls://` if the text asks for TLS.
@@ -117,11 +107,7 @@ impl NatsServer {
     /// As for [`start`](Self::start); the server is not running then.
     pub fn restart_with(&mut self, config: &str) -> Result<(), Error> {
         self.server.stop()?;
-        let cluster = self
-            .ports
-            .cluster
-            .as_deref()
-            .filter(|_| asks_for_any_port(config));
+        let cluster = self.ports.cluster.as_deref().filter(|_| asks_for_any_port(config));
         let (server, ports) = retry_on_conflict(|| self.home.launch(config, cluster))?;
         self.server = server;
         self.ports = ports;
@@ -200,8 +186,7 @@ impl Home {
         }
         let server = Server::spawn("nats-server", command, &self.dir)?;
         let ports = server.wait_until(READY_WITHIN, || {
-            self.ports_files()
-                .find_map(|path| Ports::parse(&fs::read_to_string(path).ok()?))
+            self.ports_files().find_map(|path| Ports::parse(&fs::read_to_string(path).ok()?))
         })?;
         Ok((server, ports))
     }
@@ -247,11 +232,7 @@ mod tests {
         for text in ["cluster { listen: 127.0.0.1:-1 }", "cluster {\n port=-1\n}"] {
             assert!(asks_for_any_port(text), "{text}");
         }
-        for text in [
-            "cluster { name: c-1, port: 6222 }",
-            "max_connections: -1",
-            "",
-        ] {
+        for text in ["cluster { name: c-1, port: 6222 }", "max_connections: -1", ""] {
             assert!(!asks_for_any_port(text), "{text}");
         }
     }

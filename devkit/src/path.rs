@@ -21,22 +21,15 @@ fn search(path: &OsStr, name: &str) -> impl Iterator<Item = (PathBuf, Version)> 
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))
         .collect();
-    candidates
-        .into_iter()
-        .filter(|candidate| is_executable(candidate))
-        .filter_map(|candidate| {
-            let version = version_of(&candidate)?;
-            Some((candidate, version))
-        })
+    candidates.into_iter().filter(|candidate| is_executable(candidate)).filter_map(|candidate| {
+        let version = version_of(&candidate)?;
+        Some((candidate, version))
+    })
 }
 
 /// The release a program says it is.
 pub(crate) fn version_of(program: &Path) -> Option<Version> {
-    let output = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
     if !output.status.success() {
         return None;
     }

@@ -37,10 +37,7 @@ pub fn free_port() -> Result<u16, Error> {
             return Ok(port);
         }
     }
-    Err(Error::NoFreePort {
-        first: FIRST,
-        last: FIRST + (COUNT - 1),
-    })
+    Err(Error::NoFreePort { first: FIRST, last: FIRST + (COUNT - 1) })
 }
 
 /// Starts a server again, five times in all, as long as it fails because its port is taken.

@@ -63,18 +63,10 @@ impl Server {
             Ok((file.try_clone()?, file, start))
         };
         let (out, err, log_start) = open().map_err(Error::file("write", &log))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
 
         let program = PathBuf::from(command.get_program());
-        let failed = |source| Error::Spawn {
-            name: name.to_owned(),
-            program,
-            source,
-        };
+        let failed = |source| Error::Spawn { name: name.to_owned(), program, source };
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(source) => return Err(failed(source)),
@@ -89,13 +81,7 @@ impl Server {
             }
         };
         let state = Mutex::new(State { child, lifeline });
-        Ok(Self {
-            name: name.to_owned(),
-            pid,
-            log,
-            log_start,
-            state,
-        })
+        Ok(Self { name: name.to_owned(), pid, log, log_start, state })
     }
 
     /// What the server is called in messages and in the name of its log.
@@ -160,18 +146,10 @@ impl Server {
             let name = || self.name.clone();
             let log = || tail(self.log().as_bytes(), ERROR_TAIL);
             if let Some(status) = self.state().poll() {
-                return Err(Error::Exited {
-                    name: name(),
-                    status: status.to_string(),
-                    log: log(),
-                });
+                return Err(Error::Exited { name: name(), status: status.to_string(), log: log() });
             }
             if started.elapsed() >= within {
-                return Err(Error::NotReady {
-                    name: name(),
-                    within,
-                    log: log(),
-                });
+                return Err(Error::NotReady { name: name(), within, log: log() });
             }
             thread::sleep(POLL);
         }
@@ -227,10 +205,7 @@ impl Server {
             Err(Error::NotRunning { .. }) => return Ok(()),
             outcome => outcome?,
         }
-        state
-            .child
-            .wait()
-            .map_err(|source| control(&self.name, "wait for", source))?;
+        state.child.wait().map_err(|source| control(&self.name, "wait for", source))?;
         state.lifeline = None;
         Ok(())
     }
@@ -285,10 +260,7 @@ impl State {
     /// that has may belong to somebody else.
     fn signal(&mut self, name: &str, action: &'static str, signal: Signal) -> Result<(), Error> {
         if self.poll().is_some() {
-            return Err(Error::NotRunning {
-                name: name.to_owned(),
-                action,
-            });
+            return Err(Error::NotRunning { name: name.to_owned(), action });
         }
         kill_process_group(Pid::from_child(&self.child), signal)
             .map_err(|errno| control(name, action, errno.into()))
@@ -296,10 +268,7 @@ impl State {
 
     fn is_stopped(&mut self, name: &str, action: &'static str) -> Result<bool, Error> {
         if self.poll().is_some() {
-            return Err(Error::NotRunning {
-                name: name.to_owned(),
-                action,
-            });
+            return Err(Error::NotRunning { name: name.to_owned(), action });
         }
         // Only looked at, so that pausing twice finds the same.
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -310,9 +279,5 @@ impl State {
 }
 
 fn control(name: &str, action: &'static str, source: std::io::Error) -> Error {
-    Error::Control {
-        name: name.to_owned(),
-        action,
-        source,
-    }
+    Error::Control { name: name.to_owned(), action, source }
 }

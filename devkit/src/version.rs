@@ -10,11 +10,7 @@ pub(crate) struct Version {
 
 impl Version {
     pub(crate) const fn new(major: u32, minor: u32, patch: u32) -> Self {
-        Self {
-            major,
-            minor,
-            patch,
-        }
+        Self { major, minor, patch }
     }
 
     /// The first version in what a program prints about itself.
@@ -29,9 +25,7 @@ impl Version {
         let mut next = || {
             let part = parts.next()?;
             // `parse` alone would take "+1".
-            part.bytes()
-                .all(|byte| byte.is_ascii_digit())
-                .then(|| part.parse().ok())?
+            part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?
         };
         let version = Self::new(next()?, next()?, next()?);
         parts.next().is_none().then_some(version)

@@ -26,13 +26,9 @@ fn exists(pid: &str) -> Result<bool> {
     if Path::new("/proc/self/stat").exists() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // The state comes after the name, which is in brackets and may hold anything.
-        return Ok(stat
-            .rsplit_once(") ")
-            .is_some_and(|(_, rest)| !rest.starts_with('Z')));
+        return Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')));
     }
-    let output = Command::new("ps")
-        .args(["-o", "stat=", "-p", pid])
-        .output()?;
+    let output = Command::new("ps").args(["-o", "stat=", "-p", pid]).output()?;
     let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     Ok(!state.is_empty() && !state.starts_with('Z'))
 }
@@ -113,9 +109,7 @@ fn an_unwilling_server_is_killed() -> Result {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]);
     let server = Server::spawn("unwilling", command, dir.path())?;
-    server.wait_until(Duration::from_secs(10), || {
-        server.log().contains("ready").then_some(())
-    })?;
+    server.wait_until(Duration::from_secs(10), || server.log().contains("ready").then_some(()))?;
     server.stop()?;
     assert!(!server.is_running());
     Ok(())
@@ -129,10 +123,7 @@ fn the_log_is_of_this_run_and_bounded() -> Result {
         command.arg(word);
         let server = Server::spawn("echo", command, dir.path())?;
         let ended = server.wait_until(Duration::from_secs(10), || None::<()>);
-        assert!(
-            matches!(ended, Err(DevkitError::Exited { .. })),
-            "{ended:?}"
-        );
+        assert!(matches!(ended, Err(DevkitError::Exited { .. })), "{ended:?}");
         assert_eq!(server.log(), format!("{word}\n"));
         assert_eq!(server.log_file(), dir.path().join("echo.log"));
     }
@@ -151,10 +142,7 @@ fn a_slow_server_is_not_waited_for_longer_than_asked() -> Result {
     let dir = tempfile::tempdir()?;
     let server = sleeper(dir.path())?;
     let outcome = server.wait_until(Duration::from_millis(50), || None::<()>);
-    assert!(
-        matches!(outcome, Err(DevkitError::NotReady { .. })),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome, Err(DevkitError::NotReady { .. })), "{outcome:?}");
     assert!(server.is_running());
     Ok(())
 }

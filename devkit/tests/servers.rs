@@ -50,13 +50,7 @@ fn http(patience: Duration, method: &str, url: &str, path: &str, body: &str) -> 
 }
 
 fn varz(nats: &NatsServer) -> Result<serde_json::Value> {
-    Ok(serde_json::from_str(&http(
-        LONG,
-        "GET",
-        nats.monitor_url(),
-        "/varz",
-        "",
-    )?)?)
+    Ok(serde_json::from_str(&http(LONG, "GET", nats.monitor_url(), "/varz", "")?)?)
 }
 
 #[test]
@@ -65,14 +59,8 @@ fn nats_restarts_on_the_same_ports() -> Result {
     let mut nats = NatsServer::start(&nats_binary()?, dir.path(), "max_payload: 1000")?;
     let urls = |nats: &NatsServer| (nats.client_url().to_owned(), nats.monitor_url().to_owned());
     let before = urls(&nats);
-    assert!(
-        nats.client_url().starts_with("nats://127.0.0.1:"),
-        "{before:?}"
-    );
-    assert!(
-        nats.monitor_url().starts_with("http://127.0.0.1:"),
-        "{before:?}"
-    );
+    assert!(nats.client_url().starts_with("nats://127.0.0.1:"), "{before:?}");
+    assert!(nats.monitor_url().starts_with("http://127.0.0.1:"), "{before:?}");
     assert!(nats.cluster_url().is_none());
     assert!(greeting(LONG, nats.client_url())?.starts_with("INFO "));
     assert!(nats.log().contains("Server is ready"), "{}", nats.log());
@@ -118,20 +106,13 @@ fn nats_freezes_and_goes_on() -> Result {
 
 #[test]
 fn nats_reloads() -> Result {
-    for block in [
-        "cluster { name: c, listen: \"127.0.0.1:-1\" }",
-        "jetstream {}",
-    ] {
+    for block in ["cluster { name: c, listen: \"127.0.0.1:-1\" }", "jetstream {}"] {
         let with = |max_payload: u32| format!("max_payload: {max_payload}\n{block}");
         let dir = tempfile::tempdir()?;
         let mut nats = NatsServer::start(&nats_binary()?, dir.path(), &with(1000))?;
         let urls = |nats: &NatsServer| {
-            [
-                Some(nats.client_url()),
-                Some(nats.monitor_url()),
-                nats.cluster_url(),
-            ]
-            .map(|url| url.map(str::to_owned))
+            [Some(nats.client_url()), Some(nats.monitor_url()), nats.cluster_url()]
+                .map(|url| url.map(str::to_owned))
         };
         let before = urls(&nats);
         // Once with the ports it found, once with those it was given.
@@ -141,10 +122,7 @@ fn nats_reloads() -> Result {
             assert_eq!(varz(&nats)?["max_payload"], max_payload);
 
             let refused = nats.reload_with("no_such_option: 1");
-            assert!(
-                matches!(refused, Err(DevkitError::ReloadRefused { .. })),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, Err(DevkitError::ReloadRefused { .. })), "{refused:?}");
             nats.reload()?;
             assert_eq!(varz(&nats)?["max_payload"], max_payload);
 
@@ -152,10 +130,7 @@ fn nats_reloads() -> Result {
             assert_eq!(urls(&nats), before);
             assert_eq!(varz(&nats)?["max_payload"], max_payload);
         }
-        assert_eq!(
-            dir.path().join("jetstream/jetstream").is_dir(),
-            block.starts_with("jetstream")
-        );
+        assert_eq!(dir.path().join("jetstream/jetstream").is_dir(), block.starts_with("jetstream"));
     }
     Ok(())
 }
@@ -219,21 +194,9 @@ fn etcd_keeps_its_data_over_restarts() -> Result {
     let endpoint = etcd.endpoint().to_owned();
     assert!(endpoint.starts_with("http://127.0.0.1:"), "{endpoint}");
     // "k" and "v" in base 64.
-    http(
-        LONG,
-        "POST",
-        &endpoint,
-        "/v3/kv/put",
-        r#"{"key":"aw==","value":"dg=="}"#,
-    )?;
+    http(LONG, "POST", &endpoint, "/v3/kv/put", r#"{"key":"aw==","value":"dg=="}"#)?;
     let kept = |patience: Duration, etcd: &Etcd| -> Result<bool> {
-        let answer = http(
-            patience,
-            "POST",
-            etcd.endpoint(),
-            "/v3/kv/range",
-            r#"{"key":"aw=="}"#,
-        )?;
+        let answer = http(patience, "POST", etcd.endpoint(), "/v3/kv/range", r#"{"key":"aw=="}"#)?;
         Ok(answer.contains(r#""value":"dg==""#))
     };
 
@@ -293,10 +256,7 @@ fn servers_wait_for_their_ports() -> Result {
     nats.kill()?;
     let _taken = TcpListener::bind(address(nats.client_url()))?;
     let error = nats.restart().expect_err("the port stays taken");
-    assert!(
-        error.to_string().contains("address already in use"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("address already in use"), "{error}");
     assert!(!nats.is_running());
     Ok(())
 }

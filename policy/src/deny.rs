@@ -128,9 +128,7 @@ mod tests {
         let codes: HashSet<_> = DenyReason::ALL.iter().map(|r| r.code()).collect();
         assert_eq!(codes.len(), DenyReason::ALL.len());
         assert!(
-            codes
-                .iter()
-                .all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')),
+            codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')),
             "a code must be snake_case"
         );
     }

@@ -40,11 +40,7 @@ impl Grants {
     /// # Errors
     /// [`DenyReason::PublishDenied`] unless a grant covers it and none denies it.
     pub fn publish(&self, name: &Name<'_>) -> Verdict<()> {
-        if self.publish.admits(name) {
-            Ok(())
-        } else {
-            Err(DenyReason::PublishDenied)
-        }
+        if self.publish.admits(name) { Ok(()) } else { Err(DenyReason::PublishDenied) }
     }
 
     /// Whether everything that the filter matches may be received.
@@ -52,18 +48,8 @@ impl Grants {
     /// # Errors
     /// [`DenyReason::SubscribeDenied`] unless one grant includes all of it and no denial overlaps it.
     pub fn subscribe(&self, filter: &Pattern) -> Verdict<()> {
-        let allowed = self
-            .subscribe
-            .allow
-            .iter()
-            .any(|pattern| pattern.includes(filter));
-        if allowed
-            && !self
-                .subscribe
-                .deny
-                .iter()
-                .any(|pattern| pattern.intersects(filter))
-        {
+        let allowed = self.subscribe.allow.iter().any(|pattern| pattern.includes(filter));
+        if allowed && !self.subscribe.deny.iter().any(|pattern| pattern.intersects(filter)) {
             Ok(())
         } else {
             Err(DenyReason::SubscribeDenied)

@@ -47,14 +47,8 @@ fn check(text: &str) -> Result<(), NameError> {
     let bytes = text.as_bytes();
     let well_formed = bytes.len() <= MAX_ID_BYTES
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    if well_formed {
-        Ok(())
-    } else {
-        Err(NameError::Malformed)
-    }
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if well_formed { Ok(()) } else { Err(NameError::Malformed) }
 }
 
 fn is_reserved(text: &str) -> bool {

@@ -98,9 +98,7 @@ impl Pattern {
         } else {
             segments
         };
-        Ok(Self {
-            segments: segments.into(),
-        })
+        Ok(Self { segments: segments.into() })
     }
 
     pub(crate) fn segments(&self) -> &[Segment] {
@@ -126,9 +124,7 @@ impl Template {
                 },
             });
         }
-        Some(Pattern {
-            segments: segments.into(),
-        })
+        Some(Pattern { segments: segments.into() })
     }
 
     /// Whether the template is confined to one tenant by `{tenant}`.
@@ -177,9 +173,7 @@ fn parse_slots(text: &str) -> Result<Vec<Slot>, PatternError> {
 }
 
 fn is_word(text: &str) -> bool {
-    !text
-        .chars()
-        .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '*' | '{' | '}' | '/'))
+    !text.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '*' | '{' | '}' | '/'))
 }
 
 impl FromStr for Template {
@@ -190,9 +184,7 @@ impl FromStr for Template {
         if slots.first() == Some(&Slot::Fixed(Segment::Rest)) {
             slots.insert(0, Slot::Fixed(Segment::Any));
         }
-        Ok(Self {
-            segments: slots.into(),
-        })
+        Ok(Self { segments: slots.into() })
     }
 }
 
@@ -274,9 +266,7 @@ impl Serialize for Template {
 
 impl<'de> Deserialize<'de> for Template {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -287,38 +277,17 @@ mod tests {
 
     #[test]
     fn text_survives_a_round_trip() {
-        for text in [
-            "a",
-            "a/*/b",
-            "a/**",
-            "$JS/API/**",
-            "_reply/{literal}",
-            "*/**",
-        ] {
+        for text in ["a", "a/*/b", "a/**", "$JS/API/**", "_reply/{literal}", "*/**"] {
             assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
         }
         assert_eq!("**".parse::<Pattern>().unwrap().to_string(), "*/**");
-        assert_eq!(
-            "{tenant}/x".parse::<Template>().unwrap().to_string(),
-            "{tenant}/x"
-        );
+        assert_eq!("{tenant}/x".parse::<Template>().unwrap().to_string(), "{tenant}/x");
     }
 
     #[test]
     fn refuses_what_is_not_a_pattern() {
-        let bad = [
-            "",
-            "/",
-            "/a",
-            "a/",
-            "a//b",
-            "**/a",
-            "a*",
-            "{tenant}x",
-            "{other}",
-            "a b",
-            "a\0b",
-        ];
+        let bad =
+            ["", "/", "/a", "a/", "a//b", "**/a", "a*", "{tenant}x", "{other}", "a b", "a\0b"];
         for text in bad {
             assert!(text.parse::<Template>().is_err(), "{text:?}");
         }

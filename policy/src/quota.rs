@@ -96,26 +96,15 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// A full bucket.
     pub fn new(capacity: u64, period: Duration, now: Duration) -> Self {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a rate needs no more than 52 bits"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
         let capacity = capacity as f64;
         let per_second = capacity / period.as_secs_f64().max(f64::MIN_POSITIVE);
-        Self {
-            capacity,
-            per_second,
-            level: capacity,
-            updated: now,
-        }
+        Self { capacity, per_second, level: capacity, updated: now }
     }
 
     /// Takes `amount` if it is there.
     pub fn take(&mut self, amount: u64, now: Duration) -> bool {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a rate needs no more than 52 bits"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
         let amount = amount as f64;
         self.refill(now);
         let enough = self.level >= amount;
@@ -133,9 +122,7 @@ impl TokenBucket {
 
     fn refill(&mut self, now: Duration) {
         let elapsed = now.saturating_sub(self.updated);
-        self.level = self
-            .capacity
-            .min(elapsed.as_secs_f64().mul_add(self.per_second, self.level));
+        self.level = self.capacity.min(elapsed.as_secs_f64().mul_add(self.per_second, self.level));
         self.updated = self.updated.max(now);
     }
 }
@@ -149,10 +136,7 @@ mod tests {
     fn a_bucket_gives_its_burst_and_then_its_rate() {
         let minute = Duration::from_secs(60);
         let mut bucket = TokenBucket::new(60, minute, Duration::ZERO);
-        assert_eq!(
-            (0..100).filter(|_| bucket.take(1, Duration::ZERO)).count(),
-            60
-        );
+        assert_eq!((0..100).filter(|_| bucket.take(1, Duration::ZERO)).count(), 60);
         assert!(!bucket.take(1, Duration::from_millis(900)));
         assert!(bucket.take(1, Duration::from_millis(1100)));
         assert!(bucket.is_full(minute * 3));
@@ -174,19 +158,9 @@ mod tests {
 
     #[test]
     fn a_tenant_overrides_only_what_it_sets() {
-        let own = Quotas {
-            connections: Some(1),
-            ..Quotas::default()
-        };
-        let everyone = Quotas {
-            connections: Some(9),
-            subscriptions: Some(5),
-            ..Quotas::default()
-        };
+        let own = Quotas { connections: Some(1), ..Quotas::default() };
+        let everyone = Quotas { connections: Some(9), subscriptions: Some(5), ..Quotas::default() };
         let merged = own.or(everyone);
-        assert_eq!(
-            (merged.connections, merged.subscriptions),
-            (Some(1), Some(5))
-        );
+        assert_eq!((merged.connections, merged.subscriptions), (Some(1), Some(5)));
     }
 }

@@ -144,20 +144,13 @@ impl Role {
         }
         for &broker in brokers {
             let denied = self.deny_publish.iter().chain(&self.deny_subscribe);
-            for template in self
-                .publish_on(broker)
-                .chain(self.subscribe_on(broker))
-                .chain(denied)
-            {
+            for template in self.publish_on(broker).chain(self.subscribe_on(broker)).chain(denied) {
                 // Ids are plain words on every broker, so any one stands for all.
                 let Some(pattern) = template.fill(None, None) else {
                     continue;
                 };
                 if let Err(cause) = broker.render(&pattern) {
-                    return Err(RoleError::Inexpressible {
-                        template: template.clone(),
-                        cause,
-                    });
+                    return Err(RoleError::Inexpressible { template: template.clone(), cause });
                 }
             }
         }
@@ -165,18 +158,12 @@ impl Role {
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
-        let common = [
-            &self.publish,
-            &self.subscribe,
-            &self.deny_publish,
-            &self.deny_subscribe,
-        ];
+        let common = [&self.publish, &self.subscribe, &self.deny_publish, &self.deny_subscribe];
         let special = [&self.nats, &self.mqtt, &self.zenoh];
-        common.into_iter().flatten().chain(
-            special
-                .into_iter()
-                .flat_map(|r| r.publish.iter().chain(&r.subscribe)),
-        )
+        common
+            .into_iter()
+            .flatten()
+            .chain(special.into_iter().flat_map(|r| r.publish.iter().chain(&r.subscribe)))
     }
 
     /// The built-in roles, for the name space `device-connect/{tenant}/…`.
@@ -192,16 +179,8 @@ impl Role {
     /// # Errors
     /// None in practice: the patterns are constants, which the tests of this crate parse.
     pub fn built_in() -> Result<RoleSet, PatternError> {
-        let parse = |texts: &[&str]| {
-            texts
-                .iter()
-                .map(|t| t.parse())
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let one_answer = Some(Responses {
-            max: 1,
-            seconds: 60,
-        });
+        let parse = |texts: &[&str]| texts.iter().map(|t| t.parse()).collect::<Result<Vec<_>, _>>();
+        let one_answer = Some(Responses { max: 1, seconds: 60 });
         let reply_nats = parse(&["_INBOX/**"])?;
         let reply_mqtt = parse(&["_reply/{literal}"])?;
         let jetstream = parse(&["$JS/API/**", "$JS/ACK/**", "$KV/**", "$O/**"])?;
@@ -245,10 +224,7 @@ impl Role {
         };
         let viewer = Role {
             subscribe: whole_tenant,
-            nats: Rules {
-                subscribe: reply_nats.clone(),
-                ..Rules::default()
-            },
+            nats: Rules { subscribe: reply_nats.clone(), ..Rules::default() },
             ..Role::default()
         };
         let service = Role {
@@ -280,11 +256,7 @@ pub(crate) fn fill<'a>(
 ) -> Result<Box<[Pattern]>, DenyReason> {
     let (tenant, device) = (principal.tenant(), principal.device.as_ref());
     templates
-        .map(|template| {
-            template
-                .fill(tenant, device)
-                .ok_or(DenyReason::DeviceRequired)
-        })
+        .map(|template| template.fill(tenant, device).ok_or(DenyReason::DeviceRequired))
         .collect()
 }
 
@@ -305,25 +277,16 @@ mod tests {
     #[test]
     fn a_grant_that_tenants_would_share_is_refused() {
         let shared: Role = toml::from_str(r#"publish = ["device-connect/**"]"#).unwrap();
-        assert!(matches!(
-            shared.validate(&[]),
-            Err(RoleError::NotConfined(_))
-        ));
+        assert!(matches!(shared.validate(&[]), Err(RoleError::NotConfined(_))));
         let inbox: Role = toml::from_str(r#"mqtt.subscribe = ["_reply/*"]"#).unwrap();
-        assert!(matches!(
-            inbox.validate(&[]),
-            Err(RoleError::NotConfined(_))
-        ));
+        assert!(matches!(inbox.validate(&[]), Err(RoleError::NotConfined(_))));
     }
 
     #[test]
     fn a_grant_that_a_broker_cannot_write_is_refused_only_where_it_is_used() {
         let role: Role = toml::from_str(r#"publish = ["v1.0/{tenant}/x"]"#).unwrap();
         assert_eq!(role.validate(&[Broker::Mqtt, Broker::Zenoh]), Ok(()));
-        assert!(matches!(
-            role.validate(&Broker::ALL),
-            Err(RoleError::Inexpressible { .. })
-        ));
+        assert!(matches!(role.validate(&Broker::ALL), Err(RoleError::Inexpressible { .. })));
     }
 
     #[test]

@@ -139,11 +139,10 @@ impl Broker {
         for segment in pattern.segments() {
             let part = match segment {
                 Segment::Literal(literal) => {
-                    self.check_literal(literal)
-                        .map_err(|_| SyntaxError::Inexpressible {
-                            segment: literal.to_string(),
-                            broker: self,
-                        })?;
+                    self.check_literal(literal).map_err(|_| SyntaxError::Inexpressible {
+                        segment: literal.to_string(),
+                        broker: self,
+                    })?;
                     literal
                 }
                 Segment::Any | Segment::Spelled => self.any(),
@@ -169,10 +168,7 @@ impl Broker {
             return Err(SyntaxError::EmptySegment);
         }
         // Almost every name is plain ASCII: look closer only at what is not.
-        if segment
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        {
+        if segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
             return Ok(());
         }
         let wildcards: &[char] = match self {
@@ -234,18 +230,11 @@ mod tests {
 
     #[test]
     fn a_literal_with_a_meaning_of_its_own_is_an_error() {
-        let cases = [
-            (Broker::Nats, "a.b"),
-            (Broker::Nats, "a>"),
-            (Broker::Mqtt, "a+b"),
-        ];
+        let cases = [(Broker::Nats, "a.b"), (Broker::Nats, "a>"), (Broker::Mqtt, "a+b")];
         for (broker, text) in cases {
             let pattern: Pattern = text.parse().unwrap();
             assert!(
-                matches!(
-                    broker.render(&pattern),
-                    Err(SyntaxError::Inexpressible { .. })
-                ),
+                matches!(broker.render(&pattern), Err(SyntaxError::Inexpressible { .. })),
                 "{text} on {broker}"
             );
         }
@@ -280,10 +269,7 @@ mod tests {
         for text in ["a.>.b", "a*", ">.a", "a.b>"] {
             assert!(Broker::Nats.filter(text).is_err(), "{text:?}");
         }
-        assert_eq!(
-            Broker::Nats.filter("a.>").unwrap(),
-            "a/*/**".parse().unwrap()
-        );
+        assert_eq!(Broker::Nats.filter("a.>").unwrap(), "a/*/**".parse().unwrap());
         assert_eq!(Broker::Mqtt.filter("#").unwrap(), "**".parse().unwrap());
     }
 }

@@ -48,18 +48,10 @@ impl Tenant {
         if self.status == Status::Suspended {
             return Err(DenyReason::TenantSuspended);
         }
-        if principal
-            .device
-            .as_ref()
-            .is_some_and(|d| self.revoked_devices.contains_key(d))
-        {
+        if principal.device.as_ref().is_some_and(|d| self.revoked_devices.contains_key(d)) {
             return Err(DenyReason::DeviceRevoked);
         }
-        if principal
-            .token_id
-            .as_ref()
-            .is_some_and(|t| self.revoked_tokens.contains_key(t))
-        {
+        if principal.token_id.as_ref().is_some_and(|t| self.revoked_tokens.contains_key(t)) {
             return Err(DenyReason::TokenRevoked);
         }
         match self.tokens_valid_from {

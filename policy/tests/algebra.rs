@@ -1,10 +1,6 @@
 //! The pattern algebra against brute force, and its rendering against the brokers' own matching.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test stops at a surprise"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::{Broker, Name, Pattern};
 use proptest::prelude::*;
@@ -37,9 +33,7 @@ fn names() -> impl Iterator<Item = Name<'static>> {
 fn pattern() -> impl Strategy<Value = Pattern> {
     let segment = prop_oneof![Just("a"), Just("b"), Just("*")];
     (prop::collection::vec(segment, 0..4), any::<bool>())
-        .prop_filter("a pattern has a segment", |(head, rest)| {
-            !head.is_empty() || *rest
-        })
+        .prop_filter("a pattern has a segment", |(head, rest)| !head.is_empty() || *rest)
         .prop_map(|(mut head, rest)| {
             head.extend(rest.then_some("**"));
             head.join("/").parse().unwrap()
@@ -51,16 +45,8 @@ fn belongs(pattern: &str, name: &str) -> bool {
     let (steps, parts): (Vec<_>, Vec<_>) =
         (pattern.split('/').collect(), name.split('/').collect());
     let fixed = steps.iter().take_while(|s| **s != "**").count();
-    let long_enough = if fixed < steps.len() {
-        parts.len() >= fixed
-    } else {
-        parts.len() == fixed
-    };
-    long_enough
-        && steps[..fixed]
-            .iter()
-            .zip(&parts)
-            .all(|(s, p)| *s == "*" || s == p)
+    let long_enough = if fixed < steps.len() { parts.len() >= fixed } else { parts.len() == fixed };
+    long_enough && steps[..fixed].iter().zip(&parts).all(|(s, p)| *s == "*" || s == p)
 }
 
 proptest! {
@@ -145,18 +131,8 @@ fn canonical(text: &str) -> String {
 fn a_literal_slot_takes_no_wildcard() {
     let replies: Pattern = "_reply/{literal}".parse().unwrap();
     assert!(replies.includes(&Broker::Mqtt.filter("_reply/6f1c").unwrap()));
-    for snoop in [
-        "_reply/+",
-        "_reply/#",
-        "_reply",
-        "_reply/6f1c/#",
-        "+/6f1c",
-        "#",
-    ] {
-        assert!(
-            !replies.includes(&Broker::Mqtt.filter(snoop).unwrap()),
-            "{snoop}"
-        );
+    for snoop in ["_reply/+", "_reply/#", "_reply", "_reply/6f1c/#", "+/6f1c", "#"] {
+        assert!(!replies.includes(&Broker::Mqtt.filter(snoop).unwrap()), "{snoop}");
     }
     assert!(replies.matches(&Broker::Mqtt.name("_reply/6f1c").unwrap()));
 }

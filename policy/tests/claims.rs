@@ -1,10 +1,6 @@
 //! What a token may say, and what becomes of one that says something else.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test stops at a surprise"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::{
     ClaimMap, Claims, DenyReason, DeviceId, Expectations, RoleName, Scope, Status, Tenant,
@@ -68,111 +64,51 @@ fn a_good_token_becomes_its_principal() {
 #[test]
 fn required_claims_are_required() {
     assert_eq!(outcome(json!({"exp": null})), Err(DenyReason::ClaimMissing));
-    assert_eq!(
-        outcome(json!({"iss": null})),
-        Err(DenyReason::IssuerUnknown)
-    );
-    assert_eq!(
-        outcome(json!({"aud": null})),
-        Err(DenyReason::AudienceMismatch)
-    );
-    assert_eq!(
-        outcome(json!({"tenant": null})),
-        Err(DenyReason::ClaimMissing)
-    );
+    assert_eq!(outcome(json!({"iss": null})), Err(DenyReason::IssuerUnknown));
+    assert_eq!(outcome(json!({"aud": null})), Err(DenyReason::AudienceMismatch));
+    assert_eq!(outcome(json!({"tenant": null})), Err(DenyReason::ClaimMissing));
 }
 
 #[test]
 fn dates_are_numbers_in_range() {
-    for bad in [
-        json!("1800000600"),
-        json!(-1),
-        json!(1e300),
-        json!(u64::MAX),
-        json!([]),
-        json!({}),
-    ] {
-        assert_eq!(
-            outcome(json!({"exp": bad})),
-            Err(DenyReason::ClaimInvalid),
-            "exp {bad}"
-        );
-        assert_eq!(
-            outcome(json!({"nbf": bad})),
-            Err(DenyReason::ClaimInvalid),
-            "nbf {bad}"
-        );
-        assert_eq!(
-            outcome(json!({"iat": bad})),
-            Err(DenyReason::ClaimInvalid),
-            "iat {bad}"
-        );
+    for bad in [json!("1800000600"), json!(-1), json!(1e300), json!(u64::MAX), json!([]), json!({})]
+    {
+        assert_eq!(outcome(json!({"exp": bad})), Err(DenyReason::ClaimInvalid), "exp {bad}");
+        assert_eq!(outcome(json!({"nbf": bad})), Err(DenyReason::ClaimInvalid), "nbf {bad}");
+        assert_eq!(outcome(json!({"iat": bad})), Err(DenyReason::ClaimInvalid), "iat {bad}");
     }
-    assert_eq!(
-        outcome(json!({"exp": NOW as f64 + 0.5})),
-        Ok(()),
-        "RFC 7519 §2 allows fractions"
-    );
+    assert_eq!(outcome(json!({"exp": NOW as f64 + 0.5})), Ok(()), "RFC 7519 §2 allows fractions");
 }
 
 #[test]
 fn leeway_ends_where_it_says() {
     assert_eq!(outcome(json!({"exp": NOW - 29})), Ok(()));
-    assert_eq!(
-        outcome(json!({"exp": NOW - 30})),
-        Err(DenyReason::TokenExpired)
-    );
+    assert_eq!(outcome(json!({"exp": NOW - 30})), Err(DenyReason::TokenExpired));
     assert_eq!(outcome(json!({"exp": 0})), Err(DenyReason::TokenExpired));
     assert_eq!(outcome(json!({"nbf": NOW + 30})), Ok(()));
-    assert_eq!(
-        outcome(json!({"nbf": NOW + 31})),
-        Err(DenyReason::TokenNotYetValid)
-    );
+    assert_eq!(outcome(json!({"nbf": NOW + 31})), Err(DenyReason::TokenNotYetValid));
 }
 
 #[test]
 fn audiences_are_compared_whole() {
     assert_eq!(outcome(json!({"aud": ["other", "nats"]})), Ok(()));
-    for bad in [
-        json!("bulkhead2"),
-        json!("my bulkhead"),
-        json!(["bulk"]),
-        json!([]),
-        json!(7),
-    ] {
-        assert_eq!(
-            outcome(json!({"aud": bad})),
-            Err(DenyReason::AudienceMismatch),
-            "{bad}"
-        );
+    for bad in [json!("bulkhead2"), json!("my bulkhead"), json!(["bulk"]), json!([]), json!(7)] {
+        assert_eq!(outcome(json!({"aud": bad})), Err(DenyReason::AudienceMismatch), "{bad}");
     }
 }
 
 #[test]
 fn the_issuer_is_compared_whole() {
-    for bad in [
-        "https://idp.example/",
-        "https://idp.example.evil",
-        "HTTPS://IDP.EXAMPLE",
-    ] {
+    for bad in ["https://idp.example/", "https://idp.example.evil", "HTTPS://IDP.EXAMPLE"] {
         assert_eq!(outcome(json!({"iss": bad})), Err(DenyReason::IssuerUnknown));
     }
 }
 
 #[test]
 fn an_issuer_speaks_only_for_its_tenants() {
-    assert_eq!(
-        outcome(json!({"tenant": "globex"})),
-        Err(DenyReason::TenantNotAllowed)
-    );
-    assert_eq!(
-        outcome(json!({"tenant": "acme2"})),
-        Err(DenyReason::TenantNotAllowed)
-    );
-    assert_eq!(
-        outcome(json!({"tenant": "Acme"})),
-        Err(DenyReason::TenantNotAllowed)
-    );
+    assert_eq!(outcome(json!({"tenant": "globex"})), Err(DenyReason::TenantNotAllowed));
+    assert_eq!(outcome(json!({"tenant": "acme2"})), Err(DenyReason::TenantNotAllowed));
+    assert_eq!(outcome(json!({"tenant": "Acme"})), Err(DenyReason::TenantNotAllowed));
 }
 
 #[test]
@@ -199,57 +135,23 @@ fn hostile_ids_are_refused() {
         &long,
     ];
     for id in hostile {
-        assert_eq!(
-            outcome(json!({"tenant": id})),
-            Err(DenyReason::TenantInvalid),
-            "{id:?}"
-        );
-        assert_eq!(
-            outcome(json!({"device": id})),
-            Err(DenyReason::DeviceInvalid),
-            "{id:?}"
-        );
+        assert_eq!(outcome(json!({"tenant": id})), Err(DenyReason::TenantInvalid), "{id:?}");
+        assert_eq!(outcome(json!({"device": id})), Err(DenyReason::DeviceInvalid), "{id:?}");
     }
-    for value in [
-        json!(1),
-        json!(["acme"]),
-        json!({"id": "acme"}),
-        json!(true),
-    ] {
-        assert_eq!(
-            outcome(json!({"tenant": value})),
-            Err(DenyReason::TenantInvalid)
-        );
-        assert_eq!(
-            outcome(json!({"device": value})),
-            Err(DenyReason::DeviceInvalid)
-        );
+    for value in [json!(1), json!(["acme"]), json!({"id": "acme"}), json!(true)] {
+        assert_eq!(outcome(json!({"tenant": value})), Err(DenyReason::TenantInvalid));
+        assert_eq!(outcome(json!({"device": value})), Err(DenyReason::DeviceInvalid));
     }
-    assert_eq!(
-        outcome(json!({"device": "registry"})),
-        Err(DenyReason::DeviceInvalid)
-    );
+    assert_eq!(outcome(json!({"device": "registry"})), Err(DenyReason::DeviceInvalid));
 }
 
 #[test]
 fn an_issuer_gives_only_its_roles() {
     assert_eq!(outcome(json!({"role": "viewer"})), Ok(()));
-    assert_eq!(
-        outcome(json!({"role": "service"})),
-        Err(DenyReason::RoleNotAllowed)
-    );
-    assert_eq!(
-        outcome(json!({"role": "nonsense"})),
-        Err(DenyReason::RoleNotAllowed)
-    );
-    assert_eq!(
-        outcome(json!({"role": ["viewer"]})),
-        Err(DenyReason::RoleUnknown)
-    );
-    assert_eq!(
-        outcome(json!({"role": "a b"})),
-        Err(DenyReason::RoleUnknown)
-    );
+    assert_eq!(outcome(json!({"role": "service"})), Err(DenyReason::RoleNotAllowed));
+    assert_eq!(outcome(json!({"role": "nonsense"})), Err(DenyReason::RoleNotAllowed));
+    assert_eq!(outcome(json!({"role": ["viewer"]})), Err(DenyReason::RoleUnknown));
+    assert_eq!(outcome(json!({"role": "a b"})), Err(DenyReason::RoleUnknown));
 }
 
 #[test]
@@ -259,9 +161,7 @@ fn a_service_belongs_to_no_tenant_and_a_tenant_is_no_service() {
     services.default_role = RoleName::parse("viewer").unwrap();
     let named = claims(json!({})).principal(&services, now());
     assert_eq!(named, Err(DenyReason::TenantNotAllowed));
-    let service = claims(json!({"tenant": null}))
-        .principal(&services, now())
-        .unwrap();
+    let service = claims(json!({"tenant": null})).principal(&services, now()).unwrap();
     assert_eq!(service.scope, Scope::Service);
 }
 
@@ -275,15 +175,10 @@ fn nested_and_grouped_claims() {
     .unwrap();
     let check = |groups: Value, roles: Value| {
         let said = json!({"realm": {"groups": groups}, "https://corp.example/roles": roles});
-        claims(said)
-            .principal(&expected, now())
-            .map(|p| p.to_string())
+        claims(said).principal(&expected, now()).map(|p| p.to_string())
     };
     assert_eq!(
-        check(
-            json!(["x", "tenant:acme"]),
-            json!(["bulkhead-viewer", "other"])
-        ),
+        check(json!(["x", "tenant:acme"]), json!(["bulkhead-viewer", "other"])),
         Ok("acme/cam-1".into())
     );
     assert_eq!(
@@ -291,15 +186,9 @@ fn nested_and_grouped_claims() {
         Err(DenyReason::TenantInvalid),
         "a token that names two tenants says nothing"
     );
+    assert_eq!(check(json!(["acme"]), json!([])), Err(DenyReason::ClaimMissing));
     assert_eq!(
-        check(json!(["acme"]), json!([])),
-        Err(DenyReason::ClaimMissing)
-    );
-    assert_eq!(
-        check(
-            json!(["tenant:acme"]),
-            json!(["bulkhead-viewer", "bulkhead-device"])
-        ),
+        check(json!(["tenant:acme"]), json!(["bulkhead-viewer", "bulkhead-device"])),
         Err(DenyReason::RoleUnknown)
     );
 }
@@ -312,28 +201,19 @@ fn the_directory_has_the_last_word() {
 
     let mut suspended = tenant();
     suspended.status = Status::Suspended;
-    assert_eq!(
-        suspended.admit(&principal),
-        Err(DenyReason::TenantSuspended)
-    );
+    assert_eq!(suspended.admit(&principal), Err(DenyReason::TenantSuspended));
 
     let mut device = tenant();
-    device
-        .revoked_devices
-        .insert(DeviceId::parse("cam-1").unwrap(), now());
+    device.revoked_devices.insert(DeviceId::parse("cam-1").unwrap(), now());
     assert_eq!(device.admit(&principal), Err(DenyReason::DeviceRevoked));
 
     let mut token = tenant();
-    token
-        .revoked_tokens
-        .insert(TokenId::parse("t-1").unwrap(), now());
+    token.revoked_tokens.insert(TokenId::parse("t-1").unwrap(), now());
     assert_eq!(token.admit(&principal), Err(DenyReason::TokenRevoked));
 
     let mut later = tenant();
     later.tokens_valid_from = Some(now());
     assert_eq!(later.admit(&principal), Err(DenyReason::TokenSuperseded));
-    let undated = claims(json!({"iat": null}))
-        .principal(&issuer(), now())
-        .unwrap();
+    let undated = claims(json!({"iat": null})).principal(&issuer(), now()).unwrap();
     assert_eq!(later.admit(&undated), Err(DenyReason::TokenSuperseded));
 }

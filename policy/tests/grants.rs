@@ -1,10 +1,6 @@
 //! What the built-in roles allow, and above all what they do not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test stops at a surprise"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::{
     Broker, DenyReason, DeviceId, Grants, Principal, Role, RoleName, Scope, TenantId,
@@ -33,9 +29,7 @@ fn may_publish(grants: &Grants, topic: &str) -> bool {
 }
 
 fn may_subscribe(grants: &Grants, filter: &str) -> bool {
-    grants
-        .subscribe(&Broker::Mqtt.filter(filter).unwrap())
-        .is_ok()
+    grants.subscribe(&Broker::Mqtt.filter(filter).unwrap()).is_ok()
 }
 
 #[test]
@@ -134,10 +128,7 @@ fn a_denial_wins_by_overlap_and_again_on_delivery() {
     .unwrap();
     let grants = Grants::compile(&role, Broker::Mqtt, &principal("acme", None)).unwrap();
     assert!(may_subscribe(&grants, "plant/acme/line/#"));
-    assert!(
-        !may_subscribe(&grants, "plant/acme/#"),
-        "it overlaps what is denied"
-    );
+    assert!(!may_subscribe(&grants, "plant/acme/#"), "it overlaps what is denied");
     assert!(!may_subscribe(&grants, "plant/acme/+/x"));
     assert!(grants.receives(&Broker::Mqtt.name("plant/acme/line/1").unwrap()));
     assert!(!grants.receives(&Broker::Mqtt.name("plant/acme/secret/1").unwrap()));

@@ -164,23 +164,14 @@ impl Default for AccountLimits {
 impl Account {
     /// An account without imports, exports or limits.
     pub fn new() -> Self {
-        Self {
-            kind: "account".to_owned(),
-            version: 2,
-            ..Self::default()
-        }
+        Self { kind: "account".to_owned(), version: 2, ..Self::default() }
     }
 }
 
 impl Operator {
     /// An operator.
     pub fn new(signing_keys: Vec<String>, system_account: String) -> Self {
-        Self {
-            signing_keys,
-            system_account,
-            kind: "operator".to_owned(),
-            version: 2,
-        }
+        Self { signing_keys, system_account, kind: "operator".to_owned(), version: 2 }
     }
 }
 

@@ -124,11 +124,8 @@ impl<'a, T: DeserializeOwned> Unverified<'a, T> {
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
         let (header, body) = signed.split_once('.').ok_or(JwtError::Malformed)?;
-        let decode = |part: &str| {
-            BASE64URL_NOPAD
-                .decode(part.as_bytes())
-                .map_err(|_| JwtError::Malformed)
-        };
+        let decode =
+            |part: &str| BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| JwtError::Malformed);
         if header != HEADER {
             let header: Header =
                 serde_json::from_slice(&decode(header)?).map_err(|_| JwtError::Malformed)?;
@@ -188,14 +185,8 @@ mod tests {
     #[test]
     fn what_is_signed_reads_back() {
         let (key, token) = token();
-        let claims = Unverified::<User>::decode(&token)
-            .unwrap()
-            .verify()
-            .unwrap();
-        assert_eq!(
-            (claims.iss.as_str(), claims.name.as_str()),
-            (key.public(), "acme/cam-1")
-        );
+        let claims = Unverified::<User>::decode(&token).unwrap().verify().unwrap();
+        assert_eq!((claims.iss.as_str(), claims.name.as_str()), (key.public(), "acme/cam-1"));
         assert_eq!(claims.jti.len(), 52, "SHA-512/256 in base32");
     }
 
@@ -203,9 +194,7 @@ mod tests {
     fn a_changed_token_is_nobodys() {
         let (_, token) = token();
         let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
-        let body = data_encoding::BASE64URL_NOPAD
-            .decode(parts[1].as_bytes())
-            .unwrap();
+        let body = data_encoding::BASE64URL_NOPAD.decode(parts[1].as_bytes()).unwrap();
         let body = String::from_utf8(body).unwrap().replace("cam-1", "cam-2");
         parts[1] = data_encoding::BASE64URL_NOPAD.encode(body.as_bytes());
         let forged = parts.join(".");
@@ -218,10 +207,7 @@ mod tests {
         let (_, token) = token();
         let none = data_encoding::BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"none"}"#);
         let forged = format!("{none}.{}", token.split_once('.').unwrap().1);
-        assert_eq!(
-            Unverified::<User>::decode(&forged).unwrap_err(),
-            JwtError::Malformed
-        );
+        assert_eq!(Unverified::<User>::decode(&forged).unwrap_err(), JwtError::Malformed);
         for garbage in ["", ".", "..", "a.b.c", "ä.ö.ü"] {
             assert!(Unverified::<User>::decode(garbage).is_err());
         }

@@ -75,19 +75,12 @@ impl User {
 impl Permission {
     /// Nothing at all.
     pub fn nothing() -> Self {
-        Self {
-            allow: Vec::new(),
-            deny: vec![">".to_owned()],
-        }
+        Self { allow: Vec::new(), deny: vec![">".to_owned()] }
     }
 
     /// These subjects and no others: an empty list allows nothing, which in the server's form has to
     /// be said.
     pub fn only(allow: Vec<String>, deny: Vec<String>) -> Self {
-        if allow.is_empty() {
-            Self::nothing()
-        } else {
-            Self { allow, deny }
-        }
+        if allow.is_empty() { Self::nothing() } else { Self { allow, deny } }
     }
 }

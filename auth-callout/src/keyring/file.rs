@@ -45,17 +45,11 @@ impl<T> Dated<T> {
     /// The newest that is in use, or the first of all if none is yet.
     pub fn current(all: &[Self], now: Timestamp) -> Option<&T> {
         let in_use = all.iter().filter(|dated| dated.from <= now);
-        in_use
-            .max_by_key(|dated| dated.from)
-            .or(all.last())
-            .map(|dated| &dated.value)
+        in_use.max_by_key(|dated| dated.from).or(all.last()).map(|dated| &dated.value)
     }
 
     pub(super) fn try_map<U, E>(&self, map: impl Fn(&T) -> Result<U, E>) -> Result<Dated<U>, E> {
-        Ok(Dated {
-            from: self.from,
-            value: map(&self.value)?,
-        })
+        Ok(Dated { from: self.from, value: map(&self.value)? })
     }
 
     /// Puts a new one first and drops those beyond the number that is kept.
@@ -160,13 +154,8 @@ impl KeyringFile {
         let account = || {
             let seed = seed(KeyPairType::Account)?;
             Ok::<_, NkeyError>(AccountSeeds {
-                account: SigningKey::generate(KeyPairType::Account)?
-                    .public()
-                    .to_owned(),
-                signers: vec![Dated {
-                    from: now,
-                    value: seed,
-                }],
+                account: SigningKey::generate(KeyPairType::Account)?.public().to_owned(),
+                signers: vec![Dated { from: now, value: seed }],
             })
         };
         let root = SigningKey::generate(KeyPairType::Account)?;
@@ -181,14 +170,8 @@ impl KeyringFile {
             sentinel: SigningKey::generate(KeyPairType::User)?.public().to_owned(),
             // A seed is 256 random bits; it is used as nothing but that.
             tenant_root: Seed(root.seed().clone()),
-            tenant_signers: vec![Dated {
-                from: now,
-                value: 1,
-            }],
-            curves: vec![Dated {
-                from: now,
-                value: new_curve()?,
-            }],
+            tenant_signers: vec![Dated { from: now, value: 1 }],
+            curves: vec![Dated { from: now, value: new_curve()? }],
         })
     }
 
@@ -208,10 +191,8 @@ impl KeyringFile {
     /// [`KeyringError::Io`].
     pub fn write(&self, folder: &Path, replace: bool) -> Result<(), KeyringError> {
         let path = Self::path(folder);
-        let text = serde_json::to_vec_pretty(self).map_err(|cause| KeyringError::Syntax {
-            path: path.clone(),
-            cause,
-        })?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|cause| KeyringError::Syntax { path: path.clone(), cause })?;
         if replace {
             files::write_secret(&path, &text)?;
         } else {
@@ -226,9 +207,7 @@ impl KeyringFile {
     /// # Errors
     /// [`NkeyError`] if the system has no randomness.
     pub fn rotate(&mut self, what: Rotation) -> Result<Timestamp, NkeyError> {
-        let from = Timestamp::now()
-            .checked_add(LEAD)
-            .map_err(|_| NkeyError::NONE_CURRENT)?;
+        let from = Timestamp::now().checked_add(LEAD).map_err(|_| NkeyError::NONE_CURRENT)?;
         match what {
             Rotation::Issuer => {
                 let seed = Seed(SigningKey::generate(KeyPairType::Account)?.seed().clone());
@@ -245,7 +224,5 @@ impl KeyringFile {
 }
 
 fn new_curve() -> Result<Seed, NkeyError> {
-    CurveKey::generate_seed()
-        .map(Seed)
-        .map_err(|_| NkeyError::CURVE)
+    CurveKey::generate_seed().map(Seed).map_err(|_| NkeyError::CURVE)
 }

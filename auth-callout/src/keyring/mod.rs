@@ -67,19 +67,12 @@ impl AccountKeys {
 
     /// All public keys, in use or not yet or no longer.
     pub fn public_keys(&self) -> Vec<String> {
-        self.signers
-            .iter()
-            .map(|dated| dated.value.public().to_owned())
-            .collect()
+        self.signers.iter().map(|dated| dated.value.public().to_owned()).collect()
     }
 
     /// Whether a public key is the account's or one of its signing keys.
     pub fn owns(&self, public: &str) -> bool {
-        self.account == public
-            || self
-                .signers
-                .iter()
-                .any(|dated| dated.value.public() == public)
+        self.account == public || self.signers.iter().any(|dated| dated.value.public() == public)
     }
 }
 
@@ -90,10 +83,8 @@ impl Keyring {
     /// [`KeyringError`], which names the file.
     pub fn read(folder: &Path) -> Result<Self, KeyringError> {
         let path = KeyringFile::path(folder);
-        Self::open(&KeyringFile::read(folder)?).map_err(|cause| KeyringError::Key {
-            path,
-            cause: cause.to_string(),
-        })
+        Self::open(&KeyringFile::read(folder)?)
+            .map_err(|cause| KeyringError::Key { path, cause: cause.to_string() })
     }
 
     /// Opens the keys of a file.
@@ -112,9 +103,7 @@ impl Keyring {
         };
         let curve = |dated: &Dated<Seed>| {
             dated.try_map(|seed| {
-                CurveKey::from_seed(&seed.0)
-                    .map(Arc::new)
-                    .map_err(|_| NkeyError::CURVE)
+                CurveKey::from_seed(&seed.0).map(Arc::new).map_err(|_| NkeyError::CURVE)
             })
         };
         Ok(Self {

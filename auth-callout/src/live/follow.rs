@@ -119,9 +119,7 @@ impl Follower {
                 continue;
             };
             let sweeper = self.sweeper.clone();
-            let sweep = self
-                .tasks
-                .spawn(async move { sweeper.run(Some(&account)).await });
+            let sweep = self.tasks.spawn(async move { sweeper.run(Some(&account)).await });
             replace(sweeps, Some(id.clone()), sweep.abort_handle());
         }
         sweeps.retain(|_, sweep| !sweep.is_finished());
@@ -140,11 +138,9 @@ impl Follower {
 
     fn account_of(&self, tenant: &TenantId) -> Option<String> {
         match &self.accounts {
-            Accounts::Operator(operator, _) => operator
-                .keys()
-                .account_of(tenant)
-                .ok()
-                .map(|account| account.to_string()),
+            Accounts::Operator(operator, _) => {
+                operator.keys().account_of(tenant).ok().map(|account| account.to_string())
+            }
             Accounts::Config(config) => config.account(&Scope::Tenant(tenant.clone())).cloned(),
         }
     }
@@ -180,10 +176,8 @@ impl Follower {
 /// Whether a change can concern who is connected already.
 fn affects_sessions(before: Option<&Arc<Tenant>>, after: Option<&Arc<Tenant>>) -> bool {
     let Some(before) = before else { return false };
-    let without_quotas = |tenant: &Arc<Tenant>| Tenant {
-        quotas: Quotas::default(),
-        ..Tenant::clone(tenant)
-    };
+    let without_quotas =
+        |tenant: &Arc<Tenant>| Tenant { quotas: Quotas::default(), ..Tenant::clone(tenant) };
     after.is_none_or(|after| without_quotas(before) != without_quotas(after))
 }
 

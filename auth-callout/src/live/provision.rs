@@ -39,12 +39,7 @@ struct Told {
 impl Provisioner {
     /// Nothing has been told yet.
     pub fn new(system: SystemClient, operator: Arc<Operator>, auth: Arc<Authenticator>) -> Self {
-        Self {
-            system,
-            operator,
-            auth,
-            told: Mutex::default(),
-        }
+        Self { system, operator, auth, told: Mutex::default() }
     }
 
     /// Makes sure that the servers know the tenant's account as it is now.
@@ -69,9 +64,7 @@ impl Provisioner {
         // earlier one.
         self.push(&keys, &account, id.as_str(), || {
             let tenant = self.auth.directory().tenant(id).ok();
-            let quotas = self
-                .auth
-                .quotas(tenant.as_deref().unwrap_or(&Tenant::default()));
+            let quotas = self.auth.quotas(tenant.as_deref().unwrap_or(&Tenant::default()));
             accounts::tenant(&keys, id, tenant.as_deref(), quotas).map_err(internal)
         })
         .await
@@ -85,8 +78,7 @@ impl Provisioner {
         let keys = self.operator.keys();
         let callout_user = keys.callout_user.public();
         let auth = accounts::auth(&keys, callout_user, Timestamp::now());
-        self.push(&keys, &keys.auth.account, accounts::AUTH, || Ok(auth))
-            .await?;
+        self.push(&keys, &keys.auth.account, accounts::AUTH, || Ok(auth)).await?;
         self.push(&keys, &keys.registry.account, accounts::REGISTRY, || {
             Ok(accounts::registry(&keys))
         })
@@ -131,10 +123,7 @@ impl Provisioner {
                 continue;
             };
             let claims = claims.peek();
-            let told = Told {
-                content: Some(claims.nats.clone()),
-                iat: claims.iat,
-            };
+            let told = Told { content: Some(claims.nats.clone()), iat: claims.iat };
             fresh.insert(account.clone(), told);
         }
         let entries: Vec<_> = {
@@ -142,18 +131,14 @@ impl Provisioner {
             for account in fresh.keys() {
                 told.entry(account.clone()).or_default();
             }
-            told.iter()
-                .map(|(account, told)| (account.clone(), Arc::clone(told)))
-                .collect()
+            told.iter().map(|(account, told)| (account.clone(), Arc::clone(told))).collect()
         };
         for (account, entry) in entries {
             let mut entry = entry.lock().await;
             match fresh.remove(&account) {
                 // An answer from before the last push says nothing about it.
                 Some(has) if has.iat < entry.iat && entry.content.is_some() => {
-                    entry.content = has
-                        .content
-                        .filter(|has| entry.content.as_ref() == Some(has));
+                    entry.content = has.content.filter(|has| entry.content.as_ref() == Some(has));
                 }
                 Some(has) => *entry = has,
                 None => entry.content = None,
@@ -162,10 +147,7 @@ impl Provisioner {
     }
 
     fn count(&self) -> usize {
-        self.told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     async fn push(

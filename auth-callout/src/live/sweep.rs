@@ -62,9 +62,7 @@ impl Sweeper {
                 if cut.insert((server.to_owned(), connection.cid)) {
                     self.auth.metrics().terminated(BACKEND, reason, 1);
                     let record = Record::new(Event::Terminate, BACKEND);
-                    self.auth
-                        .audit()
-                        .record(record.of(&session.principal).because(reason));
+                    self.auth.audit().record(record.of(&session.principal).because(reason));
                     tracing::info!(principal = %session.principal, %reason, "cut");
                 }
                 false

@@ -102,19 +102,13 @@ impl SystemClient {
             code: u16,
         }
         const WHAT: &str = "an account update";
-        let message = self
-            .request("$SYS.REQ.CLAIMS.UPDATE", jwt.into(), WHAT)
-            .await?;
+        let message = self.request("$SYS.REQ.CLAIMS.UPDATE", jwt.into(), WHAT).await?;
         let answer: Answer<Updated> = parse(&message, WHAT)?;
         match answer {
-            Answer {
-                data: Some(Updated { code: 200 }),
-                ..
-            } => Ok(()),
-            Answer { error, .. } => Err(SystemError::Refused(
-                WHAT,
-                error.unwrap_or_default().to_string(),
-            )),
+            Answer { data: Some(Updated { code: 200 }), .. } => Ok(()),
+            Answer { error, .. } => {
+                Err(SystemError::Refused(WHAT, error.unwrap_or_default().to_string()))
+            }
         }
     }
 
@@ -167,12 +161,7 @@ impl SystemClient {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(client)?;
         let page_at = |offset| {
-            let query = ConnectionsQuery {
-                auth: true,
-                limit: PAGE,
-                offset,
-                account,
-            };
+            let query = ConnectionsQuery { auth: true, limit: PAGE, offset, account };
             Bytes::from(serde_json::to_vec(&query).unwrap_or_default())
         };
         self.client
@@ -208,19 +197,12 @@ impl SystemClient {
             deadline = Instant::now() + wait;
         }
         self.client.flush().await.map_err(client)?;
-        if answered {
-            Ok(())
-        } else {
-            Err(SystemError::Silent(WHAT))
-        }
+        if answered { Ok(()) } else { Err(SystemError::Silent(WHAT)) }
     }
 
     async fn kick(&self, server: &str, cid: u64) -> Result<(), SystemError> {
         let subject = format!("$SYS.REQ.SERVER.{server}.KICK");
-        self.client
-            .publish(subject, format!("{{\"cid\":{cid}}}").into())
-            .await
-            .map_err(client)
+        self.client.publish(subject, format!("{{\"cid\":{cid}}}").into()).await.map_err(client)
     }
 
     async fn request(

@@ -76,11 +76,7 @@ impl DirectoryConfig {
 
     /// A directory in etcd, closed, with everything else as by default.
     pub fn in_etcd(etcd: EtcdConfig) -> Self {
-        Self {
-            file: None,
-            etcd: Some(etcd),
-            ..Self::in_file(PathBuf::new())
-        }
+        Self { file: None, etcd: Some(etcd), ..Self::in_file(PathBuf::new()) }
     }
 
     /// The configured source; the file if both or neither are given, which [`Config::load`]
@@ -88,10 +84,7 @@ impl DirectoryConfig {
     ///
     /// [`Config::load`]: super::Config::load
     pub fn source(&self) -> Option<Source<'_>> {
-        self.file
-            .as_ref()
-            .map(Source::File)
-            .or(self.etcd.as_ref().map(Source::Etcd))
+        self.file.as_ref().map(Source::File).or(self.etcd.as_ref().map(Source::Etcd))
     }
 
     pub(super) fn check(&self) -> Result<(), Problem> {
@@ -106,11 +99,7 @@ impl DirectoryConfig {
             etcd.check().map_err(|p| p.under("etcd"))?;
         }
         if self.stale_after < SignedDuration::from_secs(1) {
-            return Err(Problem::new(
-                "stale_after",
-                "is too short",
-                "choose at least \"1s\"",
-            ));
+            return Err(Problem::new("stale_after", "is too short", "choose at least \"1s\""));
         }
         Ok(())
     }
@@ -151,32 +140,18 @@ impl EtcdConfig {
         let Some(path) = &self.password_file else {
             return Ok(None);
         };
-        Ok(Some(
-            std::fs::read_to_string(path)?.trim_end().to_owned().into(),
-        ))
+        Ok(Some(std::fs::read_to_string(path)?.trim_end().to_owned().into()))
     }
 
     fn check(&self) -> Result<(), Problem> {
         if self.endpoints.is_empty() {
-            return Err(Problem::new(
-                "endpoints",
-                "is empty",
-                "list at least one endpoint",
-            ));
+            return Err(Problem::new("endpoints", "is empty", "list at least one endpoint"));
         }
         if self.user.is_some() != self.password_file.is_some() {
-            return Err(Problem::new(
-                "user",
-                "has no password",
-                "set user and password_file both",
-            ));
+            return Err(Problem::new("user", "has no password", "set user and password_file both"));
         }
         if self.cert_file.is_some() != self.key_file.is_some() {
-            return Err(Problem::new(
-                "cert_file",
-                "has no key",
-                "set cert_file and key_file both",
-            ));
+            return Err(Problem::new("cert_file", "has no key", "set cert_file and key_file both"));
         }
         Ok(())
     }

@@ -96,10 +96,7 @@ impl Default for TenantSet {
 }
 
 fn names(names: &[&str]) -> BTreeSet<RoleName> {
-    names
-        .iter()
-        .filter_map(|name| RoleName::parse(name).ok())
-        .collect()
+    names.iter().filter_map(|name| RoleName::parse(name).ok()).collect()
 }
 
 fn tenant_roles() -> BTreeSet<RoleName> {
@@ -139,11 +136,7 @@ impl IssuerConfig {
 
     pub(super) fn check(&self, roles: &RoleSet, dev: bool) -> Result<(), Problem> {
         if self.issuer.is_empty() {
-            return Err(Problem::new(
-                "issuer",
-                "is empty",
-                "write the tokens' `iss`",
-            ));
+            return Err(Problem::new("issuer", "is empty", "write the tokens' `iss`"));
         }
         if self.audiences.is_empty() {
             return Err(Problem::new(
@@ -206,11 +199,7 @@ impl IssuerConfig {
                 "leave it out, or drop `service = true`",
             )),
             _ if self.leeway.is_negative() || self.leeway > SignedDuration::from_mins(5) => {
-                Err(Problem::new(
-                    "leeway",
-                    "is out of range",
-                    "choose between \"0s\" and \"5m\"",
-                ))
+                Err(Problem::new("leeway", "is out of range", "choose between \"0s\" and \"5m\""))
             }
             _ => Ok(()),
         }
@@ -224,10 +213,7 @@ fn list<'a>(names: impl Iterator<Item = &'a RoleName>) -> String {
 impl KeySource {
     /// The source's file, where it has one.
     pub(super) fn path(&mut self) -> Option<&mut PathBuf> {
-        self.jwks_file
-            .as_mut()
-            .or(self.pem_file.as_mut())
-            .or(self.secret_file.as_mut())
+        self.jwks_file.as_mut().or(self.pem_file.as_mut()).or(self.secret_file.as_mut())
     }
 
     pub(super) fn ca_file(&mut self) -> Option<&mut PathBuf> {
@@ -285,11 +271,7 @@ impl KeySource {
 
 fn check_url(url: &str) -> Result<(), Problem> {
     let parsed = reqwest::Url::parse(url).map_err(|error| {
-        Problem::new(
-            "jwks_url",
-            &error.to_string(),
-            "write it as https://host/path",
-        )
+        Problem::new("jwks_url", &error.to_string(), "write it as https://host/path")
     })?;
     let loopback = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     match parsed.scheme() {

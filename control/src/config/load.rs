@@ -57,10 +57,8 @@ impl Loaded {
         path: &Path,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
         Self::parse(path, text, environment)
     }
 
@@ -78,9 +76,7 @@ impl Loaded {
             let (line, column) = position(&text, start);
             syntax(format!("{}:{line}:{column}", path.display()), error)
         };
-        let overrides: Vec<_> = environment
-            .filter(|(name, _)| name.starts_with(PREFIX))
-            .collect();
+        let overrides: Vec<_> = environment.filter(|(name, _)| name.starts_with(PREFIX)).collect();
         let config = if overrides.is_empty() {
             toml::from_str::<Config>(&text).map_err(|e| in_file(&e))?
         } else {
@@ -101,11 +97,7 @@ impl Loaded {
                 }
             })?
         };
-        Ok(Self {
-            path: path.to_owned(),
-            text,
-            config,
-        })
+        Ok(Self { path: path.to_owned(), text, config })
     }
 
     /// Checks the settings against each other.
@@ -113,9 +105,7 @@ impl Loaded {
     /// # Errors
     /// [`ConfigError::Setting`] for the first that cannot be right.
     pub fn into_config(mut self) -> Result<Config, ConfigError> {
-        self.config
-            .check()
-            .map_err(|problem| self.locate(problem))?;
+        self.config.check().map_err(|problem| self.locate(problem))?;
         let folder = self.path.parent().unwrap_or(Path::new(""));
         self.config.resolve_paths(folder);
         Ok(self.config)
@@ -144,10 +134,7 @@ impl Config {
 
 /// Sets one value of the tree by the name of its variable.
 fn set(table: &mut toml::Table, name: &str, value: &str) -> Result<(), ConfigError> {
-    let path = name
-        .strip_prefix(PREFIX)
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let path = name.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();
     let mut parts: Vec<&str> = path.split("__").collect();
     let last = parts.pop().filter(|part| !part.is_empty());
     let error = |message: &str| ConfigError::Syntax {
@@ -175,11 +162,7 @@ fn set(table: &mut toml::Table, name: &str, value: &str) -> Result<(), ConfigErr
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .map_or(0, |last| last.chars().count())
-        + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
     (line, column)
 }
 
@@ -190,9 +173,9 @@ fn offset_of(text: &str, setting: &str) -> Option<usize> {
     let mut here: Option<&DeValue<'_>> = None;
     for step in setting.split(['.', '[']) {
         let next = match (step.strip_suffix(']'), here) {
-            (Some(index), Some(value)) => value
-                .as_array()
-                .and_then(|a| a.get(index.parse::<usize>().ok()?)),
+            (Some(index), Some(value)) => {
+                value.as_array().and_then(|a| a.get(index.parse::<usize>().ok()?))
+            }
             (None, None) => root.get_ref().get(step),
             (None, Some(value)) => value.as_table().and_then(|t| t.get(step)),
             (Some(_), None) => None,
@@ -223,15 +206,9 @@ tenants = ["acme"]
 "#;
 
     fn load(text: &str, variables: &[(&str, &str)]) -> Result<super::Config, ConfigError> {
-        let variables = variables
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-        Loaded::parse(
-            Path::new("/etc/bulkhead/bulkhead.toml"),
-            text.to_owned(),
-            variables,
-        )?
-        .into_config()
+        let variables = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        Loaded::parse(Path::new("/etc/bulkhead/bulkhead.toml"), text.to_owned(), variables)?
+            .into_config()
     }
 
     fn message(text: &str, variables: &[(&str, &str)]) -> String {
@@ -249,28 +226,16 @@ tenants = ["acme"]
     fn an_unknown_key_is_an_error_with_its_line() {
         let text = format!("{GOOD}\n[admin]\nlsten = \"127.0.0.1:1\"\n");
         let message = message(&text, &[]);
-        assert!(
-            message.starts_with("/etc/bulkhead/bulkhead.toml:14:1"),
-            "{message}"
-        );
-        assert!(
-            message.contains("lsten") && message.contains("listen"),
-            "{message}"
-        );
+        assert!(message.starts_with("/etc/bulkhead/bulkhead.toml:14:1"), "{message}");
+        assert!(message.contains("lsten") && message.contains("listen"), "{message}");
     }
 
     #[test]
     fn a_wrong_setting_is_an_error_with_its_line_and_a_remedy() {
         let text = GOOD.replace("[\"EdDSA\"]", "[]");
         let message = message(&text, &[]);
-        assert!(
-            message.contains("bulkhead.toml:9: issuers[0].algorithms"),
-            "{message}"
-        );
-        assert!(
-            message.contains("EdDSA"),
-            "the remedy names what can stand there: {message}"
-        );
+        assert!(message.contains("bulkhead.toml:9: issuers[0].algorithms"), "{message}");
+        assert!(message.contains("EdDSA"), "the remedy names what can stand there: {message}");
     }
 
     #[test]

@@ -78,11 +78,7 @@ impl Config {
     /// The built-in roles with the configured ones over them.
     pub fn role_set(&self) -> RoleSet {
         let mut roles = Role::built_in().unwrap_or_default();
-        roles.extend(
-            self.roles
-                .iter()
-                .map(|(name, role)| (name.clone(), role.clone())),
-        );
+        roles.extend(self.roles.iter().map(|(name, role)| (name.clone(), role.clone())));
         roles
     }
 
@@ -107,9 +103,7 @@ impl Config {
         let roles = self.role_set();
         let (mut names, mut issuers) = (BTreeSet::new(), BTreeSet::new());
         for (i, issuer) in self.issuers.iter().enumerate() {
-            issuer
-                .check(&roles, self.dev)
-                .map_err(|p| p.under(&format!("issuers[{i}]")))?;
+            issuer.check(&roles, self.dev).map_err(|p| p.under(&format!("issuers[{i}]")))?;
             if !names.insert(&issuer.name) || !issuers.insert(&issuer.issuer) {
                 return Err(Problem::new(
                     &format!("issuers[{i}]"),
@@ -121,11 +115,7 @@ impl Config {
         let brokers = self.brokers();
         for (name, role) in &self.roles {
             role.validate(&brokers).map_err(|error| {
-                Problem::new(
-                    &format!("roles.{name}"),
-                    &error.to_string(),
-                    "change the role",
-                )
+                Problem::new(&format!("roles.{name}"), &error.to_string(), "change the role")
             })?;
         }
         self.admin.check(self.dev).map_err(|p| p.under("admin"))?;
@@ -154,11 +144,7 @@ impl Config {
         self.audit.path.iter_mut().for_each(resolve);
         self.admin.token_file.iter_mut().for_each(resolve);
         if let Some(exchange) = &mut self.exchange {
-            exchange
-                .tls
-                .iter_mut()
-                .flat_map(TlsFiles::paths)
-                .for_each(resolve);
+            exchange.tls.iter_mut().flat_map(TlsFiles::paths).for_each(resolve);
         }
         if let Some(nats) = &mut self.nats {
             nats.paths().into_iter().for_each(resolve);
@@ -176,11 +162,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     fn new(setting: &str, what: &str, remedy: &str) -> Self {
-        Self {
-            setting: setting.to_owned(),
-            what: what.to_owned(),
-            remedy: remedy.to_owned(),
-        }
+        Self { setting: setting.to_owned(), what: what.to_owned(), remedy: remedy.to_owned() }
     }
 
     fn under(mut self, parent: &str) -> Self {

@@ -159,10 +159,7 @@ impl NatsConfig {
         };
         let privileged = ["SYS", "$SYS", "$G"];
         for (tenant, account) in &fixed.accounts {
-            let shared = fixed
-                .accounts
-                .iter()
-                .any(|(t, a)| t != tenant && a == account);
+            let shared = fixed.accounts.iter().any(|(t, a)| t != tenant && a == account);
             if shared || privileged.contains(&account.as_str()) {
                 return Err(Problem::new(
                     &format!("config_mode.accounts.{tenant}"),

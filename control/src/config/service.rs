@@ -96,37 +96,25 @@ pub enum LogFormat {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self {
-            failures_per_minute: 60,
-            cached_tokens: 100_000,
-        }
+        Self { failures_per_minute: 60, cached_tokens: 100_000 }
     }
 }
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        Self {
-            tenant_label: false,
-            max_tenants: 100,
-        }
+        Self { tenant_label: false, max_tenants: 100 }
     }
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
-            token_file: None,
-        }
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)), token_file: None }
     }
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            filter: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
     }
 }
 
@@ -185,11 +173,7 @@ impl ExchangeConfig {
             ));
         }
         if self.credentials_ttl < SignedDuration::from_secs(1) {
-            return Err(Problem::new(
-                "credentials_ttl",
-                "is too short",
-                "choose at least \"1s\"",
-            ));
+            return Err(Problem::new("credentials_ttl", "is too short", "choose at least \"1s\""));
         }
         if self.per_minute == 0 {
             return Err(Problem::new(

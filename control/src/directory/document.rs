@@ -49,12 +49,11 @@ impl Document {
 /// Checks one tenant by itself.
 pub(super) fn check(id: &TenantId, tenant: &Tenant) -> Result<(), DocumentError> {
     for (name, role) in &tenant.roles {
-        role.validate(&Broker::ALL)
-            .map_err(|cause| DocumentError::Role {
-                tenant: id.clone(),
-                role: name.clone(),
-                cause: cause.to_string(),
-            })?;
+        role.validate(&Broker::ALL).map_err(|cause| DocumentError::Role {
+            tenant: id.clone(),
+            role: name.clone(),
+            cause: cause.to_string(),
+        })?;
     }
     Ok(())
 }
@@ -98,23 +97,10 @@ mod tests {
     #[test]
     fn refuses_what_would_be_misread() {
         let error = |text| Document::parse(text).unwrap_err();
-        assert!(
-            error("[tenants.acme]\nstatus = \"gone\"")
-                .to_string()
-                .contains("line 2")
-        );
-        assert!(matches!(
-            error("[tenants.\"a.b\"]"),
-            DocumentError::Syntax(_)
-        ));
-        assert!(matches!(
-            error("[tenants.registry]"),
-            DocumentError::Syntax(_)
-        ));
-        assert!(matches!(
-            error("[tenants.acme]\n[tenants.Acme]"),
-            DocumentError::CaseClash(..)
-        ));
+        assert!(error("[tenants.acme]\nstatus = \"gone\"").to_string().contains("line 2"));
+        assert!(matches!(error("[tenants.\"a.b\"]"), DocumentError::Syntax(_)));
+        assert!(matches!(error("[tenants.registry]"), DocumentError::Syntax(_)));
+        assert!(matches!(error("[tenants.acme]\n[tenants.Acme]"), DocumentError::CaseClash(..)));
         let role = "[tenants.acme.roles.device]\nsubscribe = [\"device-connect/**\"]";
         assert!(matches!(error(role), DocumentError::Role { .. }));
     }

@@ -41,11 +41,7 @@ pub(super) async fn follow(directory: &Directory, config: &EtcdConfig) {
         directory.report("etcd", &error);
         // A session that got as far as a state starts the next without delay.
         let progressed = directory.age() < before || before.is_none() && directory.age().is_some();
-        pause = if progressed {
-            BACKOFF.0
-        } else {
-            (pause * 2).min(BACKOFF.1)
-        };
+        pause = if progressed { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
         tokio::time::sleep(pause).await;
     }
 }
@@ -61,11 +57,7 @@ pub(super) async fn connect(config: &EtcdConfig) -> Result<Client, etcd_client::
     if let (Some(user), Some(password)) = (&config.user, config.password().map_err(io)?) {
         options = options.with_user(user, password.expose_secret());
     }
-    if config
-        .endpoints
-        .iter()
-        .any(|endpoint| endpoint.starts_with("https://"))
-    {
+    if config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
         let mut tls = TlsOptions::new().with_enabled_roots();
         if let Some(path) = &config.ca_file {
             tls = TlsOptions::new()
@@ -86,17 +78,13 @@ async fn follow_once(
 ) -> Result<std::convert::Infallible, etcd_client::Error> {
     let mut client = connect(config).await?;
     let options = GetOptions::new().with_prefix();
-    let mut kv = client
-        .kv_client()
-        .max_decoding_message_size(MAX_ANSWER_BYTES);
+    let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
     let all = kv.get(PREFIX, Some(options)).await?;
     let revision = all.header().map_or(0, |header| header.revision());
     directory.replace(read_all(directory, all.kvs()));
 
     // Without a leader the watch would be silent for ever instead of ending.
-    let options = WatchOptions::new()
-        .with_prefix()
-        .with_start_revision(revision + 1);
+    let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
     let mut watch = client.watch(PREFIX, Some(options)).await?;
     loop {
         match tokio::time::timeout(PROGRESS, watch.message()).await {
@@ -127,12 +115,7 @@ async fn confirm(
     client: &mut Client,
     watch: &mut WatchStream,
 ) -> Result<(), etcd_client::Error> {
-    client
-        .get(
-            PREFIX,
-            Some(GetOptions::new().with_prefix().with_count_only()),
-        )
-        .await?;
+    client.get(PREFIX, Some(GetOptions::new().with_prefix().with_count_only())).await?;
     watch.request_progress().await?;
     let answer = tokio::time::timeout(TIMEOUT, watch.message())
         .await

@@ -116,12 +116,7 @@ impl Directory {
     /// Time since the state was last known to be current; `None` before the first.
     pub fn age(&self) -> Option<Duration> {
         let synced = self.shared.synced.load(Ordering::Acquire).checked_sub(1)?;
-        Some(
-            self.shared
-                .started
-                .elapsed()
-                .saturating_sub(Duration::from_millis(synced)),
-        )
+        Some(self.shared.started.elapsed().saturating_sub(Duration::from_millis(synced)))
     }
 
     /// Keeps the state current until it is told to stop.
@@ -142,10 +137,7 @@ impl Directory {
     /// Puts a new state in place of the present one and tells everybody.
     fn replace(&self, snapshot: Snapshot) {
         let shared = &self.shared;
-        shared
-            .metrics
-            .directory_tenants
-            .set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
+        shared.metrics.directory_tenants.set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
         let snapshot = Arc::new(snapshot);
         shared.current.store(Arc::clone(&snapshot));
         self.mark_synced();
@@ -163,14 +155,8 @@ impl Directory {
     /// Notes that the state could not be brought up to date.
     fn report(&self, kind: &str, error: &dyn std::fmt::Display) {
         tracing::warn!(kind, %error, "the last good directory stays in use");
-        self.shared
-            .metrics
-            .directory_errors
-            .with_label_values(&[kind])
-            .inc();
-        let age = self
-            .age()
-            .map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        self.shared.metrics.directory_errors.with_label_values(&[kind]).inc();
+        let age = self.age().map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         self.shared.metrics.directory_age.set(age);
     }
 }

@@ -18,9 +18,7 @@ impl Snapshot {
             };
             (id, shared)
         };
-        Self {
-            tenants: tenants.into_iter().map(share).collect(),
-        }
+        Self { tenants: tenants.into_iter().map(share).collect() }
     }
 
     /// The state after one tenant was put (`Some`) or deleted.
@@ -56,15 +54,9 @@ impl Snapshot {
     /// The tenants that were added, changed or removed since an earlier snapshot.
     pub fn changed_since(&self, earlier: &Self) -> BTreeSet<TenantId> {
         let changed = self.tenants.iter().filter(|(id, tenant)| {
-            !earlier
-                .tenants
-                .get(*id)
-                .is_some_and(|before| Arc::ptr_eq(before, tenant))
+            !earlier.tenants.get(*id).is_some_and(|before| Arc::ptr_eq(before, tenant))
         });
-        let removed = earlier
-            .tenants
-            .iter()
-            .filter(|(id, _)| !self.tenants.contains_key(*id));
+        let removed = earlier.tenants.iter().filter(|(id, _)| !self.tenants.contains_key(*id));
         changed.chain(removed).map(|(id, _)| id.clone()).collect()
     }
 }

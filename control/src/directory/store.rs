@@ -92,11 +92,7 @@ impl Store {
             Kept::Etcd(client) => {
                 let options = GetOptions::new().with_prefix();
                 let answer = client.kv_client().get(PREFIX, Some(options)).await?;
-                answer
-                    .kvs()
-                    .iter()
-                    .map(|kv| parse(kv.key(), kv.value()))
-                    .collect()
+                answer.kvs().iter().map(|kv| parse(kv.key(), kv.value())).collect()
             }
         }
     }
@@ -113,10 +109,7 @@ impl Store {
             }
             Kept::Etcd(client) => {
                 let answer = client.kv_client().get(key(id), None).await?;
-                let kv = answer
-                    .kvs()
-                    .first()
-                    .ok_or_else(|| StoreError::Unknown(id.clone()))?;
+                let kv = answer.kvs().first().ok_or_else(|| StoreError::Unknown(id.clone()))?;
                 Ok(parse(kv.key(), kv.value())?.1)
             }
         }
@@ -145,11 +138,7 @@ impl Store {
                 let put = TxnOp::put(key(id), to_json(&tenant), None);
                 let txn = Txn::new().when([absent]).and_then([put]);
                 let created = client.kv_client().txn(txn).await?.succeeded();
-                if created {
-                    Ok(())
-                } else {
-                    Err(StoreError::Exists(id.clone()))
-                }
+                if created { Ok(()) } else { Err(StoreError::Exists(id.clone())) }
             }
         }
     }
@@ -167,9 +156,8 @@ impl Store {
             Kept::File(path) => {
                 let mut changed = Tenant::default();
                 change_file(path, |tenants| {
-                    let tenant = tenants
-                        .get_mut(id)
-                        .ok_or_else(|| StoreError::Unknown(id.clone()))?;
+                    let tenant =
+                        tenants.get_mut(id).ok_or_else(|| StoreError::Unknown(id.clone()))?;
                     change(tenant);
                     changed = tenant.clone();
                     Ok(())
@@ -189,11 +177,7 @@ impl Store {
                     let same =
                         Compare::mod_revision(key(id), CompareOp::Equal, found.mod_revision());
                     let put = TxnOp::put(key(id), to_json(&tenant), None);
-                    if kv
-                        .txn(Txn::new().when([same]).and_then([put]))
-                        .await?
-                        .succeeded()
-                    {
+                    if kv.txn(Txn::new().when([same]).and_then([put])).await?.succeeded() {
                         return Ok(tenant);
                     }
                 }
@@ -209,9 +193,9 @@ impl Store {
     pub async fn delete(&self, id: &TenantId) -> Result<(), StoreError> {
         let unknown = || StoreError::Unknown(id.clone());
         match &self.kept {
-            Kept::File(path) => change_file(path, |tenants| {
-                tenants.remove(id).map(|_| ()).ok_or_else(unknown)
-            }),
+            Kept::File(path) => {
+                change_file(path, |tenants| tenants.remove(id).map(|_| ()).ok_or_else(unknown))
+            }
             Kept::Etcd(client) => {
                 let deleted = client.kv_client().delete(key(id), None).await?.deleted();
                 if deleted == 0 { Err(unknown()) } else { Ok(()) }
@@ -239,10 +223,7 @@ fn to_json(tenant: &Tenant) -> Vec<u8> {
 
 fn parse(key: &[u8], value: &[u8]) -> Result<(TenantId, Tenant), StoreError> {
     let key = String::from_utf8_lossy(key).into_owned();
-    let error = |cause: String| StoreError::Value {
-        key: key.clone(),
-        cause,
-    };
+    let error = |cause: String| StoreError::Value { key: key.clone(), cause };
     let id = TenantId::parse(key.strip_prefix(PREFIX).unwrap_or_default())
         .map_err(|e| error(e.to_string()))?;
     let tenant = serde_json::from_slice(value).map_err(|e| error(e.to_string()))?;
@@ -255,10 +236,8 @@ fn read_document(path: &Path) -> Result<(String, Document), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text?,
     };
-    let document = Document::parse(&text).map_err(|cause| StoreError::Document {
-        path: path.to_owned(),
-        cause,
-    })?;
+    let document = Document::parse(&text)
+        .map_err(|cause| StoreError::Document { path: path.to_owned(), cause })?;
     Ok((text, document))
 }
 
@@ -274,17 +253,14 @@ fn change_file(
         path: path.to_owned(),
         cause: DocumentError::Syntax(cause),
     };
-    let mut edited: DocumentMut = text
-        .parse()
-        .map_err(|e: toml_edit::TomlError| broken(e.to_string()))?;
+    let mut edited: DocumentMut =
+        text.parse().map_err(|e: toml_edit::TomlError| broken(e.to_string()))?;
     let wanted = toml_edit::ser::to_document(&document).map_err(|e| broken(e.to_string()))?;
     merge(edited.as_table_mut(), wanted.as_table());
     let text = edited.to_string();
     // What is about to be written has to read as what was meant.
-    Document::parse(&text).map_err(|cause| StoreError::Document {
-        path: path.to_owned(),
-        cause,
-    })?;
+    Document::parse(&text)
+        .map_err(|cause| StoreError::Document { path: path.to_owned(), cause })?;
     files::write_secret(path, text.as_bytes())?;
     Ok(())
 }
@@ -352,9 +328,7 @@ fn same(a: &Item, b: &Item) -> bool {
     let plain = |item: &Item| -> Option<toml::Value> {
         let mut document = DocumentMut::new();
         document.insert("v", item.clone());
-        toml::from_str::<toml::Table>(&document.to_string())
-            .ok()?
-            .remove("v")
+        toml::from_str::<toml::Table>(&document.to_string()).ok()?.remove("v")
     };
     plain(a).is_some_and(|a| Some(a) == plain(b))
 }
@@ -372,12 +346,7 @@ mod tests {
     async fn store(folder: &tempfile::TempDir, text: &str) -> (Store, std::path::PathBuf) {
         let path = folder.path().join("tenants.toml");
         std::fs::write(&path, text).unwrap();
-        (
-            Store::open(&DirectoryConfig::in_file(path.clone()))
-                .await
-                .unwrap(),
-            path,
-        )
+        (Store::open(&DirectoryConfig::in_file(path.clone())).await.unwrap(), path)
     }
 
     #[tokio::test]
@@ -386,28 +355,13 @@ mod tests {
         let text = "# our tenants\n[tenants.acme] # first\nstatus = \"active\" # paying\n\n\
                     # the other one\n[tenants.globex]\nquotas = { connections = 5 } # small\n";
         let (store, path) = store(&folder, text).await;
-        store
-            .update(&id("acme"), |t| t.status = Status::Suspended)
-            .await
-            .unwrap();
-        store
-            .create(&id("initech"), Tenant::default())
-            .await
-            .unwrap();
+        store.update(&id("acme"), |t| t.status = Status::Suspended).await.unwrap();
+        store.create(&id("initech"), Tenant::default()).await.unwrap();
         let written = std::fs::read_to_string(&path).unwrap();
-        for kept in [
-            "# our tenants",
-            "# first",
-            "# paying",
-            "# the other one",
-            "# small",
-        ] {
+        for kept in ["# our tenants", "# first", "# paying", "# the other one", "# small"] {
             assert!(written.contains(kept), "{kept} is gone from:\n{written}");
         }
-        assert!(
-            written.contains("status = \"suspended\" # paying"),
-            "{written}"
-        );
+        assert!(written.contains("status = \"suspended\" # paying"), "{written}");
         let tenants = store.list().await.unwrap();
         assert_eq!(tenants.len(), 3);
         assert_eq!(tenants[&id("globex")].quotas.connections, Some(5));
@@ -420,18 +374,9 @@ mod tests {
         store.create(&id("acme"), Tenant::default()).await.unwrap();
         let limited = |t: &mut Tenant| {
             t.quotas.connections = Some(3);
-            t.revoked_devices
-                .insert("cam-1".parse().unwrap(), jiff::Timestamp::UNIX_EPOCH);
+            t.revoked_devices.insert("cam-1".parse().unwrap(), jiff::Timestamp::UNIX_EPOCH);
         };
-        assert!(
-            store
-                .update(&id("acme"), limited)
-                .await
-                .unwrap()
-                .quotas
-                .connections
-                .is_some()
-        );
+        assert!(store.update(&id("acme"), limited).await.unwrap().quotas.connections.is_some());
         let cleared = |t: &mut Tenant| {
             t.quotas = Quotas::default();
             t.revoked_devices.clear();
@@ -439,10 +384,7 @@ mod tests {
         store.update(&id("acme"), cleared).await.unwrap();
         assert_eq!(store.get(&id("acme")).await.unwrap(), Tenant::default());
         store.delete(&id("acme")).await.unwrap();
-        assert!(matches!(
-            store.delete(&id("acme")).await,
-            Err(StoreError::Unknown(_))
-        ));
+        assert!(matches!(store.delete(&id("acme")).await, Err(StoreError::Unknown(_))));
     }
 
     #[tokio::test]

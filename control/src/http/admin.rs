@@ -33,32 +33,19 @@ type Check = Arc<dyn Fn() -> bool + Send + Sync>;
 impl Readiness {
     /// Adds a condition.
     pub fn require(&self, name: &'static str, check: impl Fn() -> bool + Send + Sync + 'static) {
-        self.checks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((name, Arc::new(check)));
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).push((name, Arc::new(check)));
     }
 
     /// The conditions that do not hold.
     pub fn missing(&self) -> Vec<&'static str> {
-        let checks = self
-            .checks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        checks
-            .into_iter()
-            .filter(|(_, check)| !check())
-            .map(|(name, _)| name)
-            .collect()
+        let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        checks.into_iter().filter(|(_, check)| !check()).map(|(name, _)| name).collect()
     }
 }
 
 impl fmt::Debug for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Readiness")
-            .field("missing", &self.missing())
-            .finish()
+        f.debug_struct("Readiness").field("missing", &self.missing()).finish()
     }
 }
 
@@ -106,11 +93,7 @@ async fn ready(State(admin): State<Admin>, headers: HeaderMap) -> Response {
         return "ready\n".into_response();
     }
     // What exactly is missing is for those who may see the metrics.
-    let text = if admin.admits(&headers) {
-        missing.join("\n")
-    } else {
-        "not ready".to_owned()
-    };
+    let text = if admin.admits(&headers) { missing.join("\n") } else { "not ready".to_owned() };
     (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response()
 }
 
@@ -134,10 +117,6 @@ impl Admin {
             return true;
         };
         let given = bearer(headers).unwrap_or_default();
-        token
-            .expose_secret()
-            .as_bytes()
-            .ct_eq(given.as_bytes())
-            .into()
+        token.expose_secret().as_bytes().ct_eq(given.as_bytes()).into()
     }
 }

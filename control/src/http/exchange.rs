@@ -11,7 +11,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router, body::Bytes};
-use bulkhead_policy::{Broker, DenyReason, DeviceId, Principal, RoleName, TenantId, TokenId};
+use bulkhead_policy::{
+    Broker, DenyReason, DeviceId, Principal, RoleName, TenantId, TokenId, Verdict,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -56,6 +58,25 @@ pub struct Subject {
     pub expires_at: Timestamp,
 }
 
+impl Subject {
+    /// A subject of now, with a random id.
+    ///
+    /// # Errors
+    /// [`DenyReason::Internal`] if the system has no randomness, or no time is so late.
+    pub fn new(
+        tenant: TenantId,
+        device: DeviceId,
+        role: RoleName,
+        origin: Option<TokenId>,
+        ttl: SignedDuration,
+    ) -> Verdict<Self> {
+        let issued_at = Timestamp::now();
+        let expires_at = issued_at.checked_add(ttl).map_err(|_| DenyReason::Internal)?;
+        let id = random_id().ok_or(DenyReason::Internal)?;
+        Ok(Self { tenant, device, role, id, origin, issued_at, expires_at })
+    }
+}
+
 /// A credentials file as Device Connect reads it.
 #[derive(Clone, Debug, Serialize)]
 pub struct CredentialsFile {
@@ -68,6 +89,18 @@ pub struct CredentialsFile {
     /// The backend's section.
     #[serde(flatten)]
     pub sections: serde_json::Map<String, serde_json::Value>,
+}
+
+impl CredentialsFile {
+    /// A file with one backend's section.
+    pub fn new(subject: &Subject, section: &str, content: serde_json::Value) -> Self {
+        Self {
+            device_id: subject.device.clone(),
+            tenant: subject.tenant.clone(),
+            auth_type: "jwt",
+            sections: [(section.to_owned(), content)].into_iter().collect(),
+        }
+    }
 }
 
 /// Why no credentials were issued.
@@ -146,10 +179,7 @@ impl Exchange {
                 .ok_or(IssueError::UnknownBackend)?,
         };
         let denied = IssueError::Denied;
-        let tenant = bearer
-            .tenant()
-            .cloned()
-            .ok_or(denied(DenyReason::RoleNotAllowed))?;
+        let tenant = bearer.tenant().cloned().ok_or(denied(DenyReason::RoleNotAllowed))?;
         let (device, role) = match (&bearer.device, &request.device) {
             (Some(own), asked) if asked.as_ref().is_none_or(|asked| asked == own) => {
                 (own.clone(), bearer.role.clone())
@@ -161,27 +191,13 @@ impl Exchange {
             (None, Some(asked)) => (asked.clone(), RoleName::device()),
             (None, None) => return Err(IssueError::DeviceMissing),
         };
-        self.auth
-            .admit(issuer.broker(), Arc::clone(&bearer))
-            .map_err(denied)?;
+        self.auth.admit(issuer.broker(), Arc::clone(&bearer)).map_err(denied)?;
         if !self.issued.take(tenant.clone(), self.per_minute, 1) {
             return Err(IssueError::TooOften);
         }
-        let ttl = request
-            .ttl
-            .map_or(self.ttl, |asked| asked.abs().min(self.ttl));
-        let issued_at = Timestamp::now();
-        let subject = Subject {
-            tenant,
-            device,
-            role,
-            id: random_id().ok_or(denied(DenyReason::Internal))?,
-            origin: bearer.origin.clone().or_else(|| bearer.token_id.clone()),
-            issued_at,
-            expires_at: issued_at
-                .checked_add(ttl)
-                .map_err(|_| denied(DenyReason::Internal))?,
-        };
+        let ttl = request.ttl.map_or(self.ttl, |asked| asked.abs().min(self.ttl));
+        let origin = bearer.origin.clone().or_else(|| bearer.token_id.clone());
+        let subject = Subject::new(tenant, device, role, origin, ttl).map_err(denied)?;
         let section = issuer.issue(&subject).map_err(denied)?;
         self.auth.metrics().issued(issuer.section());
         let record = Record::new(Event::CredentialIssued, issuer.section()).of(&bearer);
@@ -189,14 +205,7 @@ impl Exchange {
             "device {}, id {}, until {}",
             subject.device, subject.id, subject.expires_at
         )));
-        Ok(CredentialsFile {
-            device_id: subject.device,
-            tenant: subject.tenant,
-            auth_type: "jwt",
-            sections: [(issuer.section().to_owned(), section)]
-                .into_iter()
-                .collect(),
-        })
+        Ok(CredentialsFile::new(&subject, issuer.section(), section))
     }
 }
 
@@ -221,15 +230,7 @@ pub async fn start(
         .route("/v1/credentials", post(handle))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::new(exchange));
-    serve(
-        "exchange.listen",
-        config.listen,
-        config.tls.as_ref(),
-        router,
-        tasks,
-        stop,
-    )
-    .await
+    serve("exchange.listen", config.listen, config.tls.as_ref(), router, tasks, stop).await
 }
 
 async fn handle(
@@ -244,25 +245,16 @@ async fn handle(
         Ok(principal) => principal,
         Err(reason) => {
             let started = std::time::Instant::now();
-            exchange
-                .auth
-                .record("exchange", source, None, Some(reason), started);
+            exchange.auth.record("exchange", source, None, Some(reason), started);
             return refuse(IssueError::Denied(reason));
         }
     };
-    let request = if body.is_empty() {
-        Ok(Request::default())
-    } else {
-        serde_json::from_slice(&body)
-    };
+    let request =
+        if body.is_empty() { Ok(Request::default()) } else { serde_json::from_slice(&body) };
     let request: Request = match request {
         Ok(request) => request,
         Err(error) => {
-            return answer(
-                StatusCode::BAD_REQUEST,
-                "request_invalid",
-                &error.to_string(),
-            );
+            return answer(StatusCode::BAD_REQUEST, "request_invalid", &error.to_string());
         }
     };
     match exchange.issue(Arc::clone(&principal), &request) {
@@ -270,9 +262,7 @@ async fn handle(
         Err(error) => {
             if let IssueError::Denied(reason) = error {
                 let started = std::time::Instant::now();
-                exchange
-                    .auth
-                    .record("exchange", source, Some(&principal), Some(reason), started);
+                exchange.auth.record("exchange", source, Some(&principal), Some(reason), started);
             }
             refuse(error)
         }
@@ -293,9 +283,7 @@ fn refuse(error: IssueError) -> Response {
         _ => None,
     };
     if let Some((name, value)) = extra {
-        response
-            .headers_mut()
-            .insert(name, header::HeaderValue::from_static(value));
+        response.headers_mut().insert(name, header::HeaderValue::from_static(value));
     }
     response
 }
@@ -322,9 +310,5 @@ fn status_of(reason: DenyReason) -> StatusCode {
 }
 
 fn answer(status: StatusCode, code: &str, message: &str) -> Response {
-    (
-        status,
-        Json(serde_json::json!({"error": code, "message": message})),
-    )
-        .into_response()
+    (status, Json(serde_json::json!({"error": code, "message": message}))).into_response()
 }

@@ -50,11 +50,7 @@ pub(super) async fn serve(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<SocketAddr, ServeError> {
-    let bind = |cause| ServeError::Bind {
-        setting,
-        address,
-        cause,
-    };
+    let bind = |cause| ServeError::Bind { setting, address, cause };
     let listener = std::net::TcpListener::bind(address).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let bound = listener.local_addr().map_err(bind)?;
@@ -66,14 +62,9 @@ pub(super) async fn serve(
         let config = RustlsConfig::from_pem_file(&files.cert_file, &files.key_file)
             .await
             .map_err(certificate)?;
-        tasks.spawn(keep_certificate(
-            config.clone(),
-            files.clone(),
-            stop.clone(),
-        ));
-        let mut server = axum_server::from_tcp_rustls(listener, config)
-            .map_err(bind)?
-            .handle(handle.clone());
+        tasks.spawn(keep_certificate(config.clone(), files.clone(), stop.clone()));
+        let mut server =
+            axum_server::from_tcp_rustls(listener, config).map_err(bind)?.handle(handle.clone());
         limit(server.http_builder());
         tasks.spawn(async move {
             if let Err(error) = server.serve(service).await {
@@ -81,9 +72,7 @@ pub(super) async fn serve(
             }
         });
     } else {
-        let mut server = axum_server::from_tcp(listener)
-            .map_err(bind)?
-            .handle(handle.clone());
+        let mut server = axum_server::from_tcp(listener).map_err(bind)?.handle(handle.clone());
         limit(server.http_builder());
         tasks.spawn(async move {
             if let Err(error) = server.serve(service).await {
@@ -112,15 +101,9 @@ fn limit(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::T
 async fn keep_certificate(config: RustlsConfig, files: TlsFiles, stop: CancellationToken) {
     let mut watched = crate::files::Watched::new(files.cert_file.clone());
     let _ = watched.changed();
-    while stop
-        .run_until_cancelled(tokio::time::sleep(CERTIFICATE_LOOK))
-        .await
-        .is_some()
-    {
+    while stop.run_until_cancelled(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
         if let Ok(true) = watched.changed()
-            && let Err(error) = config
-                .reload_from_pem_file(&files.cert_file, &files.key_file)
-                .await
+            && let Err(error) = config.reload_from_pem_file(&files.cert_file, &files.key_file).await
         {
             tracing::warn!(%error, "the last good certificate stays in use");
         }

@@ -70,12 +70,8 @@ impl KeySet {
             .get("keys")
             .and_then(serde_json::Value::as_array)
             .ok_or_else(|| KeyError::Jwks("it has no array `keys`".to_owned()))?;
-        let known = members
-            .iter()
-            .filter_map(|m| serde_json::from_value::<Jwk>(m.clone()).ok());
-        let set = JwkSet {
-            keys: known.take(MAX_KEYS).collect(),
-        };
+        let known = members.iter().filter_map(|m| serde_json::from_value::<Jwk>(m.clone()).ok());
+        let set = JwkSet { keys: known.take(MAX_KEYS).collect() };
         let mut problem = format!("{} members, none of a kind in use", members.len());
         let mut keys = Vec::new();
         for jwk in &set.keys {
@@ -85,11 +81,7 @@ impl KeySet {
                 Err(error) => problem = error.to_string(),
             }
         }
-        if keys.is_empty() {
-            Err(KeyError::Empty(problem))
-        } else {
-            Ok(Self { keys })
-        }
+        if keys.is_empty() { Err(KeyError::Empty(problem)) } else { Ok(Self { keys }) }
     }
 
     /// Reads one public key in PEM, which then verifies tokens whatever their `kid`.
@@ -98,11 +90,7 @@ impl KeySet {
     /// [`KeyError`] if it is none, or a weak one.
     pub fn from_pem(text: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         let of_family = |family| -> Vec<Algorithm> {
-            algorithms
-                .iter()
-                .copied()
-                .filter(|a| a.family() == family)
-                .collect()
+            algorithms.iter().copied().filter(|a| a.family() == family).collect()
         };
         let attempts: [(_, ParsePem); 3] = [
             (AlgorithmFamily::Ed, DecodingKey::from_ed_pem),
@@ -118,13 +106,7 @@ impl KeySet {
                 if family == AlgorithmFamily::Rsa {
                     check_rsa(&key)?;
                 }
-                return Ok(Self {
-                    keys: vec![Key {
-                        id: None,
-                        algorithms,
-                        key,
-                    }],
-                });
+                return Ok(Self { keys: vec![Key { id: None, algorithms, key }] });
             }
         }
         Err(KeyError::Pem(algorithms.to_vec()))
@@ -140,13 +122,7 @@ impl KeySet {
             return Err(KeyError::WeakSecret);
         }
         let key = DecodingKey::from_secret(secret);
-        Ok(Self {
-            keys: vec![Key {
-                id: None,
-                algorithms: algorithms.to_vec(),
-                key,
-            }],
-        })
+        Ok(Self { keys: vec![Key { id: None, algorithms: algorithms.to_vec(), key }] })
     }
 
     /// The key that verifies a token with this header.
@@ -181,21 +157,13 @@ impl KeySet {
 
 impl Key {
     fn from_jwk(jwk: &Jwk, allowed: &[Algorithm]) -> Result<Option<Self>, KeyError> {
-        let for_signatures = jwk
-            .common
-            .public_key_use
-            .as_ref()
-            .is_none_or(|u| *u == PublicKeyUse::Signature);
+        let for_signatures =
+            jwk.common.public_key_use.as_ref().is_none_or(|u| *u == PublicKeyUse::Signature);
         // A secret in a public document is public.
         if !for_signatures || matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
             return Ok(None);
         }
-        if jwk
-            .common
-            .key_id
-            .as_ref()
-            .is_some_and(|id| id.len() > MAX_KID_BYTES)
-        {
+        if jwk.common.key_id.as_ref().is_some_and(|id| id.len() > MAX_KID_BYTES) {
             return Ok(None);
         }
         let named = jwk.common.key_algorithm.map(|a| a.to_string());
@@ -212,11 +180,7 @@ impl Key {
         if matches!(jwk.algorithm, AlgorithmParameters::RSA(_)) {
             check_rsa(&key)?;
         }
-        Ok(Some(Self {
-            id: jwk.common.key_id.clone(),
-            algorithms,
-            key,
-        }))
+        Ok(Some(Self { id: jwk.common.key_id.clone(), algorithms, key }))
     }
 }
 
@@ -235,11 +199,7 @@ fn suits(algorithm: Algorithm, key: &AlgorithmParameters) -> bool {
 
 fn check_rsa(key: &DecodingKey) -> Result<(), KeyError> {
     let bits = rsa_bits(key);
-    if bits < MIN_RSA_BITS {
-        Err(KeyError::WeakRsa(bits))
-    } else {
-        Ok(())
-    }
+    if bits < MIN_RSA_BITS { Err(KeyError::WeakRsa(bits)) } else { Ok(()) }
 }
 
 /// Bits of the modulus, 0 if there is none to be seen.
@@ -250,10 +210,7 @@ fn rsa_bits(key: &DecodingKey) -> usize {
         DecodingKeyKind::SecretOrDer(der) => rsa_modulus(der).unwrap_or_default(),
     };
     let significant = modulus.iter().skip_while(|byte| **byte == 0);
-    let first_bits = significant
-        .clone()
-        .next()
-        .map_or(0, |b| 8 - b.leading_zeros() as usize);
+    let first_bits = significant.clone().next().map_or(0, |b| 8 - b.leading_zeros() as usize);
     (significant.count().saturating_sub(1)) * 8 + first_bits
 }
 
@@ -271,9 +228,8 @@ fn der_value(der: &[u8], tag: u8) -> Option<&[u8]> {
         (usize::from(length), rest)
     } else {
         let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
-        let long = digits
-            .iter()
-            .try_fold(0_usize, |n, d| n.checked_mul(256)?.checked_add((*d).into()));
+        let long =
+            digits.iter().try_fold(0_usize, |n, d| n.checked_mul(256)?.checked_add((*d).into()));
         (long?, rest)
     };
     (found == tag).then(|| rest.get(..length))?
@@ -281,9 +237,6 @@ fn der_value(der: &[u8], tag: u8) -> Option<&[u8]> {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key")
-            .field("id", &self.id)
-            .field("algorithms", &self.algorithms)
-            .finish()
+        f.debug_struct("Key").field("id", &self.id).field("algorithms", &self.algorithms).finish()
     }
 }

@@ -33,10 +33,7 @@ pub struct Keys {
 
 #[derive(Debug)]
 enum Origin {
-    Url {
-        url: reqwest::Url,
-        client: reqwest::Client,
-    },
+    Url { url: reqwest::Url, client: reqwest::Client },
     Jwks(PathBuf),
     Pem(PathBuf),
     Secret(PathBuf),
@@ -93,10 +90,8 @@ impl Keys {
         let issuer = config.name.to_string();
         let keys = Self {
             algorithms: config.algorithms.clone(),
-            origin: Origin::of(&config.keys).map_err(|cause| SourceError::Client {
-                issuer: issuer.clone(),
-                cause,
-            })?,
+            origin: Origin::of(&config.keys)
+                .map_err(|cause| SourceError::Client { issuer: issuer.clone(), cause })?,
             issuer,
             timing: config.keys.clone(),
             current: ArcSwapOption::empty(),
@@ -149,10 +144,7 @@ impl Keys {
 
     /// Whether there are keys that may be used.
     pub fn is_ready(&self) -> bool {
-        self.current
-            .load()
-            .as_ref()
-            .is_some_and(|current| self.is_young(current))
+        self.current.load().as_ref().is_some_and(|current| self.is_young(current))
     }
 
     /// Keeps the keys current until it is told to stop.
@@ -188,10 +180,7 @@ impl Keys {
         let pause = if succeeded {
             self.timing.refresh()
         } else {
-            self.timing
-                .cooldown
-                .unsigned_abs()
-                .min(self.timing.refresh())
+            self.timing.cooldown.unsigned_abs().min(self.timing.refresh())
         };
         tokio::time::sleep(pause).await;
     }
@@ -214,10 +203,7 @@ impl Keys {
         };
         let outcome = match download(client, url).await {
             Ok(text) => self.take_over(text),
-            Err(cause) => Err(SourceError::Read {
-                issuer: self.issuer.clone(),
-                cause,
-            }),
+            Err(cause) => Err(SourceError::Read { issuer: self.issuer.clone(), cause }),
         };
         self.report(outcome)
     }
@@ -267,12 +253,7 @@ impl Keys {
             cause,
         })?;
         let generation = unchanged.unwrap_or_else(|| self.generation() + 1);
-        let current = Current {
-            set,
-            since: Instant::now(),
-            generation,
-            text,
-        };
+        let current = Current { set, since: Instant::now(), generation, text };
         self.current.store(Some(Arc::new(current)));
         self.generation.store(generation, Ordering::Release);
         Ok(())
@@ -280,17 +261,11 @@ impl Keys {
 
     fn report(&self, outcome: Result<(), SourceError>) -> bool {
         let label = if outcome.is_ok() { "ok" } else { "error" };
-        self.metrics
-            .key_refreshes
-            .with_label_values(&[self.issuer.as_str(), label])
-            .inc();
+        self.metrics.key_refreshes.with_label_values(&[self.issuer.as_str(), label]).inc();
         match outcome {
             Ok(()) => {
                 let now = jiff::Timestamp::now().as_second();
-                self.metrics
-                    .keys_updated
-                    .with_label_values(&[self.issuer.as_str()])
-                    .set(now);
+                self.metrics.keys_updated.with_label_values(&[self.issuer.as_str()]).set(now);
                 true
             }
             Err(error) => {
@@ -304,11 +279,7 @@ impl Keys {
 /// Fetches a key set within its bounds.
 async fn download(client: &reqwest::Client, url: &reqwest::Url) -> Result<Vec<u8>, String> {
     let fetch = async {
-        let mut response = client
-            .get(url.clone())
-            .send()
-            .await
-            .map_err(|e| e.to_string())?;
+        let mut response = client.get(url.clone()).send().await.map_err(|e| e.to_string())?;
         // Redirects are not followed, so one arrives here as a status of its own.
         if response.status() != reqwest::StatusCode::OK {
             return Err(format!("{url} answered {}", response.status()));

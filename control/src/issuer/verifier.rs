@@ -145,21 +145,14 @@ impl Verifier {
 
     /// Whether every issuer has keys.
     pub fn is_ready(&self) -> bool {
-        self.issuers
-            .load()
-            .values()
-            .all(|issuer| issuer.keys.is_ready())
+        self.issuers.load().values().all(|issuer| issuer.keys.is_ready())
     }
 
     fn lookup(&self, key: &[u8; 32], now: Timestamp) -> Option<Arc<Principal>> {
         let cached = self.cache.get(key)?;
-        let current = self
-            .issuers
-            .load()
-            .get(&cached.issuer.expected.issuer)
-            .is_some_and(|i| {
-                Arc::ptr_eq(i, &cached.issuer) && i.keys.generation() == cached.generation
-            });
+        let current = self.issuers.load().get(&cached.issuer.expected.issuer).is_some_and(|i| {
+            Arc::ptr_eq(i, &cached.issuer) && i.keys.generation() == cached.generation
+        });
         let lives = cached
             .principal
             .expires_at
@@ -207,26 +200,18 @@ impl Verifier {
             .await;
         checked?;
         let principal = Arc::new(claims.principal(&issuer.expected, now)?);
-        Ok(Cached {
-            principal,
-            issuer,
-            generation,
-        })
+        Ok(Cached { principal, issuer, generation })
     }
 }
 
 fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Verdict<T> {
-    let bytes = URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| DenyReason::TokenMalformed)?;
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| DenyReason::TokenMalformed)?;
     serde_json::from_slice(&bytes).map_err(|_| DenyReason::TokenMalformed)
 }
 
 fn key_of(token: &str) -> [u8; 32] {
     let mut key = [0; 32];
     let digest = digest(&SHA256, token.as_bytes());
-    key.iter_mut()
-        .zip(digest.as_ref())
-        .for_each(|(to, from)| *to = *from);
+    key.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
     key
 }

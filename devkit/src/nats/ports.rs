@@ -50,11 +50,7 @@ mod tests {
         for end in 0..CLUSTERED.len() {
             assert_eq!(Ports::parse(CLUSTERED.get(..end).unwrap()), None, "{end}");
         }
-        for text in [
-            "{}",
-            r#"{"nats":[],"monitoring":[]}"#,
-            r#"{"nats":[1],"monitoring":["x"]}"#,
-        ] {
+        for text in ["{}", r#"{"nats":[],"monitoring":[]}"#, r#"{"nats":[1],"monitoring":["x"]}"#] {
             assert_eq!(Ports::parse(text), None, "{text}");
         }
     }

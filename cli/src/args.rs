@@ -1,0 +1,351 @@
+//! What can be typed.
+
+use bulkhead_policy::{DeviceId, RoleName, TenantId, TokenId};
+use clap::{Parser, Subcommand, ValueEnum};
+use jiff::{SignedDuration, Timestamp};
+use std::path::PathBuf;
+
+/// Tenant isolation for NATS, MQTT and Zenoh.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 typed wrong, 3 a check found something wrong."
+)]
+pub struct Args {
+    /// The configuration.
+    #[arg(long, global = true, env = "BULKHEAD_CONFIG", default_value = "bulkhead.toml")]
+    pub config: PathBuf,
+    /// Print JSON, for scripts.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine, measure the isolation of two tenants, and stay up to be tried.
+    Dev(Dev),
+    /// Write a configuration, or with `nats` the keys and configuration of a nats-server.
+    Init(Init),
+    /// Check the configuration and what it refers to.
+    Check,
+    /// Run the configured services.
+    Serve,
+    /// Add, list and change tenants.
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Shut devices out, and let them in again.
+    #[command(subcommand)]
+    Device(Device),
+    /// Make, read and revoke tokens.
+    #[command(subcommand)]
+    Token(Token),
+    /// Issue credentials files for devices.
+    #[command(subcommand)]
+    Creds(Creds),
+    /// Rotate the keys of NATS's operator mode.
+    #[command(subcommand)]
+    Nats(Nats),
+    /// Check the audit log.
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+/// `bulkhead dev`.
+#[derive(Debug, clap::Args)]
+pub struct Dev {
+    /// Print the isolation matrix and exit: 0 only if every row holds.
+    #[arg(long)]
+    pub once: bool,
+    /// Where keys, tenants and configuration are kept.
+    #[arg(long, default_value = ".bulkhead/dev")]
+    pub dir: PathBuf,
+}
+
+/// `bulkhead init`.
+#[derive(Debug, clap::Args)]
+pub struct Init {
+    /// What to write besides the configuration.
+    #[command(subcommand)]
+    pub what: Option<InitWhat>,
+}
+
+/// What `init` can write.
+#[derive(Debug, Subcommand)]
+pub enum InitWhat {
+    /// Operator, accounts, keys and a server configuration for NATS in operator mode.
+    Nats {
+        /// The folder to write.
+        #[arg(long, default_value = "nats")]
+        dir: PathBuf,
+        /// Where the server listens.
+        #[arg(long, default_value = "127.0.0.1:4222")]
+        listen: String,
+    },
+}
+
+/// `bulkhead tenant`.
+#[derive(Debug, Subcommand)]
+pub enum Tenant {
+    /// Add a tenant.
+    Create {
+        /// Its id: letters, digits, `-` and `_`.
+        tenant: TenantId,
+        /// Its limits.
+        #[command(flatten)]
+        quotas: QuotaArgs,
+    },
+    /// List all tenants.
+    List,
+    /// Show one tenant.
+    Show {
+        /// Which.
+        tenant: TenantId,
+    },
+    /// Cut a tenant off, and let nobody of it in.
+    Suspend {
+        /// Which.
+        tenant: TenantId,
+    },
+    /// Let a suspended tenant in again.
+    Resume {
+        /// Which.
+        tenant: TenantId,
+    },
+    /// Remove a tenant.
+    Delete {
+        /// Which.
+        tenant: TenantId,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show or change a tenant's limits.
+    Quota {
+        /// Whose.
+        tenant: TenantId,
+        /// What to change.
+        #[command(flatten)]
+        quotas: QuotaArgs,
+    },
+}
+
+/// Limits of a tenant; a number, or `none` for the configured default.
+#[derive(Debug, Default, clap::Args)]
+pub struct QuotaArgs {
+    /// Connections at a time.
+    #[arg(long)]
+    pub connections: Option<Limit>,
+    /// Subscriptions (NATS: of each connection).
+    #[arg(long)]
+    pub subscriptions: Option<Limit>,
+    /// Published messages per second.
+    #[arg(long)]
+    pub messages_per_second: Option<Limit>,
+    /// Published bytes per second.
+    #[arg(long)]
+    pub bytes_per_second: Option<Limit>,
+    /// Bytes of one payload.
+    #[arg(long)]
+    pub payload_bytes: Option<Limit>,
+    /// Retained messages.
+    #[arg(long)]
+    pub retained_messages: Option<Limit>,
+    /// Bytes of all retained messages.
+    #[arg(long)]
+    pub retained_bytes: Option<Limit>,
+    /// Bytes queued for clients that are away or slow.
+    #[arg(long)]
+    pub queued_bytes: Option<Limit>,
+    /// Authentications per minute.
+    #[arg(long)]
+    pub authentications_per_minute: Option<Limit>,
+    /// JetStream streams; with it, JetStream is on.
+    #[arg(long)]
+    pub jetstream_streams: Option<Limit>,
+    /// JetStream consumers.
+    #[arg(long, requires = "jetstream_streams")]
+    pub jetstream_consumers: Option<u64>,
+    /// JetStream bytes on disk.
+    #[arg(long, requires = "jetstream_streams")]
+    pub jetstream_storage_bytes: Option<u64>,
+    /// JetStream bytes in memory.
+    #[arg(long, requires = "jetstream_streams")]
+    pub jetstream_memory_bytes: Option<u64>,
+}
+
+/// A limit that is set or taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<u64>);
+
+impl std::str::FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            number => number
+                .parse()
+                .map(|n| Self(Some(n)))
+                .map_err(|_| "is neither a number nor `none`".to_owned()),
+        }
+    }
+}
+
+/// `bulkhead device`.
+#[derive(Debug, Subcommand)]
+pub enum Device {
+    /// Cut a device off, and let it in no more.
+    Revoke {
+        /// Its tenant.
+        #[arg(long)]
+        tenant: TenantId,
+        /// The device.
+        device: DeviceId,
+    },
+    /// Let a revoked device in again.
+    Restore {
+        /// Its tenant.
+        #[arg(long)]
+        tenant: TenantId,
+        /// The device.
+        device: DeviceId,
+    },
+}
+
+/// `bulkhead token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Sign a token. For development and tests: in production your identity provider does.
+    Mint(Mint),
+    /// Show what a token says and whether it would be accepted.
+    Inspect {
+        /// The token, or `-` to read it from standard input.
+        token: String,
+    },
+    /// Revoke one token by its id, or all that were issued to a tenant before a time.
+    Revoke {
+        /// The tenant.
+        #[arg(long)]
+        tenant: TenantId,
+        /// The token's `jti`.
+        #[arg(required_unless_present = "issued_before")]
+        id: Option<TokenId>,
+        /// When the token has expired anyway, so that its entry can go. Default: in a year.
+        #[arg(long)]
+        until: Option<Timestamp>,
+        /// Refuse every token issued before this time (RFC 3339, or `now`).
+        #[arg(long, value_parser = time, conflicts_with = "id")]
+        issued_before: Option<Timestamp>,
+    },
+}
+
+/// `bulkhead token mint`.
+#[derive(Debug, clap::Args)]
+pub struct Mint {
+    /// The tenant.
+    #[arg(long)]
+    pub tenant: TenantId,
+    /// The device.
+    #[arg(long)]
+    pub device: Option<DeviceId>,
+    /// The role. Default: the issuer's default role.
+    #[arg(long)]
+    pub role: Option<RoleName>,
+    /// How long it is valid.
+    #[arg(long, default_value = "1h")]
+    pub ttl: SignedDuration,
+    /// The issuer's private Ed25519 key in PEM.
+    #[arg(long)]
+    pub key: PathBuf,
+    /// Which configured issuer to sign as. Default: the first.
+    #[arg(long)]
+    pub issuer: Option<String>,
+}
+
+/// `bulkhead creds`.
+#[derive(Debug, Subcommand)]
+pub enum Creds {
+    /// Issue a Device Connect credentials file, with this machine's keys or through an exchange.
+    Issue(Issue),
+}
+
+/// `bulkhead creds issue`.
+#[derive(Debug, clap::Args)]
+pub struct Issue {
+    /// The tenant; through an exchange, the token says.
+    #[arg(long, required_unless_present = "exchange", conflicts_with = "exchange")]
+    pub tenant: Option<TenantId>,
+    /// The device.
+    #[arg(long, required_unless_present = "exchange")]
+    pub device: Option<DeviceId>,
+    /// The role.
+    #[arg(long, default_value = "device", conflicts_with = "exchange")]
+    pub role: RoleName,
+    /// How long they are valid. Default: what the exchange is configured to give, or 30 days.
+    #[arg(long)]
+    pub ttl: Option<SignedDuration>,
+    /// The backend.
+    #[arg(long, value_enum, default_value = "nats")]
+    pub backend: Backend,
+    /// The file to write, readable by its owner alone. Default: standard output.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Ask this exchange, such as https://bulkhead.example:8443, instead of signing here.
+    #[arg(long, requires = "token_file")]
+    pub exchange: Option<String>,
+    /// File with the tenant token to show the exchange.
+    #[arg(long, requires = "exchange")]
+    pub token_file: Option<PathBuf>,
+    /// PEM file of the authority that signed the exchange's certificate.
+    #[arg(long, requires = "exchange")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Backends with credentials files.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Backend {
+    /// NATS.
+    Nats,
+}
+
+/// `bulkhead nats`.
+#[derive(Debug, Subcommand)]
+pub enum Nats {
+    /// Add a new key. Running services take it over; older ones stay good until two more rotations.
+    Rotate {
+        /// Which key.
+        what: RotateWhat,
+    },
+}
+
+/// What can be rotated.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RotateWhat {
+    /// The key that signs the callout's answers and issued credentials.
+    Issuer,
+    /// The keys that sign the tenants' users.
+    Tenants,
+    /// The key that requests are encrypted for.
+    Xkey,
+}
+
+/// `bulkhead audit`.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Check the log's hash chain: exits with 3 if a line was edited, removed or added.
+    Verify {
+        /// The log. Default: the configured one.
+        path: Option<PathBuf>,
+    },
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    if text == "now" {
+        return Ok(Timestamp::now());
+    }
+    text.parse().map_err(|error| format!("{error}; write it as 2026-01-31T12:00:00Z, or `now`"))
+}

@@ -1,0 +1,53 @@
+//! `bulkhead dev`.
+
+use super::{Context, Outcome};
+use crate::args::Dev;
+use crate::dev::{Environment, Matrix};
+use crate::output::table;
+use bulkhead_control::config::LogConfig;
+use bulkhead_control::log;
+use std::process::ExitCode;
+
+pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
+    let quiet = LogConfig { filter: "warn,async_nats=error".to_owned(), ..LogConfig::default() };
+    log::init(&quiet)?;
+    eprintln!(
+        "bulkhead dev: tokens are signed by an issuer of this machine's own, and everything listens \
+         on loopback; this is for trying things out, not for anybody's data"
+    );
+    let environment = Environment::start(&args.dir).await?;
+    let matrix = Matrix::measure(&environment).await?;
+    context.output.print(&matrix.rows(), || show(&matrix));
+    let code = ExitCode::from(if matrix.holds() { 0 } else { crate::NOT_AS_IT_SHOULD_BE });
+    if args.once {
+        environment.stop().await;
+        return Ok(code);
+    }
+    if !context.output.json {
+        println!("{}", environment.invitation()?);
+    }
+    environment.wait().await;
+    environment.stop().await;
+    Ok(code)
+}
+
+fn show(matrix: &Matrix) -> String {
+    let rows = matrix.rows().iter().map(|row| {
+        vec![
+            row.backend.to_owned(),
+            row.action.to_owned(),
+            row.own.to_string(),
+            row.foreign.to_string(),
+            if row.holds() { "holds" } else { "DOES NOT HOLD" }.to_owned(),
+        ]
+    });
+    let verdict = if matrix.holds() {
+        "Every row holds: within its tenant a client can do it, across tenants it cannot."
+    } else {
+        "Some row does not hold: do not use this build."
+    };
+    format!(
+        "\n{}\n{verdict}\n",
+        table(&["BACKEND", "ACTION", "OWN TENANT", "OTHER TENANT", ""], rows)
+    )
+}

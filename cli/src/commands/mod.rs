@@ -1,0 +1,83 @@
+//! The commands.
+
+mod audit;
+mod check;
+mod creds;
+mod dev;
+mod init;
+mod nats;
+mod serve;
+mod tenant;
+mod token;
+
+pub(crate) use serve::start as start_services;
+
+use crate::args::{Args, Command};
+use crate::output::Output;
+use bulkhead_control::audit::{Audit, Record};
+use bulkhead_control::config::{Config, ConfigError};
+use bulkhead_control::directory::Store;
+use bulkhead_control::metrics::Metrics;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What a command comes to.
+pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// What every command is given.
+pub(crate) struct Context {
+    path: PathBuf,
+    output: Output,
+}
+
+impl Context {
+    fn config(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.path)
+    }
+
+    async fn store(&self) -> Result<Store, Box<dyn std::error::Error>> {
+        let config = self.config()?;
+        Ok(Store::open(&config.directory).await?)
+    }
+
+    /// Writes down what was done on the command line, in a log beside the configured one: that one
+    /// belongs to a running service.
+    fn audit(&self, config: &Config, record: Record) -> Result<(), Box<dyn std::error::Error>> {
+        if let Some(path) = &config.audit.path {
+            let audit = Audit::open(&cli_log(path), &Metrics::new(&config.metrics)?)?;
+            audit.record(record);
+            audit.close();
+        }
+        Ok(())
+    }
+
+    /// Prints one line, or its JSON.
+    fn done(&self, value: serde_json::Value, text: String) -> ExitCode {
+        self.output.print(&value, || text);
+        ExitCode::SUCCESS
+    }
+}
+
+/// Where the command line writes down what it does, beside this log.
+fn cli_log(log: &Path) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(".cli");
+    name.into()
+}
+
+/// Runs the typed command.
+pub(crate) async fn run(args: Args) -> Outcome {
+    let context = Context { path: args.config, output: Output { json: args.json } };
+    match args.command {
+        Command::Dev(args) => dev::run(&context, args).await,
+        Command::Init(args) => init::run(&context, args),
+        Command::Check => check::run(&context).await,
+        Command::Serve => serve::run(&context).await,
+        Command::Tenant(command) => tenant::run(&context, command).await,
+        Command::Device(command) => tenant::run_device(&context, command).await,
+        Command::Token(command) => token::run(&context, command).await,
+        Command::Creds(command) => creds::run(&context, command).await,
+        Command::Nats(command) => nats::run(&context, command),
+        Command::Audit(command) => audit::run(&context, command),
+    }
+}

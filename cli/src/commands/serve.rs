@@ -1,0 +1,38 @@
+//! `bulkhead serve`: every configured service in one process.
+
+use super::{Context, Outcome};
+use bulkhead_control::config::Config;
+use bulkhead_control::{Control, StartError, log};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub(super) async fn run(context: &Context) -> Outcome {
+    let config = context.config()?;
+    log::init(&config.log)?;
+    let (control, _) = start(config, Some(context.path.clone())).await?;
+    tracing::info!(admin = %control.admin_address(), "serving");
+    control.wait().await;
+    control.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts what the configuration has. Returns with it where the exchange is.
+pub(crate) async fn start(
+    config: Config,
+    file: Option<PathBuf>,
+) -> Result<(Control, Option<SocketAddr>), StartError> {
+    let control = Control::start(config, file).await?;
+    let mut issuers = Vec::new();
+    if control.config().nats.is_some() {
+        let issuer = bulkhead_auth_callout::start(&control)
+            .await
+            .map_err(|cause| StartError::Backend { backend: "nats", cause: cause.into() })?;
+        issuers.extend(issuer);
+    }
+    let exchange = control.start_exchange(issuers).await?;
+    if let Some(address) = exchange {
+        tracing::info!(%address, "credentials are issued at /v1/credentials");
+    }
+    Ok((control, exchange))
+}

@@ -1,0 +1,142 @@
+//! `bulkhead token`.
+
+use super::{Context, Outcome};
+use crate::args::{Mint, Token};
+use crate::output::relative;
+use crate::signer::{Signer, TokenRequest};
+use bulkhead_control::Control;
+use bulkhead_control::config::Config;
+use bulkhead_policy::{Broker, Tenant};
+use data_encoding::BASE64URL_NOPAD;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the keys of an issuer may take to arrive.
+const READY: Duration = Duration::from_secs(3);
+
+/// How long the entry of a revoked token is kept where nobody says when it expires.
+const REVOKED_FOR: SignedDuration = SignedDuration::from_hours(365 * 24);
+
+pub(super) async fn run(context: &Context, command: Token) -> Outcome {
+    match command {
+        Token::Mint(args) => mint(context, args),
+        Token::Inspect { token } => inspect(context, &token).await,
+        Token::Revoke { tenant, id, until, issued_before } => {
+            let store = context.store().await?;
+            let now = Timestamp::now();
+            let until = match until {
+                Some(until) => until,
+                None => now.checked_add(REVOKED_FOR)?,
+            };
+            let revoke = |known: &mut Tenant| {
+                known.revoked_tokens.retain(|_, until| *until > now);
+                if let Some(id) = &id {
+                    known.revoked_tokens.insert(id.clone(), until);
+                }
+                if let Some(from) = issued_before {
+                    known.tokens_valid_from = Some(from);
+                }
+            };
+            store.update(&tenant, revoke).await?;
+            let text = match (&id, issued_before) {
+                (Some(id), _) => format!("token {id} of {tenant} is revoked"),
+                (None, from) => {
+                    format!("tokens of {tenant} issued before {} are revoked", from.unwrap_or(now))
+                }
+            };
+            Ok(context
+                .done(json!({"tenant": tenant, "id": id, "issued_before": issued_before}), text))
+        }
+    }
+}
+
+fn mint(context: &Context, args: Mint) -> Outcome {
+    let config = context.config()?;
+    let issuer = config
+        .issuers
+        .iter()
+        .find(|issuer| args.issuer.as_ref().is_none_or(|name| issuer.name.as_str() == name))
+        .ok_or("there is no such issuer; see [[issuers]] in the configuration")?;
+    let audience = issuer.audiences.first().ok_or("the issuer has no audience")?;
+    let signer = Signer::read(&args.key)?;
+    let mut request = TokenRequest::new(&issuer.issuer, audience, args.ttl)?;
+    request.tenant = Some(args.tenant);
+    request.device = args.device;
+    request.role = args.role;
+    let token = signer.sign(&request)?;
+    let value = json!({"token": token, "jti": request.jti, "exp": request.exp});
+    Ok(context.done(value, token))
+}
+
+/// Shows a token's claims, and what the configured issuers and directory say about it.
+async fn inspect(context: &Context, token: &str) -> Outcome {
+    let mut text = token.to_owned();
+    if token == "-" {
+        text.clear();
+        std::io::stdin().take(1 << 20).read_to_string(&mut text)?;
+    }
+    let token = text.trim();
+    let part = |n: usize| -> Option<Value> {
+        let bytes = BASE64URL_NOPAD.decode(token.split('.').nth(n)?.as_bytes()).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    let (Some(header), Some(claims)) = (part(0), part(1)) else {
+        return Err(
+            "this is no JSON Web Token; it has three parts of base64, with dots between".into()
+        );
+    };
+    let verdict = match context.config() {
+        Ok(config) => judge(config, token).await?,
+        Err(error) => Err(format!("not judged: {error}")),
+    };
+    let value = json!({
+        "header": header, "claims": claims,
+        "accepted": verdict.is_ok(), "reason": verdict.as_ref().err(),
+        "principal": verdict.as_ref().ok(),
+    });
+    context.output.print(&value, || {
+        let now = Timestamp::now();
+        let mut text = format!("header  {header}\nclaims  {claims}\n");
+        for name in ["iat", "nbf", "exp"] {
+            let time = claims.get(name).and_then(Value::as_i64);
+            if let Some(time) = time.and_then(|s| Timestamp::from_second(s).ok()) {
+                text += &format!("{name:<7} {time} ({})\n", relative(time, now));
+            }
+        }
+        text + &match &verdict {
+            Ok(principal) => format!("verdict accepted: {principal}"),
+            Err(reason) => format!("verdict refused: {reason}"),
+        }
+    });
+    Ok(ExitCode::from(if verdict.is_ok() { 0 } else { crate::NOT_AS_IT_SHOULD_BE }))
+}
+
+/// Asks the same code that a broker asks.
+async fn judge(
+    mut config: Config,
+    token: &str,
+) -> Result<Result<String, String>, Box<dyn std::error::Error>> {
+    // This process serves nobody and leaves no trace of its own.
+    config.admin.listen.set_port(0);
+    config.admin.token_file = None;
+    config.admin.listen.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    config.audit.path = None;
+    let control = Control::start(config, None).await?;
+    let deadline = tokio::time::Instant::now() + READY;
+    while !control.readiness().missing().is_empty() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let verdict = match control.auth().identify(token, None).await {
+        Ok(principal) => {
+            let shown =
+                format!("{principal}, role {}, issuer {}", principal.role, principal.issuer);
+            control.auth().admit(Broker::Nats, principal).map(|_| shown)
+        }
+        Err(reason) => Err(reason),
+    };
+    control.shutdown().await;
+    Ok(verdict.map_err(|reason| reason.code().to_owned()))
+}

@@ -1,0 +1,8 @@
+//! Everything on one machine, and the measurement of its isolation.
+
+mod environment;
+mod matrix;
+mod nats;
+
+pub use environment::{DevError, Environment};
+pub use matrix::{Matrix, Row, Seen};
