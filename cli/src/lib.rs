@@ -10,6 +10,7 @@ mod output;
 pub mod signer;
 
 pub use args::Args;
+pub use commands::start_services;
 
 use std::process::ExitCode;
 

@@ -18,7 +18,10 @@ pub(super) async fn run(context: &Context) -> Outcome {
 }
 
 /// Starts what the configuration has. Returns with it where the exchange is.
-pub(crate) async fn start(
+///
+/// # Errors
+/// [`StartError`].
+pub async fn start(
     config: Config,
     file: Option<PathBuf>,
 ) -> Result<(Control, Option<SocketAddr>), StartError> {

@@ -1,0 +1,26 @@
+//! What the end-to-end tests share: servers, services, tokens and clients, each test with its own.
+//!
+//! ```text
+//! Stack::new() ─▶ temporary folder: keys, tenants, configuration
+//!    .start()  ─▶ nats-server(s) ─▶ services in this process, ready
+//! ```
+//!
+//! Everything here stops the test at the first surprise: a harness has no caller that could handle it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a harness stops the test at the first surprise"
+)]
+
+mod client;
+mod process;
+mod stack;
+mod wait;
+
+pub use client::{Actor, connect_error, next, nothing};
+pub use process::Replica;
+pub use stack::{AUDIENCE, ISSUER, Stack, StackBuilder, Token};
+pub use wait::{WITHIN, eventually, eventually_async};

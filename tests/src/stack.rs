@@ -1,0 +1,360 @@
+//! A nats-server or a cluster of them, and Bulkhead's services before it.
+
+use crate::process::Replica;
+use crate::wait::eventually;
+use bulkhead_cli::signer::{Signer, TokenRequest};
+use bulkhead_cli::start_services;
+use bulkhead_control::Control;
+use bulkhead_control::config::Config;
+use bulkhead_control::directory::Store;
+use bulkhead_devkit::{Etcd, NatsServer, Tools};
+use bulkhead_policy::{Tenant, TenantId};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// `iss` of the tokens.
+pub const ISSUER: &str = "https://issuer.test";
+
+/// `aud` of the tokens.
+pub const AUDIENCE: &str = "bulkhead";
+
+/// What is to be started.
+#[derive(Clone, Debug)]
+pub struct StackBuilder {
+    servers: usize,
+    etcd: bool,
+    in_process: bool,
+    server_config: String,
+    config: String,
+    nats: String,
+    issuer_keys: String,
+    issuer_roles: Vec<String>,
+    tenants: Vec<String>,
+}
+
+/// Running servers and services, in a temporary folder. Dropping it ends the servers.
+pub struct Stack {
+    // Fields are dropped in this order: services and servers before their folder.
+    control: Option<Control>,
+    servers: Vec<NatsServer>,
+    etcd: Option<Etcd>,
+    exchange: Option<SocketAddr>,
+    signer: Signer,
+    folder: tempfile::TempDir,
+}
+
+/// What a test's token says.
+#[derive(Clone, Debug)]
+pub struct Token {
+    tenant: String,
+    device: Option<String>,
+    role: Option<String>,
+    ttl: SignedDuration,
+    extra: Value,
+}
+
+impl Token {
+    /// A device's token, with the issuer's default role.
+    pub fn device(tenant: &str, device: &str) -> Self {
+        Self { device: Some(device.to_owned()), role: None, ..Self::role(tenant, "device") }
+    }
+
+    /// The token of somebody with a role and no device.
+    pub fn role(tenant: &str, role: &str) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            device: None,
+            role: Some(role.to_owned()),
+            ttl: SignedDuration::from_mins(10),
+            extra: json!({}),
+        }
+    }
+
+    /// Changes how long it is valid.
+    #[must_use]
+    pub fn ttl(self, seconds: i64) -> Self {
+        Self { ttl: SignedDuration::from_secs(seconds), ..self }
+    }
+
+    /// Sets claims, or removes those that are null.
+    #[must_use]
+    pub fn with(self, extra: Value) -> Self {
+        Self { extra, ..self }
+    }
+
+    /// The claims.
+    pub fn claims(&self) -> Value {
+        let request = TokenRequest::new(ISSUER, AUDIENCE, self.ttl).unwrap();
+        let mut claims = json!(request);
+        claims["tenant"] = json!(self.tenant);
+        claims["device"] = json!(self.device);
+        claims["role"] = json!(self.role);
+        for (name, value) in self.extra.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        claims
+    }
+}
+
+impl Default for StackBuilder {
+    fn default() -> Self {
+        Self {
+            servers: 1,
+            etcd: false,
+            in_process: true,
+            server_config: String::new(),
+            config: String::new(),
+            nats: String::new(),
+            issuer_keys: "jwks_file = \"issuer.jwks.json\"".to_owned(),
+            issuer_roles: ["device", "member", "viewer", "operator"].map(str::to_owned).to_vec(),
+            tenants: vec!["acme".to_owned(), "globex".to_owned()],
+        }
+    }
+}
+
+impl StackBuilder {
+    /// A cluster of so many servers.
+    #[must_use]
+    pub fn servers(self, servers: usize) -> Self {
+        Self { servers, ..self }
+    }
+
+    /// Keeps the directory in an etcd of its own.
+    #[must_use]
+    pub fn etcd(self) -> Self {
+        Self { etcd: true, ..self }
+    }
+
+    /// Starts no service: the test starts replicas.
+    #[must_use]
+    pub fn without_service(self) -> Self {
+        Self { in_process: false, ..self }
+    }
+
+    /// Adds to the servers' configuration.
+    #[must_use]
+    pub fn server_config(self, text: &str) -> Self {
+        Self { server_config: format!("{}{text}\n", self.server_config), ..self }
+    }
+
+    /// Adds to `bulkhead.toml`, after everything else.
+    #[must_use]
+    pub fn config(self, text: &str) -> Self {
+        Self { config: format!("{}{text}\n", self.config), ..self }
+    }
+
+    /// Adds to the table `[nats]`.
+    #[must_use]
+    pub fn nats(self, text: &str) -> Self {
+        Self { nats: format!("{}{text}\n", self.nats), ..self }
+    }
+
+    /// Replaces where the issuer's keys come from.
+    #[must_use]
+    pub fn issuer_keys(self, text: &str) -> Self {
+        Self { issuer_keys: text.to_owned(), ..self }
+    }
+
+    /// Replaces the roles that the issuer may hand out.
+    #[must_use]
+    pub fn issuer_roles(self, roles: &[&str]) -> Self {
+        Self { issuer_roles: roles.iter().map(|r| (*r).to_owned()).collect(), ..self }
+    }
+
+    /// Replaces the tenants that are there at the start.
+    #[must_use]
+    pub fn tenants(self, tenants: &[&str]) -> Self {
+        Self { tenants: tenants.iter().map(|t| (*t).to_owned()).collect(), ..self }
+    }
+
+    /// Starts everything and waits until it is ready.
+    pub async fn start(self) -> Stack {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::create(&folder.path().join("issuer.pem")).unwrap();
+        std::fs::write(folder.path().join("issuer.jwks.json"), signer.jwks().to_string()).unwrap();
+        let keys = folder.path().join("nats");
+        bulkhead_auth_callout::init(&keys, "").unwrap();
+        let servers = start_servers(&keys, self.servers, self.server_config.clone()).await;
+        let etcd = if self.etcd { Some(start_etcd(folder.path()).await) } else { None };
+        let mut stack = Stack { control: None, servers, etcd, exchange: None, signer, folder };
+        std::fs::write(stack.config_path(), self.configuration(&stack)).unwrap();
+        let store = stack.store().await;
+        for tenant in &self.tenants {
+            store.create(&tenant.parse().unwrap(), Tenant::default()).await.unwrap();
+        }
+        if self.in_process {
+            stack.start_service().await;
+        }
+        stack
+    }
+
+    fn configuration(&self, stack: &Stack) -> String {
+        let urls: Vec<_> = stack.servers.iter().map(|s| s.client_url().to_owned()).collect();
+        let directory = match &stack.etcd {
+            Some(etcd) => format!("etcd = {{ endpoints = [\"{}\"] }}", etcd.endpoint()),
+            None => "file = \"tenants.toml\"".to_owned(),
+        };
+        format!(
+            "dev = true\n\
+             audit = {{ path = \"audit.jsonl\" }}\n\
+             admin = {{ listen = \"127.0.0.1:0\" }}\n\
+             exchange = {{ listen = \"127.0.0.1:0\" }}\n\
+             [directory]\n{directory}\nstale_after = \"2s\"\n\
+             [[issuers]]\n\
+             name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
+             algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
+             roles = {:?}\nkeys = {{ {} }}\n\
+             [nats]\nservers = {urls:?}\noperator = {{ keys = \"nats\" }}\n{}\n{}",
+            self.issuer_roles, self.issuer_keys, self.nats, self.config
+        )
+    }
+}
+
+impl Stack {
+    /// One server and one service, with the tenants `acme` and `globex`.
+    #[expect(clippy::new_ret_no_self, reason = "a stack begins with the choice of what it has")]
+    pub fn new() -> StackBuilder {
+        StackBuilder::default()
+    }
+
+    /// Starts the service in this process.
+    pub async fn start_service(&mut self) {
+        let config = Config::load(&self.config_path()).unwrap();
+        let (control, exchange) = start_services(config, Some(self.config_path())).await.unwrap();
+        eventually("the service is ready", || control.readiness().missing().is_empty()).await;
+        self.control = Some(control);
+        self.exchange = exchange;
+    }
+
+    /// Ends the service of this process.
+    pub async fn stop_service(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.shutdown().await;
+        }
+    }
+
+    /// Starts the service as a process of its own: `program` is this package's `replica`.
+    pub async fn replica(&self, program: &str, name: &str) -> Replica {
+        Replica::start(program, name, &self.config_path(), self.folder()).await
+    }
+
+    /// The service of this process.
+    pub fn control(&self) -> &Control {
+        self.control.as_ref().expect("the stack has a service in this process")
+    }
+
+    /// Where `POST /v1/credentials` is.
+    pub fn exchange_url(&self) -> String {
+        format!("http://{}/v1/credentials", self.exchange.expect("the exchange is configured"))
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `bulkhead.toml`.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("bulkhead.toml")
+    }
+
+    /// The first server's address.
+    pub fn url(&self) -> &str {
+        self.servers[0].client_url()
+    }
+
+    /// The servers.
+    pub fn servers(&mut self) -> &mut [NatsServer] {
+        &mut self.servers
+    }
+
+    /// The servers' addresses.
+    pub fn urls(&self) -> Vec<String> {
+        self.servers.iter().map(|server| server.client_url().to_owned()).collect()
+    }
+
+    /// The etcd.
+    pub fn etcd(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("the stack has an etcd")
+    }
+
+    /// The directory, to change it.
+    pub async fn store(&self) -> Store {
+        let config = Config::load(&self.config_path()).unwrap();
+        Store::open(&config.directory).await.unwrap()
+    }
+
+    /// Changes a tenant in the directory.
+    pub async fn change(&self, tenant: &str, change: impl Fn(&mut Tenant)) {
+        let id: TenantId = tenant.parse().unwrap();
+        self.store().await.update(&id, change).await.unwrap();
+    }
+
+    /// The issuer.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// Signs a token.
+    pub fn token(&self, token: &Token) -> String {
+        self.signer.sign(&token.claims()).unwrap()
+    }
+
+    /// The metrics, in text.
+    pub fn metrics(&self) -> String {
+        self.control().auth().metrics().encode().unwrap()
+    }
+
+    /// The records of the audit log so far.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder().join("audit.jsonl")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits until a denial with this reason is both counted and written down.
+    pub async fn denied(&self, reason: &str) {
+        let label = format!("reason=\"{reason}\"}}");
+        eventually(&format!("{reason} is counted"), || self.metrics().contains(&label)).await;
+        eventually(&format!("{reason} is in the audit log"), || {
+            self.audit().iter().any(|record| record["reason"] == reason)
+        })
+        .await;
+    }
+}
+
+/// Starts the servers of one operator; more than one form a cluster.
+async fn start_servers(keys: &Path, count: usize, extra: String) -> Vec<NatsServer> {
+    let text = std::fs::read_to_string(keys.join("nats-server.conf")).unwrap() + &extra;
+    let folder = keys.parent().unwrap().join("servers");
+    tokio::task::spawn_blocking(move || {
+        let binary = Tools::open().unwrap().nats_server().unwrap();
+        let mut servers: Vec<NatsServer> = Vec::new();
+        for n in 0..count {
+            let mut config = format!("server_name: s{n}\n{text}");
+            if count > 1 {
+                let port = bulkhead_devkit::free_port().unwrap();
+                let routes: Vec<_> = servers.iter().filter_map(NatsServer::cluster_url).collect();
+                config += &format!(
+                    "cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: {routes:?} }}\n"
+                );
+            }
+            let home = folder.join(format!("s{n}"));
+            servers.push(NatsServer::start(&binary, &home, &config).unwrap());
+        }
+        servers
+    })
+    .await
+    .unwrap()
+}
+
+async fn start_etcd(folder: &Path) -> Etcd {
+    let home = folder.join("etcd");
+    tokio::task::spawn_blocking(move || {
+        Etcd::start(&Tools::open().unwrap().etcd().unwrap(), &home).unwrap()
+    })
+    .await
+    .unwrap()
+}
