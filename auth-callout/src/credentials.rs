@@ -8,7 +8,7 @@ use crate::jwt::{Claims, Permission, Unverified, User};
 use crate::keyring::Keyring;
 use crate::nkey::SigningKey;
 use crate::operator::Operator;
-use bulkhead_control::http::exchange::{CredentialIssuer, Subject};
+use bulkhead_control::http::exchange::{CredentialIssuer, ISSUER, Subject};
 use bulkhead_policy::{
     Broker, DenyReason, DeviceId, Principal, RoleName, Scope, TenantId, TokenId, Verdict,
 };
@@ -18,9 +18,6 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// The issuer's name of principals with issued credentials.
-pub const ISSUER: &str = "exchange";
 
 /// Issues the `nats` section of credentials files.
 #[derive(Debug)]

@@ -33,6 +33,7 @@ pub use callout::{BACKEND, Callout};
 pub use credentials::NatsCredentials;
 pub use init::{InitError, Initialized, init, rotate};
 pub use keyring::{Keyring, KeyringError, KeyringFile, Rotation};
+pub use live::{Provisioner, SystemClient};
 pub use mode::{ConfigMode, Mode};
 pub use operator::Operator;
 pub use service::{NatsError, start};

@@ -3,6 +3,7 @@
 use crate::audit::{Audit, Event, Record};
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::http::exchange;
 use crate::issuer::Verifier;
 use crate::limits::AuthLimits;
 use crate::metrics::Metrics;

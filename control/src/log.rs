@@ -1,6 +1,7 @@
 //! Logging to standard error.
 
 use crate::config::{LogConfig, LogFormat};
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
@@ -10,7 +11,10 @@ use tracing_subscriber::filter::ParseError;
 /// [`ParseError`] if the configured filter is none.
 pub fn init(config: &LogConfig) -> Result<(), ParseError> {
     let filter: EnvFilter = config.filter.parse()?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // A logger that is there already, as in tests, is as good.
     let _ = match config.format {
         LogFormat::Text => builder.try_init(),

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,11 +81,13 @@ impl Control {
         let auth =
             Arc::new(Authenticator::new(&config, verifier, directory.clone(), audit, metrics));
         let config = Arc::new(config);
+        // Listening begins before there is anything to hear.
+        let changes = directory.changes();
+        tasks.spawn(audit_directory(changes, auth.audit().clone(), stop.clone()));
         tasks.spawn({
             let (config, stop, directory) = (Arc::clone(&config), stop.clone(), directory.clone());
             async move { directory.maintain(&config.directory, stop).await }
         });
-        tasks.spawn(audit_directory(Arc::clone(&auth), stop.clone()));
         let readiness = Readiness::default();
         readiness.require("directory", move || directory.is_fresh());
         let verifier = Arc::clone(&auth);
@@ -161,8 +164,11 @@ impl Control {
 }
 
 /// Writes down what changes in the directory, whoever changed it.
-async fn audit_directory(auth: Arc<Authenticator>, stop: CancellationToken) {
-    let mut changes = auth.directory().changes();
+async fn audit_directory(
+    mut changes: watch::Receiver<Arc<Snapshot>>,
+    audit: Audit,
+    stop: CancellationToken,
+) {
     let mut before: Option<Arc<Snapshot>> = None;
     while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
         let after = changes.borrow_and_update().clone();
@@ -174,7 +180,7 @@ async fn audit_directory(auth: Arc<Authenticator>, stop: CancellationToken) {
                 None => "deleted".to_owned(),
             };
             let record = Record::new(AuditEvent::DirectoryChange, "directory");
-            auth.audit().record(record.tenant(&id).detail(detail));
+            audit.record(record.tenant(&id).detail(detail));
         }
         before = Some(after);
     }

@@ -51,7 +51,8 @@ impl Tenant {
         if principal.device.as_ref().is_some_and(|d| self.revoked_devices.contains_key(d)) {
             return Err(DenyReason::DeviceRevoked);
         }
-        if principal.token_id.as_ref().is_some_and(|t| self.revoked_tokens.contains_key(t)) {
+        let mut ids = principal.token_id.iter().chain(&principal.origin);
+        if ids.any(|id| self.revoked_tokens.contains_key(id)) {
             return Err(DenyReason::TokenRevoked);
         }
         match self.tokens_valid_from {

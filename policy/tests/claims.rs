@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::{
-    ClaimMap, Claims, DenyReason, DeviceId, Expectations, RoleName, Scope, Status, Tenant,
-    TenantId, TokenId, Verdict,
+    ClaimMap, Claims, DenyReason, DeviceId, Expectations, Principal, RoleName, Scope, Status,
+    Tenant, TenantId, TokenId, Verdict,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -210,6 +210,13 @@ fn the_directory_has_the_last_word() {
     let mut token = tenant();
     token.revoked_tokens.insert(TokenId::parse("t-1").unwrap(), now());
     assert_eq!(token.admit(&principal), Err(DenyReason::TokenRevoked));
+
+    let made_of_it = Principal {
+        token_id: Some(TokenId::parse("credential").unwrap()),
+        origin: Some(TokenId::parse("t-1").unwrap()),
+        ..principal.clone()
+    };
+    assert_eq!(token.admit(&made_of_it), Err(DenyReason::TokenRevoked));
 
     let mut later = tenant();
     later.tokens_valid_from = Some(now());

@@ -3,6 +3,7 @@
 use crate::stack::Stack;
 use crate::wait::{WITHIN, eventually};
 use async_nats::{Client, ConnectOptions, Event, Message, Subscriber};
+use bulkhead_cli::dev::settle;
 use futures::StreamExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,17 +54,17 @@ impl Actor {
         Ok(Self { client, events })
     }
 
-    /// Subscribes; whether the server agrees shows later.
+    /// Subscribes and waits until the server knows, or has refused.
     pub async fn subscribe(&self, subject: &str) -> Subscriber {
         let subscriber = self.client.subscribe(subject.to_owned()).await.unwrap();
-        self.client.flush().await.unwrap();
+        settle(&self.client).await.unwrap();
         subscriber
     }
 
-    /// Publishes and waits until the server has read it.
+    /// Publishes and waits until the server has routed it, or has refused.
     pub async fn publish(&self, subject: &str, payload: &str) {
         self.client.publish(subject.to_owned(), payload.to_owned().into()).await.unwrap();
-        self.client.flush().await.unwrap();
+        settle(&self.client).await.unwrap();
     }
 
     /// What the server told this client, one line each.

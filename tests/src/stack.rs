@@ -223,6 +223,9 @@ impl Stack {
     /// Starts the service in this process.
     pub async fn start_service(&mut self) {
         let config = Config::load(&self.config_path()).unwrap();
+        if std::env::var_os("BULKHEAD__LOG__FILTER").is_some() {
+            bulkhead_control::log::init(&config.log).unwrap();
+        }
         let (control, exchange) = start_services(config, Some(self.config_path())).await.unwrap();
         eventually("the service is ready", || control.readiness().missing().is_empty()).await;
         self.control = Some(control);

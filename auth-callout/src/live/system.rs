@@ -202,7 +202,11 @@ impl SystemClient {
 
     async fn kick(&self, server: &str, cid: u64) -> Result<(), SystemError> {
         let subject = format!("$SYS.REQ.SERVER.{server}.KICK");
-        self.client.publish(subject, format!("{{\"cid\":{cid}}}").into()).await.map_err(client)
+        // A server does nothing for a request that it could not answer, so it is given an inbox,
+        // which nobody reads.
+        let inbox = self.client.new_inbox();
+        let body = format!("{{\"cid\":{cid}}}");
+        self.client.publish_with_reply(subject, inbox, body.into()).await.map_err(client)
     }
 
     async fn request(

@@ -6,3 +6,4 @@ mod nats;
 
 pub use environment::{DevError, Environment};
 pub use matrix::{Matrix, Row, Seen};
+pub use nats::settle;

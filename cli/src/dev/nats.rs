@@ -39,13 +39,13 @@ impl Actor {
 
     async fn subscribe(&self, subject: String) -> Result<Subscriber, DevError> {
         let subscriber = self.client.subscribe(subject).await.map_err(failed)?;
-        self.client.flush().await.map_err(failed)?;
+        settle(&self.client).await.map_err(failed)?;
         Ok(subscriber)
     }
 
     async fn publish(&self, subject: String) -> Result<(), DevError> {
         self.client.publish(subject, "probe".into()).await.map_err(failed)?;
-        self.client.flush().await.map_err(failed)
+        settle(&self.client).await.map_err(failed)
     }
 
     /// What became of something this client did, given where its effect would be seen.
@@ -62,6 +62,19 @@ impl Actor {
     fn refusals(&self) -> usize {
         self.refusals.load(Ordering::Relaxed)
     }
+}
+
+/// Waits until the server has worked off everything that the client sent so far, refusals included.
+///
+/// A flush only writes; draining a subscription waits for the server's answer to a PING.
+///
+/// # Errors
+/// What the client says, above all that it is no longer connected.
+pub async fn settle(client: &Client) -> Result<(), async_nats::Error> {
+    let mut probe = client.subscribe(client.new_inbox()).await?;
+    probe.drain().await?;
+    while probe.next().await.is_some() {}
+    Ok(())
 }
 
 /// The clients: a member and a device of one tenant, a member of the other.

@@ -135,6 +135,13 @@ impl IssuerConfig {
     }
 
     pub(super) fn check(&self, roles: &RoleSet, dev: bool) -> Result<(), Problem> {
+        if self.name.as_str() == crate::http::exchange::ISSUER {
+            return Err(Problem::new(
+                "name",
+                "is what issued credentials are recorded under",
+                "choose another name",
+            ));
+        }
         if self.issuer.is_empty() {
             return Err(Problem::new("issuer", "is empty", "write the tokens' `iss`"));
         }

@@ -2,8 +2,13 @@
 
 use super::Directory;
 use super::document::Document;
-use crate::files::{LOOK, Watched, read_text};
+use crate::files::{Watched, read_text};
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often the file is looked at: a suspension waits for the next look, and a look costs two
+/// microseconds.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Follows the file for ever.
 ///

@@ -12,6 +12,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use toml_edit::{DocumentMut, Item, Table};
 
+/// The file's one top-level table.
+const TENANTS: &str = "tenants";
+
 /// Attempts at a change that others get in the way of.
 const ATTEMPTS: usize = 16;
 
@@ -292,7 +295,7 @@ fn merge(target: &mut Table, wanted: &Table) {
         target.remove(&name);
     }
     for (name, item) in wanted {
-        match (target.get_mut(name), as_table(item)) {
+        match (target.get_mut(name), as_table(item, name)) {
             (Some(Item::Table(have)), Some(want)) => merge(have, &want),
             (Some(have), _) if same(have, item) => {}
             (_, Some(want)) => {
@@ -312,14 +315,22 @@ fn merge(target: &mut Table, wanted: &Table) {
     }
 }
 
-/// The item as a table of its own, if it is a table of either kind.
-fn as_table(item: &Item) -> Option<Table> {
+/// The item as a table with a header of its own, if it is a table of either kind. A tenant has one
+/// too; what is inside a tenant stays on its line.
+fn as_table(item: &Item, name: &str) -> Option<Table> {
     let mut table = match item {
         Item::Table(table) => table.clone(),
         Item::Value(toml_edit::Value::InlineTable(table)) => table.clone().into_table(),
         _ => return None,
     };
-    table.set_implicit(false);
+    if name == TENANTS {
+        for (_, tenant) in table.iter_mut() {
+            if let Some(own) = as_table(tenant, "") {
+                *tenant = Item::Table(own);
+            }
+        }
+        table.set_implicit(true);
+    }
     Some(table)
 }
 

@@ -21,6 +21,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// [`Principal::issuer`] of those with issued credentials. No configured issuer can have this name.
+pub const ISSUER: &str = "exchange";
+
 /// Largest request body, in bytes.
 const MAX_BODY_BYTES: usize = 4 * 1024;
 

@@ -143,6 +143,11 @@ impl Verifier {
         Ok(principal)
     }
 
+    /// Whether an issuer of this name is configured.
+    pub fn knows(&self, name: &str) -> bool {
+        self.issuers.load().values().any(|issuer| *issuer.expected.name == *name)
+    }
+
     /// Whether every issuer has keys.
     pub fn is_ready(&self) -> bool {
         self.issuers.load().values().all(|issuer| issuer.keys.is_ready())

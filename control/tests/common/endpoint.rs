@@ -13,12 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// With a status, a header line or none, and a body, after a while.
-    Reply {
-        status: u16,
-        header: String,
-        body: String,
-        delay: Duration,
-    },
+    Reply { status: u16, header: String, body: String, delay: Duration },
     /// Not at all, while the connection stays open.
     Silence,
     /// With a good head and a body that never ends.
@@ -35,12 +30,7 @@ impl Answer {
 
     /// Another status.
     pub fn status(status: u16, body: impl Into<String>) -> Self {
-        Self::Reply {
-            status,
-            header: String::new(),
-            body: body.into(),
-            delay: Duration::ZERO,
-        }
+        Self::Reply { status, header: String::new(), body: body.into(), delay: Duration::ZERO }
     }
 
     /// A redirect.
@@ -159,10 +149,8 @@ impl Endpoint {
     /// Accepts connections again, on the same port.
     pub async fn come_back(&mut self) {
         let address = self.address;
-        let listener = super::until("the port is free", async || {
-            TcpListener::bind(address).await.ok()
-        })
-        .await;
+        let listener =
+            super::until("the port is free", async || TcpListener::bind(address).await.ok()).await;
         self.serve(listener);
     }
 }
@@ -198,12 +186,7 @@ impl Shared {
                 }
                 self.abandoned.send_modify(|count| *count += 1);
             }
-            Answer::Reply {
-                status,
-                header,
-                body,
-                delay,
-            } => {
+            Answer::Reply { status, header, body, delay } => {
                 tokio::time::sleep(delay).await;
                 let head = format!(
                     "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{header}\r\n",

@@ -47,11 +47,7 @@ impl Proxy {
                 })
                 .await;
         });
-        Self {
-            address,
-            way,
-            _stop: stop.drop_guard(),
-        }
+        Self { address, way, _stop: stop.drop_guard() }
     }
 
     /// Where clients connect.

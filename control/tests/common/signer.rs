@@ -49,17 +49,22 @@ impl Signer {
             _ => EncodingKey::from_rsa_pem,
         };
         let key = read(pem.as_bytes()).unwrap();
-        let jwk = Jwk::from_encoding_key(&key, algorithm).unwrap();
-        let mut jwk = serde_json::to_value(jwk).unwrap();
+        let raw = pair.public_key_raw();
+        // SEC 1 §2.3.3: a byte that says "uncompressed", then x and y.
+        let point = |curve: &str| {
+            let (x, y) = raw[1..].split_at(raw.len() / 2);
+            json!({"kty": "EC", "crv": curve, "x": encode(x), "y": encode(y)})
+        };
+        let mut jwk = match algorithm {
+            Algorithm::EdDSA => json!({"kty": "OKP", "crv": "Ed25519", "x": encode(raw)}),
+            Algorithm::ES256 => point("P-256"),
+            Algorithm::ES384 => point("P-384"),
+            _ => serde_json::to_value(Jwk::from_encoding_key(&key, algorithm).unwrap()).unwrap(),
+        };
+        jwk["alg"] = json!(algorithm);
         jwk["kid"] = kid.into();
         jwk["use"] = "sig".into();
-        Self {
-            kid: kid.to_owned(),
-            algorithm,
-            key,
-            jwk,
-            pair,
-        }
+        Self { kid: kid.to_owned(), algorithm, key, jwk, pair }
     }
 
     /// The public key as a member of a JWKS.
@@ -114,14 +119,9 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
 
 /// A token whose signature is an HMAC.
 pub fn hmac(header: &Value, claims: &Value, secret: &[u8]) -> String {
-    let message = format!(
-        "{}.{}",
-        encode(header.to_string()),
-        encode(claims.to_string())
-    );
+    let message = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
     let key = EncodingKey::from_secret(secret);
-    let signature =
-        jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
     format!("{message}.{signature}")
 }
 

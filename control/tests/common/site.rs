@@ -23,9 +23,7 @@ pub struct Site {
 impl Site {
     /// A folder with a directory of the tenants `acme` and `globex`.
     pub fn new() -> Self {
-        let site = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
+        let site = Self { folder: tempfile::tempdir().unwrap() };
         site.write("tenants.toml", TENANTS);
         site
     }
@@ -96,9 +94,7 @@ pub fn issuer(changes: &str) -> Table {
 pub fn config(changes: &str, issuers: Vec<Table>) -> String {
     let mut table: Table = toml::from_str("admin.listen = \"127.0.0.1:0\"").unwrap();
     merge(&mut table, toml::from_str(changes).unwrap());
-    let directory = table
-        .entry("directory")
-        .or_insert_with(|| Value::Table(Table::new()));
+    let directory = table.entry("directory").or_insert_with(|| Value::Table(Table::new()));
     let directory = directory.as_table_mut().unwrap();
     if !directory.contains_key("etcd") {
         directory.insert("file".to_owned(), "tenants.toml".into());
@@ -130,7 +126,5 @@ pub async fn enter(auth: &Authenticator, token: &str) -> Verdict<Admission> {
 /// The value of one line of the metrics, 0 while there is none.
 pub fn metric(control: &Control, series: &str) -> f64 {
     let text = control.auth().metrics().encode().unwrap();
-    text.lines()
-        .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-        .unwrap_or_default()
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or_default()
 }

@@ -1,0 +1,56 @@
+//! Load tests of Bulkhead, and their report.
+//!
+//! ```text
+//! Args ─▶ Session ─▶ group ─▶ Measured ─▶ Report: a table, or one JSON object per line
+//!                     ├─ policy   in this process
+//!                     └─ nats     real nats-servers on loopback, the service in a process of its own
+//! ```
+//!
+//! `README.md` says what each case measures and what it is compared with.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark stops at the first surprise: a number from a broken setup is worse than none"
+)]
+
+mod args;
+mod case;
+mod cpu;
+mod nats;
+mod policy;
+mod report;
+mod session;
+mod stats;
+
+use args::{Args, Group};
+use clap::Parser;
+use session::Session;
+use std::process::ExitCode;
+
+/// First argument of the process that runs the service, which is this program once more.
+const SERVE: &str = "serve";
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|first| first == SERVE) {
+        return bulkhead_cli::run(bulkhead_cli::Args::parse());
+    }
+    let args = Args::parse();
+    let mut session = match Session::new(&args) {
+        Ok(session) => session,
+        Err(error) => {
+            eprintln!("bulkhead-bench: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if matches!(args.group, Group::Policy | Group::All) {
+        policy::run(&mut session);
+    }
+    if matches!(args.group, Group::Nats | Group::All) {
+        nats::run(&mut session);
+    }
+    session.finish();
+    ExitCode::SUCCESS
+}
