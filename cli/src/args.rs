@@ -82,7 +82,7 @@ pub enum InitWhat {
         #[arg(long, default_value = "nats")]
         dir: PathBuf,
         /// Where the server listens.
-        #[arg(long, default_value = "127.0.0.1:4222")]
+        #[arg(long, value_parser = address, default_value = "127.0.0.1:4222")]
         listen: String,
     },
 }
@@ -341,6 +341,16 @@ pub enum Audit {
         /// The log. Default: the configured one.
         path: Option<PathBuf>,
     },
+}
+
+/// What may stand in a server's configuration and in a URL without being read as anything else.
+fn address(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    let parts = text.rsplit_once(':').filter(|(host, port)| {
+        !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
+    });
+    let (host, port) = parts.ok_or("write it as host:port, such as 127.0.0.1:4222")?;
+    Ok(format!("{host}:{port}"))
 }
 
 fn time(text: &str) -> Result<Timestamp, String> {

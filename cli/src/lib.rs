@@ -26,14 +26,14 @@ pub fn run(args: Args) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("bulkhead: no threads can be started: {error}");
+            output::complain(format_args!("bulkhead: no threads can be started: {error}"));
             return ExitCode::from(FAILED);
         }
     };
     match runtime.block_on(commands::run(args)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("bulkhead: {error}");
+            output::complain(format_args!("bulkhead: {error}"));
             ExitCode::from(FAILED)
         }
     }

@@ -3,6 +3,7 @@
 use comfy_table::Table;
 use jiff::Timestamp;
 use serde::Serialize;
+use std::io::{self, Write};
 
 /// How results are shown.
 #[derive(Clone, Copy, Debug)]
@@ -12,17 +13,34 @@ pub(crate) struct Output {
 
 impl Output {
     /// Prints a value: as JSON, or as `text` says.
-    pub(crate) fn print(self, value: &impl Serialize, text: impl FnOnce() -> String) {
-        if self.json {
-            match serde_json::to_string_pretty(value) {
-                Ok(json) => println!("{json}"),
-                Err(error) => eprintln!("bulkhead: the result cannot be written: {error}"),
-            }
-        } else {
-            let text = text();
-            println!("{}", text.trim_end());
-        }
+    ///
+    /// # Errors
+    /// As for [`line`].
+    pub(crate) fn print(
+        self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> io::Result<()> {
+        if self.json { line(&serde_json::to_string_pretty(value)?) } else { line(text().trim_end()) }
     }
+}
+
+/// Writes a line to standard output. A reader that has gone, as `head` does, has read enough.
+///
+/// # Errors
+/// What the system says otherwise, such as a full disk.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("standard output: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes a line to standard error. There is nobody to tell if that fails.
+pub(crate) fn complain(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A table without lines: what is aligned on a terminal can still be cut by a script.

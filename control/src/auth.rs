@@ -122,10 +122,13 @@ impl Authenticator {
     /// # Errors
     /// The [`DenyReason`] to cut it off with.
     pub fn reassess(&self, principal: &Principal, rights: Rights) -> Verdict<()> {
-        let Some(id) = principal.tenant() else {
-            return Ok(());
+        if *principal.issuer != *exchange::ISSUER && !self.verifier.knows(&principal.issuer) {
+            return Err(DenyReason::IssuerUnknown);
+        }
+        let tenant = match principal.tenant() {
+            Some(id) => self.directory.tenant(id)?,
+            None => Arc::default(),
         };
-        let tenant = self.directory.tenant(id)?;
         tenant.admit(principal)?;
         let rules = self.rules.load();
         let (_, current) = rules.role(&tenant, &principal.role)?;

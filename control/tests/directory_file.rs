@@ -13,6 +13,7 @@ use common::{soon, until, until_true};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const FILE: &str = "tenants.toml";
 
@@ -125,8 +126,8 @@ async fn broken_content_keeps_the_last_good_state_and_stays_ready() {
     }
     // Its author has been told; whoever is connected is not cut off while it is mended.
     let counted = world.errors("content");
-    let stale_after = std::time::Duration::from_millis(1_500);
-    let since = std::time::Instant::now();
+    let stale_after = Duration::from_millis(1_500);
+    let since = Instant::now();
     until_true("well past the stale limit", || {
         assert!(world.control.auth().directory().is_fresh());
         since.elapsed() > stale_after
@@ -140,7 +141,7 @@ async fn broken_content_keeps_the_last_good_state_and_stays_ready() {
 
 #[tokio::test]
 async fn a_file_that_is_gone_closes_the_door_after_a_while_and_cuts_nobody() {
-    let world = World::start("directory.stale_after = \"2s\"").await;
+    let world = World::start("directory.stale_after = \"3s\"").await;
     let live = enter(world.control.auth(), &world.token("acme")).await.unwrap();
     world.site.remove(FILE);
     until_true("the fault is counted", || world.errors("read") > 0.0).await;
@@ -195,6 +196,9 @@ async fn before_the_file_is_there_nobody_is_let_in() {
     world.site.write(FILE, "[tenants.acme");
     until_true("the fault is counted", || world.errors("content") > 0.0).await;
     assert_eq!(world.control.readiness().missing(), ["directory"]);
+    let since = Instant::now();
+    until_true("a second of the same", || since.elapsed() > Duration::from_secs(1)).await;
+    assert_eq!(world.errors("content"), 1.0, "said once for each change of the file");
     world.site.write(FILE, TENANTS);
     world.until_outcome("acme", Ok(())).await;
 }

@@ -334,6 +334,7 @@ async fn what_is_no_token_is_refused_without_a_stumble() {
         format!("{}=.{}.{}", parts[0], parts[1], parts[2]),
         format!("{}.é.{}", parts[0], parts[2]),
         KEYS.ed.sign_text("[]", &body),
+        KEYS.ed.sign_text(r#"["EdDSA", "ed", null]"#, &body),
         KEYS.ed.sign_text("null", &body),
         KEYS.ed.sign_text("", &body),
         KEYS.ed.sign_text(&twice, &body),

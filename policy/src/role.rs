@@ -181,6 +181,9 @@ impl Role {
     pub fn built_in() -> Result<RoleSet, PatternError> {
         let parse = |texts: &[&str]| texts.iter().map(|t| t.parse()).collect::<Result<Vec<_>, _>>();
         let one_answer = Some(Responses { max: 1, seconds: 60 });
+        // A server counts a request once for each subscription that it reaches the client through, so
+        // whoever subscribes with wildcards besides needs room for the one answer.
+        let answers = Some(Responses { max: 10, seconds: 60 });
         let reply_nats = parse(&["_INBOX/**"])?;
         let reply_mqtt = parse(&["_reply/{literal}"])?;
         let jetstream = parse(&["$JS/API/**", "$JS/ACK/**", "$KV/**", "$O/**"])?;
@@ -214,11 +217,7 @@ impl Role {
         let member = Role {
             publish: whole_tenant.clone(),
             subscribe: whole_tenant.clone(),
-            nats: Rules {
-                publish: jetstream,
-                subscribe: reply_nats.clone(),
-                responses: one_answer,
-            },
+            nats: Rules { publish: jetstream, subscribe: reply_nats.clone(), responses: answers },
             mqtt: device.mqtt.clone(),
             ..Role::default()
         };
@@ -230,7 +229,7 @@ impl Role {
         let service = Role {
             nats: Rules {
                 subscribe: parse(&["_INBOX/**"])?,
-                responses: one_answer,
+                responses: answers,
                 ..Rules::default()
             },
             ..member.clone()

@@ -121,17 +121,18 @@ async fn a_guessed_inbox_of_another_tenant_receives_nothing() {
 #[tokio::test]
 async fn a_reply_can_be_given_once() {
     let stack = Stack::new().start().await;
-    let (member, device, _) = cast(&stack).await;
-    let mut calls = member.subscribe("device-connect.acme.cam-2.cmd").await;
+    let (_, device, _) = cast(&stack).await;
+    let callee = Actor::connect(stack.url(), &stack.token(&Token::device("acme", "cam-2"))).await;
+    let mut calls = callee.subscribe("device-connect.acme.cam-2.cmd").await;
     let inbox = device.client.new_inbox();
     let mut replies = device.subscribe(&inbox).await;
     let subject = "device-connect.acme.cam-2.cmd";
     device.client.publish_with_reply(subject, inbox.clone(), "call".into()).await.unwrap();
     let reply = next(&mut calls).await.reply.unwrap();
-    member.publish(reply.as_str(), "first").await;
+    callee.publish(reply.as_str(), "first").await;
     assert_eq!(next(&mut replies).await.payload, "first");
-    member.publish(reply.as_str(), "second").await;
-    member.refused(&inbox).await;
+    callee.publish(reply.as_str(), "second").await;
+    callee.refused(&inbox).await;
     nothing(&mut replies).await;
 }
 

@@ -133,6 +133,22 @@ async fn tokens_from_before_a_time_are_cut_off() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_is_taken_out_vouches_for_nobody_any_more() {
+    let other = "[[issuers]]\nname = \"other\"\nissuer = \"https://other.test\"\n\
+                 audiences = [\"bulkhead\"]\nalgorithms = [\"EdDSA\"]\ntenants = [\"acme\"]\n\
+                 keys.jwks_file = \"issuer.jwks.json\"\n";
+    let stack = Stack::new().config(other).start().await;
+    let theirs = Token::device("acme", "cam-1").with(json!({"iss": "https://other.test"}));
+    let actors = connect_all(&stack, &[theirs.clone(), Token::device("acme", "cam-2")]).await;
+    let config = std::fs::read_to_string(stack.config_path()).unwrap();
+    std::fs::write(stack.config_path(), config.replace(other, "")).unwrap();
+    actors[0].cut().await;
+    connect_error(&stack, &stack.token(&theirs)).await;
+    stack.denied("issuer_unknown").await;
+    assert!(!actors[1].is_cut());
+}
+
+#[tokio::test]
 async fn a_changed_role_makes_its_bearers_come_back_with_the_new_rights() {
     let stack = Stack::new().start().await;
     let actors = connect_all(

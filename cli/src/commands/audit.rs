@@ -4,6 +4,7 @@ use super::{Context, Outcome};
 use crate::args::Audit;
 use bulkhead_control::audit::{AuditError, verify};
 use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub(super) fn run(context: &Context, command: Audit) -> Outcome {
@@ -16,8 +17,9 @@ pub(super) fn run(context: &Context, command: Audit) -> Outcome {
                 .audit
                 .path
                 .ok_or("no audit log is configured; set audit.path, or name the log")?;
-            let beside = super::cli_log(&path);
-            [path, beside].into_iter().filter(|path| path.exists()).collect()
+            let own = super::cli_log(&path);
+            // A log that is gone while its head is there was not always missing.
+            [path, own].into_iter().filter(|log| log.exists() || head(log).exists()).collect()
         }
     };
     let mut results = Vec::new();
@@ -26,6 +28,11 @@ pub(super) fn run(context: &Context, command: Audit) -> Outcome {
         let shown = path.display().to_string();
         results.push(match verify(&path) {
             Ok(verified) => json!({"log": shown, "ok": true, "records": verified.records, "head": verified.head}),
+            Err(AuditError::Io { .. }) if !path.exists() && head(&path).exists() => {
+                broken = true;
+                let error = format!("it is gone, but {} was written with it", head(&path).display());
+                json!({"log": shown, "ok": false, "error": error})
+            }
             Err(error @ AuditError::Io { .. }) => return Err(error.into()),
             Err(error) => {
                 broken = true;
@@ -33,8 +40,16 @@ pub(super) fn run(context: &Context, command: Audit) -> Outcome {
             }
         });
     }
-    context.output.print(&results, || results.iter().map(line).collect());
+    context.output.print(&results, || match results.as_slice() {
+        [] => "nothing was written down yet".to_owned(),
+        results => results.iter().map(line).collect(),
+    })?;
     Ok(ExitCode::from(if broken { crate::NOT_AS_IT_SHOULD_BE } else { 0 }))
+}
+
+/// What tells where a log ended.
+fn head(log: &Path) -> PathBuf {
+    super::beside(log, ".head")
 }
 
 fn line(result: &Value) -> String {

@@ -21,7 +21,7 @@ pub(super) async fn run(context: &Context) -> Outcome {
         Ok(config) => config,
         Err(error) => {
             let value = json!({"ok": false, "checks": [{"what": "configuration", "error": error.to_string()}]});
-            context.output.print(&value, || format!("FAIL  configuration: {error}"));
+            context.output.print(&value, || format!("FAIL  configuration: {error}"))?;
             return Ok(ExitCode::from(crate::NOT_AS_IT_SHOULD_BE));
         }
     };
@@ -48,7 +48,7 @@ pub(super) async fn run(context: &Context) -> Outcome {
                 Err(error) => format!("FAIL  {}: {error}\n", check.what),
             })
             .collect()
-    });
+    })?;
     Ok(ExitCode::from(if ok { 0 } else { crate::NOT_AS_IT_SHOULD_BE }))
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Context, Outcome};
 use crate::args::{Backend, Creds, Issue};
+use crate::output::line;
 use bulkhead_auth_callout::{NatsCredentials, Operator};
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::config::{AccountMode, Config};
@@ -32,10 +33,10 @@ pub(super) async fn run(context: &Context, command: Creds) -> Outcome {
         Some(path) => {
             files::write_secret(path, text.as_bytes())?;
             let shown = path.display().to_string();
-            Ok(context.done(json!({"file": shown}), format!("credentials are in {shown}")))
+            context.done(json!({"file": shown}), format!("credentials are in {shown}"))
         }
         None => {
-            println!("{text}");
+            line(&text)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -3,7 +3,7 @@
 use super::{Context, Outcome};
 use crate::args::Dev;
 use crate::dev::{Environment, Matrix};
-use crate::output::table;
+use crate::output::{complain, line, table};
 use bulkhead_control::config::LogConfig;
 use bulkhead_control::log;
 use std::process::ExitCode;
@@ -11,20 +11,20 @@ use std::process::ExitCode;
 pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
     let quiet = LogConfig { filter: "warn,async_nats=error".to_owned(), ..LogConfig::default() };
     log::init(&quiet)?;
-    eprintln!(
+    complain(
         "bulkhead dev: tokens are signed by an issuer of this machine's own, and everything listens \
-         on loopback; this is for trying things out, not for anybody's data"
+         on loopback; this is for trying things out, not for anybody's data",
     );
     let environment = Environment::start(&args.dir).await?;
     let matrix = Matrix::measure(&environment).await?;
-    context.output.print(&matrix.rows(), || show(&matrix));
+    context.output.print(&matrix.rows(), || show(&matrix))?;
     let code = ExitCode::from(if matrix.holds() { 0 } else { crate::NOT_AS_IT_SHOULD_BE });
     if args.once {
         environment.stop().await;
         return Ok(code);
     }
     if !context.output.json {
-        println!("{}", environment.invitation()?);
+        line(&environment.invitation()?)?;
     }
     environment.wait().await;
     environment.stop().await;

@@ -4,6 +4,8 @@ use super::{Context, Outcome};
 use crate::args::{Init, InitWhat};
 use bulkhead_control::files::create_secret;
 use serde_json::json;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf, absolute};
 
 /// The configuration to begin with. Every setting that has to be chosen is there, and every other one
 /// is named.
@@ -12,21 +14,27 @@ const TEMPLATE: &str = include_str!("bulkhead.toml");
 pub(super) fn run(context: &Context, args: Init) -> Outcome {
     match args.what {
         None => {
-            create_secret(&context.path, TEMPLATE.as_bytes()).map_err(|error| {
-                format!("{error}; an existing configuration is never overwritten")
-            })?;
             let shown = context.path.display();
-            Ok(context.done(
+            create_secret(&context.path, TEMPLATE.as_bytes()).map_err(|error| {
+                if error.kind() == ErrorKind::AlreadyExists {
+                    return format!(
+                        "{shown} exists, and a configuration is never overwritten; edit it, or \
+                         name another with --config"
+                    );
+                }
+                format!("{error}; check the path of --config")
+            })?;
+            context.done(
                 json!({"config": shown.to_string()}),
                 format!(
                     "wrote {shown}\nnext: name your issuer in it, run `bulkhead init nats`, add a \
                      tenant with `bulkhead tenant create`, then `bulkhead check`"
                 ),
-            ))
+            )
         }
         Some(InitWhat::Nats { dir, listen }) => {
             let made = bulkhead_auth_callout::init(&dir, &listen)?;
-            let shown = |path: &std::path::Path| path.display().to_string();
+            let shown = |path: &Path| path.display().to_string();
             let value = json!({
                 "keys": shown(&made.keys),
                 "server_config": shown(&made.server_config),
@@ -34,19 +42,26 @@ pub(super) fn run(context: &Context, args: Init) -> Outcome {
                 "system_credentials": shown(&made.system_credentials),
                 "registry_credentials": shown(&made.registry_credentials),
             });
-            let folder = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+            let folder = seen_from(&context.path, &dir)?;
             let text = format!(
                 "wrote {keys}\n\
                  1. take {seed} offline: nothing here needs it\n\
                  2. start the server in that folder: (cd {keys} && nats-server -c nats-server.conf)\n\
-                 3. set in bulkhead.toml: nats = {{ servers = [\"nats://{listen}\"], operator = {{ keys \
-                 = \"{folder}\" }} }}\n\
+                 3. set in {config}: nats = {{ servers = [\"nats://{listen}\"], operator = {{ keys = \
+                 {folder:?} }} }}\n\
                  4. run `bulkhead serve`",
                 keys = shown(&made.keys),
                 seed = shown(&made.operator_seed),
-                folder = folder.unwrap_or_else(|| shown(&dir)),
+                config = context.path.display(),
             );
-            Ok(context.done(value, text))
+            context.done(value, text)
         }
     }
+}
+
+/// A folder as a configuration names it, whose paths start where it lies.
+fn seen_from(config: &Path, folder: &Path) -> std::io::Result<PathBuf> {
+    let (config, folder) = (absolute(config)?, absolute(folder)?);
+    let inside = config.parent().and_then(|parent| folder.strip_prefix(parent).ok());
+    Ok(inside.map_or(folder.clone(), Path::to_owned))
 }

@@ -52,16 +52,21 @@ impl Context {
     }
 
     /// Prints one line, or its JSON.
-    fn done(&self, value: serde_json::Value, text: String) -> ExitCode {
-        self.output.print(&value, || text);
-        ExitCode::SUCCESS
+    fn done(&self, value: serde_json::Value, text: String) -> Outcome {
+        self.output.print(&value, || text)?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
 /// Where the command line writes down what it does, beside this log.
 fn cli_log(log: &Path) -> PathBuf {
-    let mut name = log.as_os_str().to_owned();
-    name.push(".cli");
+    beside(log, ".cli")
+}
+
+/// The file whose name is this one's with something after it.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
     name.into()
 }
 

@@ -13,7 +13,9 @@ pub(super) fn run(context: &Context, command: Nats) -> Outcome {
     let config = context.config()?;
     let Some(AccountMode::Operator(keys)) = config.nats.as_ref().and_then(|nats| nats.mode())
     else {
-        return Err("there is nothing to rotate: NATS is not configured in operator mode".into());
+        return Err("there is nothing to rotate: [nats] has no `operator`; in config mode the keys \
+                    stand in the server's own file"
+            .into());
     };
     let what = match what {
         RotateWhat::Issuer => Rotation::Issuer,
@@ -22,5 +24,5 @@ pub(super) fn run(context: &Context, command: Nats) -> Outcome {
     };
     let from = rotate(&keys.keys, what)?;
     let text = format!("the new key is in use {}", relative(from, Timestamp::now()));
-    Ok(context.done(json!({"in_use_from": from}), text))
+    context.done(json!({"in_use_from": from}), text)
 }
