@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use bulkhead_policy::{DeviceId, RoleName, TenantId, TokenId};
+use bulkhead_policy::{DeviceId, RoleName, TenantId};
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
@@ -137,43 +137,43 @@ pub enum Tenant {
 #[derive(Debug, Default, clap::Args)]
 pub struct QuotaArgs {
     /// Connections at a time.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub connections: Option<Limit>,
     /// Subscriptions (NATS: of each connection).
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub subscriptions: Option<Limit>,
     /// Published messages per second.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub messages_per_second: Option<Limit>,
     /// Published bytes per second.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub bytes_per_second: Option<Limit>,
     /// Bytes of one payload.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub payload_bytes: Option<Limit>,
     /// Retained messages.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub retained_messages: Option<Limit>,
     /// Bytes of all retained messages.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub retained_bytes: Option<Limit>,
     /// Bytes queued for clients that are away or slow.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub queued_bytes: Option<Limit>,
     /// Authentications per minute.
-    #[arg(long)]
+    #[arg(long, value_name = "N|none")]
     pub authentications_per_minute: Option<Limit>,
-    /// JetStream streams; with it, JetStream is on.
-    #[arg(long)]
+    /// JetStream streams; with it and some bytes, JetStream is on.
+    #[arg(long, value_name = "N|none")]
     pub jetstream_streams: Option<Limit>,
     /// JetStream consumers.
-    #[arg(long, requires = "jetstream_streams")]
+    #[arg(long, value_name = "N", requires = "jetstream_streams")]
     pub jetstream_consumers: Option<u64>,
     /// JetStream bytes on disk.
-    #[arg(long, requires = "jetstream_streams")]
+    #[arg(long, value_name = "N", requires = "jetstream_streams")]
     pub jetstream_storage_bytes: Option<u64>,
     /// JetStream bytes in memory.
-    #[arg(long, requires = "jetstream_streams")]
+    #[arg(long, value_name = "N", requires = "jetstream_streams")]
     pub jetstream_memory_bytes: Option<u64>,
 }
 
@@ -233,9 +233,9 @@ pub enum Token {
         tenant: TenantId,
         /// The token's `jti`.
         #[arg(required_unless_present = "issued_before")]
-        id: Option<TokenId>,
+        id: Option<String>,
         /// When the token has expired anyway, so that its entry can go. Default: in a year.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "issued_before")]
         until: Option<Timestamp>,
         /// Refuse every token issued before this time (RFC 3339, or `now`).
         #[arg(long, value_parser = time, conflicts_with = "id")]

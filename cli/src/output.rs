@@ -21,7 +21,11 @@ impl Output {
         value: &impl Serialize,
         text: impl FnOnce() -> String,
     ) -> io::Result<()> {
-        if self.json { line(&serde_json::to_string_pretty(value)?) } else { line(text().trim_end()) }
+        if self.json {
+            line(&serde_json::to_string_pretty(value)?)
+        } else {
+            line(text().trim_end())
+        }
     }
 }
 

@@ -151,6 +151,9 @@ impl Authenticator {
     ) {
         let tenant = principal.and_then(Principal::tenant);
         self.metrics.authenticated(backend, tenant, denied, started.elapsed());
+        if denied == Some(DenyReason::SourceRateExceeded) && !self.limits.reports(source) {
+            return;
+        }
         let event = if denied.is_some() { Event::Deny } else { Event::Connect };
         let mut record = Record::new(event, backend).from(source);
         if let Some(principal) = principal {

@@ -61,6 +61,7 @@ impl<K: Hash + Eq + Send + Sync + 'static> Default for Buckets<K> {
 pub struct AuthLimits {
     failures: Buckets<IpAddr>,
     failures_per_minute: u64,
+    reports: Buckets<IpAddr>,
     tenants: Buckets<TenantId>,
 }
 
@@ -70,6 +71,7 @@ impl AuthLimits {
         Self {
             failures: Buckets::new(),
             failures_per_minute: config.failures_per_minute.into(),
+            reports: Buckets::new(),
             tenants: Buckets::new(),
         }
     }
@@ -84,6 +86,12 @@ impl AuthLimits {
         if let Some(source) = source {
             self.failures.take(network(source), self.failures_per_minute, 1);
         }
+    }
+
+    /// Whether it is worth writing down once more that an address is shut out: once a minute, so that
+    /// whoever keeps knocking does not fill the logs.
+    pub fn reports(&self, source: Option<IpAddr>) -> bool {
+        source.is_none_or(|source| self.reports.take(network(source), 1, 1))
     }
 
     /// Counts an authentication of a tenant, if it may have one more.
@@ -123,6 +131,14 @@ mod tests {
         assert!(limits.is_shut_out(Some(bad)));
         assert!(!limits.is_shut_out(Some(good)));
         assert!(!limits.is_shut_out(None));
+    }
+
+    #[test]
+    fn a_knocking_address_is_reported_once_a_minute() {
+        let limits = limits();
+        let (one, other) = ("192.0.2.1".parse().ok(), "192.0.2.2".parse().ok());
+        assert!(limits.reports(one) && limits.reports(other));
+        assert!((0..100).all(|_| !limits.reports(one)));
     }
 
     #[test]

@@ -61,6 +61,20 @@ async fn a_frozen_replica_is_harmless_where_replicas_are_hedged() {
 }
 
 #[tokio::test]
+async fn a_frozen_service_refuses_within_the_servers_timeout_and_thaws() {
+    let stack = Stack::new().without_service().start().await;
+    let only = stack.replica(REPLICA, "only").await;
+    let device = Token::device("acme", "cam-1");
+    assert!(admitted(&stack, &device).await);
+    only.pause().unwrap();
+    // The client's own limit is four times the server's: it is the server that answers.
+    let told = connect_error(&stack, &stack.token(&device)).await;
+    assert!(told.contains("uthorization"), "{told}");
+    only.resume().unwrap();
+    eventually_async("it answers again", async || admitted(&stack, &device).await).await;
+}
+
+#[tokio::test]
 async fn a_restarted_server_is_told_its_tenants_again() {
     let mut stack = Stack::new().start().await;
     let device = Token::device("acme", "cam-1");

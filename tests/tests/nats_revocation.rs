@@ -237,6 +237,29 @@ async fn a_storm_of_reconnects_during_a_suspension_finds_every_door_shut() {
 }
 
 #[tokio::test]
+async fn the_last_of_many_changes_holds() {
+    let stack = Stack::new().start().await;
+    let globex = Actor::connect(stack.url(), &stack.token(&Token::device("globex", "cam-1"))).await;
+    let token = stack.token(&Token::device("acme", "cam-1"));
+    for last in [Status::Suspended, Status::Active] {
+        for n in 0..100 {
+            let status = if n % 2 == 0 { Status::Active } else { Status::Suspended };
+            stack.change("acme", |t| t.status = status).await;
+        }
+        stack.change("acme", |t| t.status = last).await;
+        let expected = last == Status::Active;
+        eventually_async("the last state holds", async || {
+            admitted(&stack, &token).await == expected
+        })
+        .await;
+        // Neither a push nor a sweep that comes late undoes it.
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        assert_eq!(admitted(&stack, &token).await, expected);
+    }
+    assert!(!globex.is_cut());
+}
+
+#[tokio::test]
 async fn a_tenant_suspended_while_its_client_is_being_let_in_is_cut() {
     let stack = Stack::new().start().await;
     // Each round changes the directory at another moment of a connection's beginning.

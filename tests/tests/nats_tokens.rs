@@ -101,6 +101,23 @@ async fn whoever_is_not_vouched_for_is_refused_with_a_code() {
 }
 
 #[tokio::test]
+async fn a_token_cannot_ask_for_another_account_or_other_rights() {
+    let stack = Stack::new().start().await;
+    let keys = bulkhead_auth_callout::Keyring::read(&stack.folder().join("nats")).unwrap();
+    let greedy = Token::device("acme", "cam-1").with(json!({
+        "account": keys.registry.account, "issuer_account": keys.system.account,
+        "permissions": {"subscribe": [">"]}, "tags": ["tenant:globex"], "scope": "service",
+        "nats": {"issuer_account": keys.system.account, "pub": {}, "sub": {}, "type": "user"},
+    }));
+    let actor = Actor::connect(stack.url(), &stack.token(&greedy)).await;
+    for subject in [">", "$SYS.>", "device-connect.globex.>"] {
+        actor.subscribe(subject).await;
+        actor.refused(&format!("\"{subject}\"")).await;
+    }
+    publishes_within_acme(&stack, &actor).await;
+}
+
+#[tokio::test]
 async fn a_connection_ends_with_its_token() {
     let stack = Stack::new().start().await;
     let brief =

@@ -166,6 +166,14 @@ impl Keyring {
         Dated::current(&self.curves, now)
     }
 
+    /// When the next key comes into use, if one is waiting.
+    pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
+        let signers = self.auth.signers.iter().map(|dated| dated.from);
+        let numbers = self.tenant_signers.iter().map(|dated| dated.from);
+        let curves = self.curves.iter().map(|dated| dated.from);
+        signers.chain(numbers).chain(curves).filter(|from| *from > now).min()
+    }
+
     fn tenant_key(&self, tenant: &TenantId, number: u32) -> Result<Arc<SigningKey>, NkeyError> {
         let id = (tenant.clone(), number);
         if let Some(key) = self.derived.get(&id) {

@@ -10,6 +10,7 @@ use bulkhead_control::directory::Snapshot;
 use bulkhead_control::files::Watched;
 use bulkhead_policy::{Quotas, Scope, Tenant, TenantId};
 use futures::StreamExt;
+use jiff::Timestamp;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +93,7 @@ impl Follower {
                     self.reconcile().await;
                 }
                 () = self.reconnected.notified() => self.reconcile().await,
+                () = self.next_key() => self.reconcile().await,
                 _ = reconcile.tick() => self.reconcile().await,
                 _ = keyring_look.tick() => {
                     if let Some(watched) = &mut keyring && let Ok(true) = watched.changed() {
@@ -156,6 +158,18 @@ impl Follower {
         }
         if let Err(error) = provisioner.reconcile().await {
             tracing::warn!(%error, "the servers' accounts could not be compared; trying again");
+        }
+    }
+
+    /// Resolves when a key of the keyring comes into use.
+    async fn next_key(&self) {
+        let Accounts::Operator(operator, _) = &self.accounts else {
+            return std::future::pending().await;
+        };
+        let now = Timestamp::now();
+        match operator.keys().next_change(now) {
+            Some(from) => tokio::time::sleep(from.duration_since(now).unsigned_abs()).await,
+            None => std::future::pending().await,
         }
     }
 

@@ -12,6 +12,8 @@ use bulkhead_control::http::exchange::{CredentialIssuer, CredentialsFile, Subjec
 use bulkhead_policy::Status;
 use jiff::SignedDuration;
 use serde_json::json;
+use std::error::Error;
+use std::fmt::Display;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +33,8 @@ pub(super) async fn run(context: &Context, command: Creds) -> Outcome {
     let text = serde_json::to_string_pretty(&file)?;
     match &args.out {
         Some(path) => {
-            files::write_secret(path, text.as_bytes())?;
+            files::write_secret(path, text.as_bytes())
+                .map_err(|error| format!("{error}; check the path of --out"))?;
             let shown = path.display().to_string();
             context.done(json!({"file": shown}), format!("credentials are in {shown}"))
         }
@@ -43,21 +46,23 @@ pub(super) async fn run(context: &Context, command: Creds) -> Outcome {
 }
 
 /// Signs with the keys of this machine.
-async fn sign(
-    context: &Context,
-    args: &Issue,
-) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
+async fn sign(context: &Context, args: &Issue) -> Result<serde_json::Value, Box<dyn Error>> {
     let config = context.config()?;
     let tenant = args.tenant.clone().ok_or("name the tenant with --tenant")?;
     let device = args.device.clone().ok_or("name the device with --device")?;
-    if !config.role_set().contains_key(&args.role) {
+    let known = Store::open(&config.directory).await?.get(&tenant).await?;
+    if !known.roles.contains_key(&args.role) && !config.role_set().contains_key(&args.role) {
         return Err(format!(
             "role '{}' does not exist; see [roles] in the configuration",
             args.role
         )
         .into());
     }
-    let known = Store::open(&config.directory).await?.get(&tenant).await?;
+    if args.role.as_str() == "service" {
+        return Err("role 'service' is for the platform's own programs; credentials are for a \
+                    tenant's devices"
+            .into());
+    }
     if known.status == Status::Suspended {
         return Err(format!("tenant {tenant} is suspended; see `bulkhead tenant resume`").into());
     }
@@ -70,6 +75,9 @@ async fn sign(
     let issuer = nats_issuer(&config)?;
     let limit = config.exchange.as_ref().map_or(TTL, |exchange| exchange.credentials_ttl);
     let ttl = args.ttl.unwrap_or(limit);
+    if ttl < SignedDuration::from_secs(1) {
+        return Err("--ttl has to be at least 1s".into());
+    }
     let subject = Subject::new(tenant, device, args.role.clone(), None, ttl)?;
     let section = issuer.issue(&subject)?;
     let record = Record::new(Event::CredentialIssued, "nats").tenant(&subject.tenant);
@@ -79,7 +87,7 @@ async fn sign(
     Ok(serde_json::to_value(CredentialsFile::new(&subject, issuer.section(), section))?)
 }
 
-fn nats_issuer(config: &Config) -> Result<NatsCredentials, Box<dyn std::error::Error>> {
+fn nats_issuer(config: &Config) -> Result<NatsCredentials, Box<dyn Error>> {
     let nats = config.nats.as_ref().ok_or("[nats] is not configured; run `bulkhead init nats`")?;
     let Some(AccountMode::Operator(keys)) = nats.mode() else {
         return Err(
@@ -94,14 +102,28 @@ fn nats_issuer(config: &Config) -> Result<NatsCredentials, Box<dyn std::error::E
 }
 
 /// Asks an exchange.
-async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
+async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn Error>> {
     let token_file = args.token_file.as_ref().ok_or("name the token's file with --token-file")?;
-    let token = files::read_text(token_file)?;
+    let address = endpoint(url)?;
+    let token = files::read_text(token_file)
+        .map_err(|error| format!("{error}; check the path of --token-file"))?;
+    let token = token.trim();
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(format!(
+            "{} does not hold one token; write it there with nothing else",
+            token_file.display()
+        )
+        .into());
+    }
     let mut client =
         reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
     if let Some(path) = &args.ca_file {
-        let pem = files::read_text(path)?;
-        client = client.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
+        let unusable =
+            |error: &dyn Display| format!("{error}; --ca-file has to name certificates in PEM");
+        let pem = files::read_text(path).map_err(|error| unusable(&error))?;
+        let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+            .map_err(|error| unusable(&format_args!("{}: {}", path.display(), causes(&error))))?;
+        client = client.tls_certs_only(roots);
     }
     let Backend::Nats = args.backend;
     let mut request = json!({"backend": "nats"});
@@ -113,18 +135,55 @@ async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn std::
     }
     let response = client
         .build()?
-        .post(format!("{}/v1/credentials", url.trim_end_matches('/')))
-        .bearer_auth(token.trim())
+        .post(address.clone())
+        .bearer_auth(token)
         .json(&request)
         .send()
         .await
-        .map_err(|error| format!("the exchange cannot be asked: {error}"))?;
+        .map_err(|error| {
+            format!("the exchange cannot be asked: {}; check --exchange", causes(&error))
+        })?;
     let status = response.status();
-    let answer: serde_json::Value = response.json().await?;
-    if status.is_success() {
-        return Ok(answer);
+    let answer: serde_json::Value = response.json().await.unwrap_or_default();
+    let said = |name: &str| answer.get(name).and_then(|v| v.as_str());
+    match (said("error"), said("message")) {
+        _ if status.is_success() && answer.is_object() => Ok(answer),
+        (Some("device_missing"), _) => Err("the exchange asks for the device; add --device".into()),
+        (Some(code), Some(message)) if code != message => {
+            Err(format!("the exchange refused: {message} ({code})").into())
+        }
+        (Some(code), _) => Err(format!("the exchange refused: {code}").into()),
+        (None, _) => {
+            Err(format!("{address} answered {status}, as no exchange does; check --exchange")
+                .into())
+        }
     }
-    let said =
-        |name: &str| answer.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-    Err(format!("the exchange refused: {} ({})", said("message"), said("error")).into())
+}
+
+/// Where an exchange is asked.
+fn endpoint(url: &str) -> Result<reqwest::Url, String> {
+    let parsed = reqwest::Url::parse(&format!("{}/v1/credentials", url.trim_end_matches('/')))
+        .map_err(|error| {
+            format!("--exchange {url}: {error}; write it as https://bulkhead.example:8443")
+        })?;
+    let loopback = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match parsed.scheme() {
+        "https" => Ok(parsed),
+        "http" if loopback => Ok(parsed),
+        _ => Err(format!(
+            "--exchange {url}: the token would cross the network in the clear; use https (plain \
+             http only on loopback)"
+        )),
+    }
+}
+
+/// An error and what caused it: the cause says what is wrong.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
 }

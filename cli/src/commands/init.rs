@@ -63,5 +63,9 @@ pub(super) fn run(context: &Context, args: Init) -> Outcome {
 fn seen_from(config: &Path, folder: &Path) -> std::io::Result<PathBuf> {
     let (config, folder) = (absolute(config)?, absolute(folder)?);
     let inside = config.parent().and_then(|parent| folder.strip_prefix(parent).ok());
-    Ok(inside.map_or(folder.clone(), Path::to_owned))
+    Ok(match inside {
+        Some(here) if here.as_os_str().is_empty() => ".".into(),
+        Some(inside) => inside.to_owned(),
+        None => folder,
+    })
 }

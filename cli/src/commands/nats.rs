@@ -13,9 +13,11 @@ pub(super) fn run(context: &Context, command: Nats) -> Outcome {
     let config = context.config()?;
     let Some(AccountMode::Operator(keys)) = config.nats.as_ref().and_then(|nats| nats.mode())
     else {
-        return Err("there is nothing to rotate: [nats] has no `operator`; in config mode the keys \
+        return Err(
+            "there is nothing to rotate: [nats] has no `operator`; in config mode the keys \
                     stand in the server's own file"
-            .into());
+                .into(),
+        );
     };
     let what = match what {
         RotateWhat::Issuer => Rotation::Issuer,

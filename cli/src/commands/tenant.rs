@@ -2,7 +2,7 @@
 //! and running services act on them at once.
 
 use super::{Context, Outcome};
-use crate::args::{Device, QuotaArgs, Tenant as Command};
+use crate::args::{Device, Limit, QuotaArgs, Tenant as Command};
 use crate::output::{relative, table};
 use bulkhead_policy::{JetStreamQuota, Quotas, Status, Tenant, TenantId};
 use jiff::Timestamp;
@@ -22,9 +22,10 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
                 );
             }
             let mut tenant = Tenant::default();
+            quotas.check(&tenant.quotas)?;
             quotas.apply(&mut tenant.quotas);
             store.create(&id, tenant.clone()).await?;
-            Ok(context.done(show_json(&id, &tenant), format!("tenant {id} was created")))
+            context.done(show_json(&id, &tenant), format!("tenant {id} was created"))
         }
         Command::List => {
             let tenants = store.list().await?;
@@ -40,21 +41,21 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
                 };
                 let header = ["TENANT", "STATUS", "REVOKED DEVICES", "REVOKED TOKENS"];
                 table(&header, tenants.iter().map(row))
-            });
+            })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Show { tenant: id } => {
             let tenant = store.get(&id).await?;
-            context.output.print(&show_json(&id, &tenant), || show_text(&id, &tenant));
+            context.output.print(&show_json(&id, &tenant), || show_text(&id, &tenant))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Suspend { tenant: id } => {
             let tenant = store.update(&id, |tenant| tenant.status = Status::Suspended).await?;
-            Ok(context.done(show_json(&id, &tenant), format!("tenant {id} is suspended")))
+            context.done(show_json(&id, &tenant), format!("tenant {id} is suspended"))
         }
         Command::Resume { tenant: id } => {
             let tenant = store.update(&id, |tenant| tenant.status = Status::Active).await?;
-            Ok(context.done(show_json(&id, &tenant), format!("tenant {id} is active")))
+            context.done(show_json(&id, &tenant), format!("tenant {id} is active"))
         }
         Command::Delete { tenant: id, yes } => {
             store.get(&id).await?;
@@ -62,15 +63,16 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
                 return Err("nothing was deleted; answer `yes`, or pass --yes".into());
             }
             store.delete(&id).await?;
-            Ok(context.done(json!({"deleted": id}), format!("tenant {id} was deleted")))
+            context.done(json!({"deleted": id}), format!("tenant {id} was deleted"))
         }
         Command::Quota { tenant: id, quotas } => {
             let tenant = if quotas.is_empty() {
                 store.get(&id).await?
             } else {
+                quotas.check(&store.get(&id).await?.quotas)?;
                 store.update(&id, |tenant| quotas.apply(&mut tenant.quotas)).await?
             };
-            context.output.print(&json!(tenant.quotas), || quota_text(&tenant.quotas));
+            context.output.print(&json!(tenant.quotas), || quota_text(&tenant.quotas))?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -85,18 +87,21 @@ pub(super) async fn run_device(context: &Context, command: Device) -> Outcome {
                 tenant.revoked_devices.entry(device.clone()).or_insert(now);
             };
             let tenant = store.update(&id, revoke).await?;
-            Ok(context.done(show_json(&id, &tenant), format!("device {id}/{device} is revoked")))
+            context.done(show_json(&id, &tenant), format!("device {id}/{device} is revoked"))
         }
         Device::Restore { tenant: id, device } => {
             let known = store.get(&id).await?;
             if !known.revoked_devices.contains_key(&device) {
-                return Err(format!("device {id}/{device} is not revoked").into());
+                return Err(format!(
+                    "device {id}/{device} is not revoked; see `bulkhead tenant show {id}`"
+                )
+                .into());
             }
             let restore = |tenant: &mut Tenant| {
                 tenant.revoked_devices.remove(&device);
             };
             let tenant = store.update(&id, restore).await?;
-            Ok(context.done(show_json(&id, &tenant), format!("device {id}/{device} is restored")))
+            context.done(show_json(&id, &tenant), format!("device {id}/{device} is restored"))
         }
     }
 }
@@ -135,11 +140,45 @@ impl QuotaArgs {
         }
     }
 
+    /// Refuses what would have no effect.
+    fn check(&self, before: &Quotas) -> Result<(), &'static str> {
+        let Some(Limit(streams)) = self.jetstream_streams else {
+            return Ok(());
+        };
+        let others =
+            [self.jetstream_consumers, self.jetstream_storage_bytes, self.jetstream_memory_bytes];
+        if streams.is_none() && others.iter().any(Option::is_some) {
+            return Err(
+                "--jetstream-streams none takes all its limits back; leave the other ones out",
+            );
+        }
+        let mut after = *before;
+        self.apply(&mut after);
+        match after.jetstream {
+            Some(JetStreamQuota { streams: 1.., storage_bytes: 0, memory_bytes: 0, .. }) => {
+                Err("JetStream without bytes stores nothing; add --jetstream-storage-bytes or \
+                     --jetstream-memory-bytes")
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        let mut probe = Quotas { connections: Some(1), ..Quotas::default() };
-        let before = probe;
-        self.apply(&mut probe);
-        probe == before && self.connections.is_none()
+        // The rest of JetStream's cannot stand without the number of streams.
+        [
+            self.connections,
+            self.subscriptions,
+            self.messages_per_second,
+            self.bytes_per_second,
+            self.payload_bytes,
+            self.retained_messages,
+            self.retained_bytes,
+            self.queued_bytes,
+            self.authentications_per_minute,
+            self.jetstream_streams,
+        ]
+        .iter()
+        .all(Option::is_none)
     }
 }
 
@@ -195,8 +234,10 @@ fn confirm(question: &str) -> std::io::Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
-    print!("{question} [yes/no] ");
-    std::io::stdout().flush()?;
+    // Standard output is for the result.
+    let mut terminal = std::io::stderr();
+    write!(terminal, "{question} [yes/no] ")?;
+    terminal.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(answer.trim() == "yes")

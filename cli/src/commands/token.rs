@@ -6,7 +6,7 @@ use crate::output::relative;
 use crate::signer::{Signer, TokenRequest};
 use bulkhead_control::Control;
 use bulkhead_control::config::Config;
-use bulkhead_policy::{Broker, Tenant};
+use bulkhead_policy::{Broker, Tenant, TokenId};
 use data_encoding::BASE64URL_NOPAD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -25,32 +25,56 @@ pub(super) async fn run(context: &Context, command: Token) -> Outcome {
         Token::Mint(args) => mint(context, args),
         Token::Inspect { token } => inspect(context, &token).await,
         Token::Revoke { tenant, id, until, issued_before } => {
-            let store = context.store().await?;
             let now = Timestamp::now();
+            let id = id.as_deref().map(token_id).transpose()?;
             let until = match until {
+                Some(until) if until <= now => {
+                    return Err(
+                        "--until has passed, so the token would not stay revoked; give its \
+                                `exp`, or leave --until out"
+                            .into(),
+                    );
+                }
                 Some(until) => until,
                 None => now.checked_add(REVOKED_FOR)?,
             };
+            // Revoking again never lets in what is refused already.
             let revoke = |known: &mut Tenant| {
                 known.revoked_tokens.retain(|_, until| *until > now);
                 if let Some(id) = &id {
-                    known.revoked_tokens.insert(id.clone(), until);
+                    let entry = known.revoked_tokens.entry(id.clone()).or_insert(until);
+                    *entry = until.max(*entry);
                 }
-                if let Some(from) = issued_before {
-                    known.tokens_valid_from = Some(from);
-                }
+                known.tokens_valid_from = known.tokens_valid_from.max(issued_before);
             };
-            store.update(&tenant, revoke).await?;
+            let known = context.store().await?.update(&tenant, revoke).await?;
+            let issued_before = issued_before.and(known.tokens_valid_from);
             let text = match (&id, issued_before) {
                 (Some(id), _) => format!("token {id} of {tenant} is revoked"),
                 (None, from) => {
                     format!("tokens of {tenant} issued before {} are revoked", from.unwrap_or(now))
                 }
             };
-            Ok(context
-                .done(json!({"tenant": tenant, "id": id, "issued_before": issued_before}), text))
+            context.done(json!({"tenant": tenant, "id": id, "issued_before": issued_before}), text)
         }
     }
+}
+
+/// A token's id. Who gives the token instead would revoke nothing, and it is not to be repeated in an
+/// error, as the parser of arguments would.
+fn token_id(text: &str) -> Result<TokenId, String> {
+    if decode_part(text, 0).is_some() {
+        return Err(
+            "that is a token, not its id; `bulkhead token inspect` shows its `jti`".to_owned()
+        );
+    }
+    TokenId::parse(text).map_err(|error| format!("{error}; it is the token's `jti`"))
+}
+
+/// A part of a token, if it is base64 of JSON.
+fn decode_part(token: &str, part: usize) -> Option<Value> {
+    let bytes = BASE64URL_NOPAD.decode(token.split('.').nth(part)?.as_bytes()).ok()?;
+    serde_json::from_slice(&bytes).ok().filter(Value::is_object)
 }
 
 fn mint(context: &Context, args: Mint) -> Outcome {
@@ -59,7 +83,10 @@ fn mint(context: &Context, args: Mint) -> Outcome {
         .issuers
         .iter()
         .find(|issuer| args.issuer.as_ref().is_none_or(|name| issuer.name.as_str() == name))
-        .ok_or("there is no such issuer; see [[issuers]] in the configuration")?;
+        .ok_or_else(|| {
+            let names: Vec<_> = config.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+            format!("no issuer has the name given with --issuer; there are: {}", names.join(", "))
+        })?;
     let audience = issuer.audiences.first().ok_or("the issuer has no audience")?;
     let signer = Signer::read(&args.key)?;
     let mut request = TokenRequest::new(&issuer.issuer, audience, args.ttl)?;
@@ -68,7 +95,7 @@ fn mint(context: &Context, args: Mint) -> Outcome {
     request.role = args.role;
     let token = signer.sign(&request)?;
     let value = json!({"token": token, "jti": request.jti, "exp": request.exp});
-    Ok(context.done(value, token))
+    context.done(value, token)
 }
 
 /// Shows a token's claims, and what the configured issuers and directory say about it.
@@ -79,18 +106,14 @@ async fn inspect(context: &Context, token: &str) -> Outcome {
         std::io::stdin().take(1 << 20).read_to_string(&mut text)?;
     }
     let token = text.trim();
-    let part = |n: usize| -> Option<Value> {
-        let bytes = BASE64URL_NOPAD.decode(token.split('.').nth(n)?.as_bytes()).ok()?;
-        serde_json::from_slice(&bytes).ok()
-    };
-    let (Some(header), Some(claims)) = (part(0), part(1)) else {
+    let (Some(header), Some(claims)) = (decode_part(token, 0), decode_part(token, 1)) else {
         return Err(
-            "this is no JSON Web Token; it has three parts of base64, with dots between".into()
+            "this is no JSON Web Token; one is three parts of base64, with dots between".into()
         );
     };
-    let verdict = match context.config() {
-        Ok(config) => judge(config, token).await?,
-        Err(error) => Err(format!("not judged: {error}")),
+    let (verdict, word) = match context.config() {
+        Ok(config) => (judge(config, token).await?, "refused"),
+        Err(error) => (Err(error.to_string()), "none without a configuration"),
     };
     let value = json!({
         "header": header, "claims": claims,
@@ -108,9 +131,9 @@ async fn inspect(context: &Context, token: &str) -> Outcome {
         }
         text + &match &verdict {
             Ok(principal) => format!("verdict accepted: {principal}"),
-            Err(reason) => format!("verdict refused: {reason}"),
+            Err(reason) => format!("verdict {word}: {reason}"),
         }
-    });
+    })?;
     Ok(ExitCode::from(if verdict.is_ok() { 0 } else { crate::NOT_AS_IT_SHOULD_BE }))
 }
 
