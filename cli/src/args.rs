@@ -167,15 +167,18 @@ pub struct QuotaArgs {
     #[arg(long, value_name = "N|none")]
     pub jetstream_streams: Option<Limit>,
     /// JetStream consumers.
-    #[arg(long, value_name = "N", requires = "jetstream_streams")]
+    #[arg(long, value_name = "N", value_parser = number(), requires = "jetstream_streams")]
     pub jetstream_consumers: Option<u64>,
     /// JetStream bytes on disk.
-    #[arg(long, value_name = "N", requires = "jetstream_streams")]
+    #[arg(long, value_name = "N", value_parser = number(), requires = "jetstream_streams")]
     pub jetstream_storage_bytes: Option<u64>,
     /// JetStream bytes in memory.
-    #[arg(long, value_name = "N", requires = "jetstream_streams")]
+    #[arg(long, value_name = "N", value_parser = number(), requires = "jetstream_streams")]
     pub jetstream_memory_bytes: Option<u64>,
 }
+
+/// The largest number that TOML has.
+const MAX_LIMIT: u64 = i64::MAX.unsigned_abs();
 
 /// A limit that is set or taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,10 +190,11 @@ impl std::str::FromStr for Limit {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "none" => Ok(Self(None)),
-            number => number
-                .parse()
-                .map(|n| Self(Some(n)))
-                .map_err(|_| "is neither a number nor `none`".to_owned()),
+            number => match number.parse() {
+                Ok(n) if n <= MAX_LIMIT => Ok(Self(Some(n))),
+                Ok(_) => Err(format!("is more than {MAX_LIMIT}")),
+                Err(_) => Err("is neither a number nor `none`".to_owned()),
+            },
         }
     }
 }
@@ -343,11 +347,18 @@ pub enum Audit {
     },
 }
 
+fn number() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=MAX_LIMIT)
+}
+
 /// What may stand in a server's configuration and in a URL without being read as anything else.
 fn address(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    let in_ipv6 = |c: char| c.is_ascii_hexdigit() || c == ':';
     let parts = text.rsplit_once(':').filter(|(host, port)| {
-        !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
+        let ipv6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let plain = ipv6.map_or(host.chars().all(in_name), |host| host.chars().all(in_ipv6));
+        plain && !host.is_empty() && port.parse::<u16>().is_ok()
     });
     let (host, port) = parts.ok_or("write it as host:port, such as 127.0.0.1:4222")?;
     Ok(format!("{host}:{port}"))

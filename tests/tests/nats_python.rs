@@ -26,8 +26,8 @@ fn member(stack: &Stack, tenant: &str) -> String {
 
 /// Gives a tenant a quota of JetStream and waits until the server has taken it over.
 async fn grant_jetstream(stack: &Stack, tenant: &str, quota: JetStreamQuota) {
-    stack.change(tenant, |t| t.quotas.jetstream = Some(quota)).await;
     let actor = Actor::connect(stack.url(), &member(stack, tenant)).await;
+    stack.change(tenant, |t| t.quotas.jetstream = Some(quota)).await;
     eventually_async(&format!("{tenant} has JetStream"), async || {
         let answer = actor.client.request("$JS.API.INFO", "".into()).await.unwrap();
         let info: Value = serde_json::from_slice(&answer.payload).unwrap();

@@ -52,7 +52,25 @@ impl Site {
         std::fs::write(folder.path().join("issuer.jwks.json"), signer.jwks().to_string()).unwrap();
         let keys = folder.path().join("nats");
         bulkhead_auth_callout::init(&keys, "").unwrap();
-        let text = std::fs::read_to_string(keys.join("nats-server.conf")).unwrap();
+        let mut text = std::fs::read_to_string(keys.join("nats-server.conf")).unwrap();
+        let mode = std::env::var("XMODE").unwrap_or_default();
+        if mode == "noxkey" {
+            let mut file = bulkhead_auth_callout::KeyringFile::read(&keys).unwrap();
+            file.curves.clear();
+            file.write(&keys, true).unwrap();
+        }
+        if mode.starts_with("config") {
+            use bulkhead_auth_callout::nkey::SigningKey;
+            let issuer = SigningKey::generate(nkeys::KeyPairType::Account).unwrap();
+            let curve = nkeys::XKey::new();
+            std::fs::write(folder.path().join("issuer.seed"), { use_secret(issuer.seed()) }).unwrap();
+            std::fs::write(folder.path().join("curve.seed"), curve.seed().unwrap()).unwrap();
+            std::fs::write(folder.path().join("pw"), "p").unwrap();
+            let xkey = if mode == "config_xkey" { format!("xkey: {}", curve.public_key()) } else { String::new() };
+            text = format!("max_control_line: 32KB\naccounts {{ AUTH: {{users: [{{user: callout, password: p}}]}}, ACME: {{}}, GLOBEX: {{}}, SYS: {{users: [{{user: sys, password: p}}]}} }}\nsystem_account: SYS\nauthorization {{ timeout: 1.9\n auth_callout {{ issuer: {}, account: AUTH, auth_users: [callout, sys]\n {} }} }}\n", issuer.public(), xkey);
+            std::fs::create_dir_all(folder.path().join("server/accounts/a")).unwrap();
+            std::fs::create_dir_all(folder.path().join("server/accounts/b")).unwrap();
+        }
         let home = folder.path().join("server");
         let nats = NatsServer::start(&tools.nats_server().unwrap(), &home, &text).unwrap();
         let etcd = (directory == DirectoryIn::Etcd)
@@ -130,10 +148,15 @@ impl Site {
             Some(etcd) => format!("etcd = {{ endpoints = [\"{}\"] }}", etcd.endpoint()),
             None => "file = \"tenants.toml\"".to_owned(),
         };
+        let mode = std::env::var("XMODE").unwrap_or_default();
+        let nats = if mode.starts_with("config") {
+            let x = if mode == "config_xkey" { "xkey_seed_file = \"curve.seed\", " } else { "" };
+            format!("config_mode = {{ issuer_seed_file = \"issuer.seed\", {x}user = \"callout\", password_file = \"pw\", system_user = \"sys\", system_password_file = \"pw\", accounts = {{ acme = \"ACME\", globex = \"GLOBEX\" }} }}")
+        } else { "operator = { keys = \"nats\" }".to_owned() };
         format!(
             "directory = {{ {directory} }}\n\
              admin = {{ listen = \"127.0.0.1:0\" }}\n\
-             nats = {{ servers = [\"{}\"], operator = {{ keys = \"nats\" }} }}\n\
+             nats = {{ servers = [\"{}\"], {nats} }}\n\
              [[issuers]]\n\
              name = \"bench\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nkeys.jwks_file = \"issuer.jwks.json\"\n",
@@ -158,4 +181,9 @@ impl Site {
             }
         });
     }
+}
+
+fn use_secret(s: &secrecy::SecretString) -> String {
+    use secrecy::ExposeSecret;
+    s.expose_secret().to_owned()
 }

@@ -4,9 +4,11 @@ use super::{Context, Outcome};
 use bulkhead_auth_callout::{ConfigMode, Keyring};
 use bulkhead_control::config::{AccountMode, Config};
 use bulkhead_control::directory::Store;
+use bulkhead_control::files::read_text;
 use bulkhead_control::issuer::Keys;
 use bulkhead_control::metrics::Metrics;
 use serde_json::json;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// One thing that was looked at.
@@ -32,6 +34,7 @@ pub(super) async fn run(context: &Context) -> Outcome {
     checks.extend(issuers(&config)?);
     checks.push(directory(&config).await);
     checks.extend(nats(&config));
+    checks.extend(others(&config));
     let ok = checks.iter().all(|check| check.outcome.is_ok());
     let rows: Vec<_> = checks
         .iter()
@@ -59,7 +62,7 @@ fn issuers(config: &Config) -> Result<Vec<Check>, Box<dyn std::error::Error>> {
         outcome: match (Keys::open(issuer, &metrics), &issuer.keys.jwks_url) {
             (Ok(_), Some(url)) => Ok(format!("keys are fetched from {url}")),
             (Ok(_), None) => Ok("keys are usable".to_owned()),
-            (Err(error), _) => Err(error.to_string()),
+            (Err(error), _) => Err(format!("{error}; check its `keys`")),
         },
     };
     Ok(config.issuers.iter().map(check).collect())
@@ -76,6 +79,7 @@ async fn directory(config: &Config) -> Check {
             Ok(tenants) if tenants.is_empty() => {
                 Ok("no tenants yet; add one with `bulkhead tenant create`".to_owned())
             }
+            Ok(tenants) if tenants.len() == 1 => Ok("1 tenant".to_owned()),
             Ok(tenants) => Ok(format!("{} tenants", tenants.len())),
             Err(error) => Err(error.to_string()),
         },
@@ -97,4 +101,43 @@ fn nats(config: &Config) -> Option<Check> {
             .map_err(|error| error.to_string()),
     };
     Some(Check { what: "nats".to_owned(), outcome })
+}
+
+/// What else only a running service would find out: files that cannot be read, and no folder for the
+/// audit log.
+fn others(config: &Config) -> Vec<Check> {
+    let tls = config.exchange.as_ref().and_then(|exchange| exchange.tls.as_ref());
+    let nats = config.nats.as_ref();
+    let fixed = nats.and_then(|nats| nats.config_mode.as_ref());
+    let files = [
+        ("admin.token_file", config.admin.token_file.as_ref()),
+        ("exchange.tls.cert_file", tls.map(|tls| &tls.cert_file)),
+        ("exchange.tls.key_file", tls.map(|tls| &tls.key_file)),
+        ("nats.ca_file", nats.and_then(|nats| nats.ca_file.as_ref())),
+        ("nats.config_mode.password_file", fixed.map(|fixed| &fixed.password_file)),
+        ("nats.config_mode.system_password_file", fixed.map(|fixed| &fixed.system_password_file)),
+    ];
+    let mut checks: Vec<_> = files
+        .into_iter()
+        .filter_map(|(setting, path)| Some((setting, read_text(path?))))
+        .map(|(setting, text)| Check {
+            what: setting.to_owned(),
+            outcome: text
+                .map(|_| "can be read".to_owned())
+                .map_err(|error| format!("{error}; check the path and its permissions")),
+        })
+        .collect();
+    if let Some(path) = &config.audit.path {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let outcome = if folder.is_dir() {
+            Ok(path.display().to_string())
+        } else {
+            Err(format!("{} is no folder; make it, or change audit.path", folder.display()))
+        };
+        checks.push(Check { what: "audit log".to_owned(), outcome });
+    }
+    // The last: from here on the log is on.
+    let outcome = super::start_log(&config.log).map(|()| config.log.filter.clone());
+    checks.push(Check { what: "log".to_owned(), outcome });
+    checks
 }

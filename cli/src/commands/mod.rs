@@ -15,8 +15,9 @@ pub use serve::start as start_services;
 use crate::args::{Args, Command};
 use crate::output::Output;
 use bulkhead_control::audit::{Audit, Record};
-use bulkhead_control::config::{Config, ConfigError};
+use bulkhead_control::config::{Config, ConfigError, LogConfig};
 use bulkhead_control::directory::Store;
+use bulkhead_control::log;
 use bulkhead_control::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,6 +57,16 @@ impl Context {
         self.output.print(&value, || text)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Starts logging as configured.
+fn start_log(config: &LogConfig) -> Result<(), String> {
+    log::init(config).map_err(|error| {
+        format!(
+            "log.filter: {error}; write a level, such as \"info\", or directives, such as \
+             \"info,bulkhead_control=debug\""
+        )
+    })
 }
 
 /// Where the command line writes down what it does, beside this log.

@@ -2,14 +2,14 @@
 
 use super::{Context, Outcome};
 use bulkhead_control::config::Config;
-use bulkhead_control::{Control, StartError, log};
+use bulkhead_control::{Control, StartError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(super) async fn run(context: &Context) -> Outcome {
     let config = context.config()?;
-    log::init(&config.log)?;
+    super::start_log(&config.log)?;
     let (control, _) = start(config, Some(context.path.clone())).await?;
     tracing::info!(admin = %control.admin_address(), "serving");
     control.wait().await;

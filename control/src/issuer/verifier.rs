@@ -5,9 +5,8 @@ use crate::config::{IssuerConfig, LimitsConfig};
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bulkhead_policy::{Claims, DenyReason, Expectations, Principal, Verdict};
+use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
 use jsonwebtoken::Algorithm;
 use moka::sync::Cache;
@@ -210,7 +209,7 @@ impl Verifier {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Verdict<T> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| DenyReason::TokenMalformed)?;
+    let bytes = BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| DenyReason::TokenMalformed)?;
     serde_json::from_slice(&bytes).map_err(|_| DenyReason::TokenMalformed)
 }
 

@@ -1,7 +1,6 @@
 //! A developer's issuer: keys of every kind, and tokens of any shape with genuine signatures.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, EncodingKey};
@@ -114,7 +113,7 @@ impl Signer {
 
 /// Unpadded base64url.
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
+    BASE64URL_NOPAD.encode(bytes.as_ref())
 }
 
 /// A token whose signature is an HMAC.
