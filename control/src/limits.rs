@@ -14,7 +14,7 @@ const MAX_ENTRIES: u64 = 65_536;
 /// What the limits count per.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Token buckets by key, of at most [`MAX_ENTRIES`] keys.
+/// Token buckets by key, of at most 65,536 keys.
 #[derive(Clone, Debug)]
 pub struct Buckets<K: Hash + Eq + Send + Sync + 'static> {
     started: Instant,

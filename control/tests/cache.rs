@@ -15,6 +15,9 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// What is done to a tenant.
+type Change<'a> = &'a dyn Fn(&mut Tenant);
+
 /// A process, and the directory's other end.
 struct World {
     _site: Site,
@@ -147,7 +150,7 @@ async fn revocations_reach_cached_tokens_and_live_connections() {
     let device = live.principal.device.clone().unwrap();
     let issued = live.principal.issued_at.unwrap();
     let second = SignedDuration::from_secs(1);
-    let changes: [(&str, DenyReason, bool, &dyn Fn(&mut Tenant)); 3] = [
+    let changes: [(&str, DenyReason, bool, Change<'_>); 3] = [
         ("the device", DenyReason::DeviceRevoked, true, &|t| {
             t.revoked_devices.insert(device.clone(), Timestamp::now());
         }),

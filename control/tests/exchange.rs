@@ -364,6 +364,7 @@ async fn an_address_that_guesses_is_shut_out() {
 async fn a_request_that_is_none_is_refused_at_the_edge() {
     let world = World::start("").await;
     let token = world.token(json!({}));
+    let mut taken = Vec::new();
     for body in [
         "x",
         "{",
@@ -384,8 +385,11 @@ async fn a_request_that_is_none_is_refused_at_the_edge() {
         "\u{0}",
     ] {
         let reply = world.post(&token, body).await;
-        assert_eq!(reply.code(), (400, "request_invalid"), "{body}: {}", reply.body);
+        if reply.code() != (400, "request_invalid") {
+            taken.push((body, reply.status.as_u16()));
+        }
     }
+    assert!(taken.is_empty(), "instead of 400: {taken:?}");
     let deep = "[".repeat(4_000);
     assert_eq!(world.post(&token, deep).await.status, StatusCode::BAD_REQUEST);
     for size in [4 * 1024 + 1, 1024 * 1024] {
@@ -415,16 +419,19 @@ async fn credentials_live_as_long_as_asked_but_never_longer_than_configured() {
 async fn a_life_of_nothing_or_less_is_no_life() {
     let world = World::start("").await;
     let token = world.token(json!({}));
+    let mut taken = Vec::new();
     for asked in ["0s", "-1s", "-1h", "-9223372036854775808s", "PT-9223372036854775808S"] {
-        let issued = world.backend.count();
         let body = json!({ "ttl": asked }).to_string();
         let request = world.client.post(world.url()).bearer_auth(&token).body(body);
         // A handler that panics closes the connection without an answer.
         let answer = soon("an answer", request.send()).await;
-        let status = answer.map(|answer| answer.status()).ok();
-        assert_eq!(status, Some(StatusCode::BAD_REQUEST), "{asked}");
-        assert_eq!(world.backend.count(), issued, "{asked}");
+        let status = answer.map(|answer| answer.status().as_u16());
+        if !matches!(status, Ok(400)) {
+            taken.push((asked, status.ok()));
+        }
     }
+    assert!(taken.is_empty(), "instead of 400: {taken:?}");
+    assert_eq!(world.backend.count(), 0);
 }
 
 #[tokio::test]

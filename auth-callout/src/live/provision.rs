@@ -6,11 +6,11 @@ use crate::jwt::{Account, Unverified};
 use crate::keyring::Keyring;
 use crate::operator::Operator;
 use bulkhead_control::Authenticator;
-use bulkhead_policy::{DenyReason, Tenant, TenantId, Verdict};
-use futures::StreamExt;
+use bulkhead_policy::{DenyReason, Quotas, Tenant, TenantId, Verdict};
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::Mutex as AsyncMutex;
 
 /// Accounts that are pushed at a time.
@@ -25,6 +25,28 @@ pub struct Provisioner {
     auth: Arc<Authenticator>,
     /// What the servers were last told, by account. Its entries are those of the directory's tenants.
     told: Mutex<HashMap<String, Arc<AsyncMutex<Told>>>>,
+    /// What the tenants' accounts that the servers know were made from, to see quickly that nothing has
+    /// changed since.
+    settled: RwLock<HashMap<TenantId, Basis>>,
+}
+
+/// Everything that a tenant's account depends on.
+#[derive(Clone, Debug)]
+struct Basis {
+    keys: Arc<Keyring>,
+    tenant: Option<Arc<Tenant>>,
+    quotas: Quotas,
+}
+
+impl Basis {
+    fn is(&self, other: &Self) -> bool {
+        let same_tenant = match (&self.tenant, &other.tenant) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+            (None, None) => true,
+            _ => false,
+        };
+        same_tenant && self.quotas == other.quotas && Arc::ptr_eq(&self.keys, &other.keys)
+    }
 }
 
 /// What the servers were told of one account.
@@ -39,7 +61,7 @@ struct Told {
 impl Provisioner {
     /// Nothing has been told yet.
     pub fn new(system: SystemClient, operator: Arc<Operator>, auth: Arc<Authenticator>) -> Self {
-        Self { system, operator, auth, told: Mutex::default() }
+        Self { system, operator, auth, told: Mutex::default(), settled: RwLock::default() }
     }
 
     /// Makes sure that the servers know the tenant's account as it is now.
@@ -47,6 +69,9 @@ impl Provisioner {
     /// # Errors
     /// [`DenyReason::Internal`] if they cannot be told.
     pub async fn ensure(&self, tenant: &TenantId) -> Verdict<()> {
+        if self.is_settled(tenant) {
+            return Ok(());
+        }
         self.push_tenant(tenant).await.map_err(|error| {
             tracing::error!(%tenant, %error, "the account cannot be made known");
             DenyReason::Internal
@@ -60,14 +85,32 @@ impl Provisioner {
     pub async fn push_tenant(&self, id: &TenantId) -> Result<(), SystemError> {
         let keys = self.operator.keys();
         let account = keys.account_of(id).map_err(internal)?;
+        let mut used = None;
         // The directory is asked while the account is held: a later state cannot be overtaken by an
         // earlier one.
         self.push(&keys, &account, id.as_str(), || {
-            let tenant = self.auth.directory().tenant(id).ok();
-            let quotas = self.auth.quotas(tenant.as_deref().unwrap_or(&Tenant::default()));
-            accounts::tenant(&keys, id, tenant.as_deref(), quotas).map_err(internal)
+            let basis = self.basis(id);
+            let content = accounts::tenant(&basis.keys, id, basis.tenant.as_deref(), basis.quotas);
+            used = Some(basis);
+            content.map_err(internal)
         })
-        .await
+        .await?;
+        if let Some(basis) = used {
+            let mut settled = self.settled.write().unwrap_or_else(PoisonError::into_inner);
+            settled.insert(id.clone(), basis);
+        }
+        Ok(())
+    }
+
+    fn is_settled(&self, tenant: &TenantId) -> bool {
+        let settled = self.settled.read().unwrap_or_else(PoisonError::into_inner);
+        settled.get(tenant).is_some_and(|known| known.is(&self.basis(tenant)))
+    }
+
+    fn basis(&self, id: &TenantId) -> Basis {
+        let tenant = self.auth.directory().tenant(id).ok();
+        let quotas = self.auth.quotas(tenant.as_deref().unwrap_or(&Tenant::default()));
+        Basis { keys: self.operator.keys(), tenant, quotas }
     }
 
     /// Tells the servers of the platform's own accounts.
@@ -85,12 +128,11 @@ impl Provisioner {
         .await
     }
 
-    /// Compares what a server has with what it should have, and tells it what differs. Returns how
-    /// many accounts that were.
+    /// Compares what a server has with what it should have, and tells it what differs.
     ///
     /// # Errors
     /// [`SystemError`].
-    pub async fn reconcile(&self) -> Result<usize, SystemError> {
+    pub async fn reconcile(&self) -> Result<(), SystemError> {
         let known = self.system.accounts().await?;
         let keys = self.operator.keys();
         let snapshot = self.auth.directory().snapshot();
@@ -103,20 +145,17 @@ impl Provisioner {
             let ours = *keys.account_of(&id).ok()? == *claims.peek().sub;
             (ours && snapshot.get(&id).is_none()).then_some(id)
         }));
-        let before = self.count();
         self.push_own().await?;
-        let pushed = futures::stream::iter(wanted)
+        futures::stream::iter(wanted)
             .map(|id| async move { self.push_tenant(&id).await })
             .buffer_unordered(CONCURRENT)
-            .collect::<Vec<_>>()
-            .await;
-        let total = pushed.len();
-        pushed.into_iter().collect::<Result<Vec<()>, _>>()?;
-        Ok(total.saturating_sub(before))
+            .try_collect()
+            .await
     }
 
     /// Forgets what the servers were told of accounts that they have otherwise, or not at all.
     async fn forget_unlike(&self, known: &HashMap<String, String>) {
+        self.settled.write().unwrap_or_else(PoisonError::into_inner).clear();
         let mut fresh = HashMap::with_capacity(known.len());
         for (account, jwt) in known {
             let Ok(claims) = Unverified::<Account>::decode(jwt) else {
@@ -144,10 +183,6 @@ impl Provisioner {
                 None => entry.content = None,
             }
         }
-    }
-
-    fn count(&self) -> usize {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     async fn push(

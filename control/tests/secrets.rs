@@ -1,0 +1,277 @@
+//! Tokens, signatures, passwords and keys appear nowhere but where they belong.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
+
+mod common;
+
+use bulkhead_control::Control;
+use bulkhead_control::http::exchange::{CredentialIssuer, Subject};
+use bulkhead_policy::{Broker, DenyReason};
+use common::capture::Capture;
+use common::endpoint::{Answer, Endpoint};
+use common::signer::{Signer, claims, hmac, jwks, now};
+use common::site::{Site, config, enter, issuer, metric};
+use common::{soon, until, until_true};
+use reqwest::{Certificate, Client};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+/// All that this process's tasks and threads log, whichever test they belong to.
+static LOG: LazyLock<Capture> = LazyLock::new(|| {
+    let log = Capture::default();
+    tracing::subscriber::set_global_default(log.subscriber()).unwrap();
+    log
+});
+
+/// What must not be seen.
+#[derive(Default)]
+struct Secrets {
+    known: Vec<(String, String)>,
+}
+
+impl Secrets {
+    fn add(&mut self, what: &str, text: &str) {
+        self.known.push((what.to_owned(), text.to_owned()));
+    }
+
+    /// A token, and its parts: the claims say who somebody is, the signature that it is true.
+    fn add_token(&mut self, what: &str, token: &str) {
+        self.add(what, token);
+        let parts: Vec<_> = token.split('.').collect();
+        if let [_, claims, signature] = parts[..] {
+            self.add(&format!("the claims of {what}"), claims);
+            self.add(&format!("the signature of {what}"), signature);
+        }
+    }
+
+    fn are_not_in(&self, place: &str, text: &str) {
+        for (what, secret) in self.known.iter().filter(|(_, secret)| !secret.is_empty()) {
+            let line = text.lines().find(|line| line.contains(secret.as_str()));
+            assert_eq!(line, None, "{what} is in {place}");
+            // As a list of bytes, which is how a careless `Debug` shows it.
+            let bytes = format!("{:?}", secret.as_bytes());
+            let bytes = bytes.trim_matches(['[', ']']);
+            assert!(!text.contains(bytes), "{what} is in {place}, as bytes");
+        }
+    }
+}
+
+/// A backend whose credentials are secret.
+struct Backend;
+
+const CREDENTIAL: &str = "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLM";
+
+impl CredentialIssuer for Backend {
+    fn section(&self) -> &'static str {
+        "nats"
+    }
+
+    fn broker(&self) -> Broker {
+        Broker::Nats
+    }
+
+    fn issue(&self, _: &Subject) -> Result<Value, DenyReason> {
+        Ok(json!({ "seed": CREDENTIAL }))
+    }
+}
+
+/// Waits until the logs hold a text, so that what is looked through is complete.
+async fn logged(text: &str) {
+    until_true(&format!("'{text}' is logged"), || LOG.text().contains(text)).await;
+}
+
+#[tokio::test]
+async fn tokens_and_credentials_leave_no_trace() {
+    LazyLock::force(&LOG);
+    let (site, key, mut secrets) = (Site::new(), Signer::ed25519("k1"), Secrets::default());
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    site.write("cert.pem", certified.cert.pem());
+    let private = certified.signing_key.serialize_pem();
+    site.write("key.pem", &private);
+    secrets.add("the exchange's key", private.lines().nth(1).unwrap());
+    site.write("keys.json", jwks(&[&key]));
+    site.write("token", "an-admin-token-of-some-length");
+    secrets.add("the admin token", "an-admin-token-of-some-length");
+    secrets.add("a credential", CREDENTIAL);
+    site.write("tenants.toml", "[tenants.acme]\n[tenants.globex]\nstatus = \"suspended\"\n");
+    let changes = "exchange.listen = \"127.0.0.1:0\"\n\
+         exchange.tls = { cert_file = \"cert.pem\", key_file = \"key.pem\" }\n\
+         admin.token_file = \"token\"\naudit.path = \"audit.jsonl\"\n\
+         limits.failures_per_minute = 10_000\n\
+         [metrics]\ntenant_label = true";
+    let corp = issuer("keys.jwks_file = \"keys.json\"");
+    let control = site.start(&config(changes, vec![corp])).await;
+    let exchange = control.start_exchange(vec![Arc::new(Backend)]).await.unwrap().unwrap();
+
+    let forger = Signer::ed25519("k1");
+    let odd = |claims_of: Value| key.sign(&claims(claims_of));
+    let good = odd(json!({"jti": "a-good-one"}));
+    let tokens = [
+        ("a good token", good.clone()),
+        ("a forged token", forger.sign(&claims(json!({})))),
+        ("an expired token", odd(json!({"exp": now() - 600}))),
+        ("a token of a suspended tenant", odd(json!({"tenant": "globex"}))),
+        ("a token of an unknown issuer", odd(json!({"iss": "https://elsewhere.example"}))),
+        ("a token with an odd tenant", odd(json!({"tenant": "a/b\nc"}))),
+        ("a token with an odd device", odd(json!({"device": "../../etc"}))),
+        ("a token for others", odd(json!({"aud": "another-audience"}))),
+        ("a token with an unknown kid", {
+            key.sign_as(&json!({"alg": "EdDSA", "kid": "nobodys-kid"}), &claims(json!({})))
+        }),
+        ("an HMAC", hmac(&json!({"alg": "HS256"}), &claims(json!({})), b"guess")),
+        ("a token without a role", odd(json!({"role": "emperor"}))),
+        ("no token at all", "s3cr3t-password-typed-into-the-wrong-field".to_owned()),
+        ("a token of text", "s3cr3t.and.password".to_owned()),
+        ("a large token", "s3cr3t-".repeat(4_000)),
+        ("a token that is not plain text", "s3cr3t-é\u{1}".to_owned()),
+    ];
+    for (what, token) in &tokens {
+        secrets.add_token(what, token);
+    }
+
+    let client = Client::builder()
+        .tls_certs_only([Certificate::from_pem(certified.cert.pem().as_bytes()).unwrap()])
+        .build()
+        .unwrap();
+    let url = format!("https://localhost:{}/v1/credentials", exchange.port());
+    let admin = format!("http://{}", control.admin_address());
+    let mut said = String::new();
+    let mut issued = 0;
+    for (what, token) in &tokens {
+        // As a broker adapter, which writes down what became of it.
+        let (started, auth) = (Instant::now(), control.auth());
+        let outcome = enter(auth, token).await;
+        let denied = outcome.as_ref().err().copied();
+        let principal = outcome.as_ref().ok().map(|a| Arc::clone(&a.principal));
+        let source = Some("192.0.2.1".parse().unwrap());
+        auth.record("mqtt", source, principal.as_deref(), denied, started);
+        writeln!(said, "{denied:?} {outcome:?}").unwrap();
+
+        // As a client of the exchange that puts the token where it belongs, and where it does not.
+        let quoted = json!(token).to_string();
+        for body in [
+            String::new(),
+            quoted.clone(),
+            json!({ "device": token }).to_string(),
+            json!({ "ttl": token }).to_string(),
+            json!({ "backend": token }).to_string(),
+            json!({ "token": token }).to_string(),
+            json!({ token.as_str(): 1 }).to_string(),
+            token.clone(),
+        ] {
+            for bearer in [token.as_str(), good.as_str()] {
+                let request = client.post(&url).body(body.clone());
+                let request =
+                    request.header("authorization", format!("Bearer {bearer}").as_bytes());
+                // A header that is no text cannot be sent; nothing is said about it then.
+                let Ok(answer) = soon("an answer", request.send()).await else { continue };
+                let (status, headers) = (answer.status(), answer.headers().clone());
+                let text = answer.text().await.unwrap();
+                if status.is_success() {
+                    // The one place where a credential belongs.
+                    assert!(text.contains(CREDENTIAL), "{what}");
+                    issued += 1;
+                } else {
+                    writeln!(said, "{status} {headers:?} {text}").unwrap();
+                }
+            }
+        }
+        for path in ["/metrics", "/readyz", "/nowhere"] {
+            let request = client.get(format!("{admin}{path}"));
+            let request = request.header("authorization", format!("Bearer {token}").as_bytes());
+            let Ok(answer) = soon("an answer", request.send()).await else { continue };
+            writeln!(said, "{:?} {}", answer.headers().clone(), answer.text().await.unwrap())
+                .unwrap();
+        }
+    }
+    assert!(issued > 0, "the good token was good");
+    secrets.are_not_in("an answer or error", &said);
+    let metrics = control.auth().metrics().encode().unwrap();
+    assert!(metrics.contains("signature_invalid"));
+    secrets.are_not_in("the metrics", &metrics);
+    secrets.are_not_in("what Debug shows", &format!("{control:?} {:?}", control.config()));
+    control.shutdown().await;
+    let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    assert!(audit.contains("signature_invalid") && audit.contains("credential_issued"));
+    assert!(audit.contains("a-good-one"), "the id of a token is no secret");
+    secrets.are_not_in("the audit log", &audit);
+    logged("signature_invalid").await;
+    secrets.are_not_in("the log", &LOG.text());
+}
+
+#[tokio::test]
+async fn an_address_of_keys_keeps_its_password_to_itself() {
+    LazyLock::force(&LOG);
+    let mut secrets = Secrets::default();
+    secrets.add("the password", "hunter2-of-the-idp");
+    secrets.add("the key in the query", "s3cr3t-api-key");
+    let endpoint = Endpoint::start(Answer::status(500, "")).await;
+    let url =
+        format!("http://user:hunter2-of-the-idp@{}/jwks?key=s3cr3t-api-key", endpoint.address());
+    let site = Site::new();
+    let timing = "refresh = \"1s\"\ncooldown = \"1s\"";
+    let corp = issuer(&format!("[keys]\njwks_url = \"{url}\"\n{timing}"));
+    // Whoever refuses such an address at the start has nothing to hide later.
+    let started = site.try_start(&config("", vec![corp])).await;
+    let control = match started {
+        Ok(control) => control,
+        Err(error) => return secrets.are_not_in("the error", &error.to_string()),
+    };
+    for answer in [
+        Answer::status(500, ""),
+        Answer::status(401, ""),
+        Answer::redirect("http://127.0.0.1:9/"),
+        Answer::ok("garbage"),
+        Answer::Close,
+        Answer::Silence,
+        Answer::Endless,
+    ] {
+        endpoint.set(answer);
+        let errors = || {
+            let series = "bulkhead_key_refreshes_total{issuer=\"corp\",outcome=\"error\"}";
+            metric(&control, series)
+        };
+        let before = errors();
+        // Two, because the first may have begun with the answer before.
+        until_true("fetches fail", || errors() >= before + 2.0).await;
+    }
+    endpoint.go_down().await;
+    logged("keys of issuer 'corp'").await;
+    secrets.are_not_in("the log", &LOG.text());
+    let metrics = control.auth().metrics().encode().unwrap();
+    secrets.are_not_in("the metrics", &metrics);
+    secrets.are_not_in("what Debug shows", &format!("{control:?}"));
+}
+
+#[tokio::test]
+async fn passwords_and_shared_secrets_stay_in_their_files() {
+    LazyLock::force(&LOG);
+    let (site, mut secrets) = (Site::new(), Secrets::default());
+    let shared = "a shared secret of more than thirty-two bytes";
+    site.write("secret", shared);
+    secrets.add("the shared secret", shared);
+    site.write("password", "hunter2-of-etcd");
+    secrets.add("etcd's password", "hunter2-of-etcd");
+    let port = bulkhead_devkit::free_port().unwrap();
+    let changes = format!(
+        "dev = true\n[directory.etcd]\nendpoints = [\"http://127.0.0.1:{port}\"]\n\
+         user = \"root\"\npassword_file = \"password\""
+    );
+    let corp = issuer("algorithms = [\"HS256\"]\nkeys.secret_file = \"secret\"");
+    let control: Control = site.try_start(&config(&changes, vec![corp])).await.unwrap();
+    let token = hmac(&json!({"alg": "HS256"}), &claims(json!({})), shared.as_bytes());
+    let forged = hmac(&json!({"alg": "HS256"}), &claims(json!({})), b"another");
+    assert!(control.auth().identify(&token, None).await.is_ok());
+    assert!(control.auth().identify(&forged, None).await.is_err());
+    until("etcd is missed", async || {
+        let series = "bulkhead_directory_errors_total{kind=\"etcd\"}";
+        (metric(&control, series) > 0.0).then_some(())
+    })
+    .await;
+    site.write("secret", "short");
+    logged("fewer than 32 bytes").await;
+    secrets.are_not_in("the log", &LOG.text());
+    secrets.are_not_in("what Debug shows", &format!("{control:?} {:?}", control.config()));
+}
