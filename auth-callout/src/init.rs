@@ -58,7 +58,7 @@ pub enum InitError {
 /// # Errors
 /// [`InitError`]; nothing that exists is overwritten.
 pub fn init(folder: &Path, listen: &str) -> Result<Initialized, InitError> {
-    make_folder(folder)?;
+    files::create_private_folder(folder)?;
     let paths = Initialized {
         keys: folder.to_owned(),
         server_config: folder.join("nats-server.conf"),
@@ -108,16 +108,6 @@ pub fn rotate(folder: &Path, what: Rotation) -> Result<Timestamp, InitError> {
     Keyring::open(&file)?;
     file.write(folder, true)?;
     Ok(from)
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(folder)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
 }
 
 /// A credentials file of a new user without limits.

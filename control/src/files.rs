@@ -31,6 +31,20 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// Makes a folder, and those above it, that its owner alone can enter.
+///
+/// # Errors
+/// What the system says, with the folder's name.
+pub fn create_private_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .create(folder)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
+}
+
 /// Replaces a file in one step, readable by its owner alone.
 ///
 /// Whoever reads it meanwhile sees the old content or the new, and a crash leaves one of them.

@@ -16,11 +16,13 @@
 )]
 
 mod client;
+mod config_mode;
 mod process;
 mod stack;
 mod wait;
 
 pub use client::{Actor, connect_error, next, nothing};
+pub use config_mode::ConfigModeSite;
 pub use process::Replica;
 pub use stack::{AUDIENCE, ISSUER, Stack, StackBuilder, Token};
 pub use wait::{WITHIN, eventually, eventually_async};

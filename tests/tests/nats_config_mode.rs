@@ -2,94 +2,43 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
-use bulkhead_auth_callout::nkey::SigningKey;
-use bulkhead_auth_callout::xkey::CurveKey;
-use bulkhead_cli::signer::Signer;
 use bulkhead_cli::start_services;
 use bulkhead_control::Control;
-use bulkhead_control::config::Config;
 use bulkhead_control::directory::Store;
 use bulkhead_devkit::{NatsServer, Tools};
 use bulkhead_policy::Status;
-use bulkhead_tests::{AUDIENCE, Actor, ISSUER, Token, eventually, eventually_async, next, nothing};
-use nkeys::KeyPairType;
-use secrecy::ExposeSecret;
-use tempfile::TempDir;
+use bulkhead_tests::{Actor, ConfigModeSite, Token, eventually, eventually_async, next, nothing};
 
 struct Fixed {
     control: Control,
     server: NatsServer,
-    signer: Signer,
-    folder: TempDir,
+    site: ConfigModeSite,
 }
 
 impl Fixed {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let write =
-            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        let signer = Signer::create(&folder.path().join("issuer.pem")).unwrap();
-        write("issuer.jwks.json", &signer.jwks().to_string());
-        write("tenants.toml", "[tenants.acme]\n[tenants.globex]\n[tenants.initech]\n");
-        let issuer = SigningKey::generate(KeyPairType::Account).unwrap();
-        write("issuer.seed", issuer.seed().expose_secret());
-        let curve = CurveKey::generate_seed().unwrap();
-        write("curve.seed", curve.expose_secret());
-        write("password", "s3cret-for-tests\n");
-        let server_config = format!(
-            "max_control_line: 32KB\n\
-             accounts {{\n\
-               SYS: {{ users: [ {{ user: sys, password: s3cret-for-tests }} ] }}\n\
-               AUTH: {{ users: [ {{ user: auth, password: s3cret-for-tests }} ] }}\n\
-               ACME: {{}}\n  GLOBEX: {{}}\n\
-             }}\n\
-             system_account: SYS\n\
-             authorization {{ timeout: 1.9, auth_callout {{\n\
-               issuer: {}, account: AUTH, auth_users: [ auth, sys ], xkey: {}\n\
-             }} }}\n",
-            issuer.public(),
-            CurveKey::from_seed(&curve).unwrap().public(),
-        );
-        let home = folder.path().join("server");
+        let site = ConfigModeSite::new();
+        let (home, server_config) = (site.folder().join("server"), site.server_config());
         let server = tokio::task::spawn_blocking(move || {
             let binary = Tools::open().unwrap().nats_server().unwrap();
             NatsServer::start(&binary, &home, &server_config).unwrap()
         })
         .await
         .unwrap();
-        write(
-            "bulkhead.toml",
-            &format!(
-                "directory = {{ file = \"tenants.toml\" }}\n\
-                 audit = {{ path = \"audit.jsonl\" }}\n\
-                 admin = {{ listen = \"127.0.0.1:0\" }}\n\
-                 [[issuers]]\nname = \"test\"\nissuer = \"{ISSUER}\"\n\
-                 audiences = [\"{AUDIENCE}\"]\nalgorithms = [\"EdDSA\"]\ntenants = \"all\"\n\
-                 keys.jwks_file = \"issuer.jwks.json\"\n\
-                 [nats]\nservers = [\"{}\"]\n\
-                 [nats.config_mode]\nissuer_seed_file = \"issuer.seed\"\n\
-                 xkey_seed_file = \"curve.seed\"\nuser = \"auth\"\npassword_file = \"password\"\n\
-                 system_user = \"sys\"\nsystem_password_file = \"password\"\n\
-                 accounts = {{ acme = \"ACME\", globex = \"GLOBEX\" }}\n",
-                server.client_url()
-            ),
-        );
-        let path = folder.path().join("bulkhead.toml");
-        let config = Config::load(&path).unwrap();
-        let (control, _) = start_services(config, Some(path)).await.unwrap();
+        let config = site.configure(server.client_url());
+        let (control, _) = start_services(config, None).await.unwrap();
         eventually("ready", || control.readiness().missing().is_empty()).await;
-        Self { control, server, signer, folder }
+        Self { control, server, site }
     }
 
     async fn connect(&self, token: &Token) -> Option<Actor> {
-        let token = self.signer.sign(&token.claims()).unwrap();
+        let token = self.site.signer.sign(&token.claims()).unwrap();
         let options = async_nats::ConnectOptions::with_token(token);
         Actor::try_connect(self.server.client_url(), options).await.ok()
     }
 
     async fn store(&self) -> Store {
-        let config = Config::load(&self.folder.path().join("bulkhead.toml")).unwrap();
-        Store::open(&config.directory).await.unwrap()
+        Store::open(&self.control.config().directory).await.unwrap()
     }
 }
 

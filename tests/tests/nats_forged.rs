@@ -7,15 +7,11 @@ use bulkhead_auth_callout::jwt::{AuthRequest, AuthResponse, Claims, Permission, 
 use bulkhead_auth_callout::nkey::SigningKey;
 use bulkhead_auth_callout::xkey::CurveKey;
 use bulkhead_auth_callout::{Callout, ConfigMode, Keyring, Mode};
-use bulkhead_cli::signer::Signer;
 use bulkhead_control::Control;
-use bulkhead_control::config::Config;
 use bulkhead_policy::{DenyReason, Verdict};
-use bulkhead_tests::{AUDIENCE, Actor, ISSUER, Stack, Token, eventually};
+use bulkhead_tests::{Actor, ConfigModeSite, Stack, Token, eventually};
 use nkeys::KeyPairType;
-use secrecy::ExposeSecret;
 use std::sync::Arc;
-use tempfile::TempDir;
 
 /// The callout by itself, without a server before it, and a server of the attacker's own.
 struct Forger {
@@ -24,52 +20,24 @@ struct Forger {
     server: SigningKey,
     curve: CurveKey,
     control: Control,
-    signer: Signer,
-    _folder: TempDir,
+    site: ConfigModeSite,
 }
 
 impl Forger {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let write =
-            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        let signer = Signer::create(&folder.path().join("issuer.pem")).unwrap();
-        write("issuer.jwks.json", &signer.jwks().to_string());
-        write("tenants.toml", "[tenants.acme]\n");
-        let issuer = SigningKey::generate(KeyPairType::Account).unwrap();
-        write("issuer.seed", issuer.seed().expose_secret());
-        let service_curve = CurveKey::generate_seed().unwrap();
-        write("curve.seed", service_curve.expose_secret());
-        write("password", "unused");
-        write(
-            "bulkhead.toml",
-            &format!(
-                "directory = {{ file = \"tenants.toml\" }}\n\
-                 audit = {{ path = \"audit.jsonl\" }}\n\
-                 admin = {{ listen = \"127.0.0.1:0\" }}\n\
-                 [[issuers]]\nname = \"test\"\nissuer = \"{ISSUER}\"\n\
-                 audiences = [\"{AUDIENCE}\"]\nalgorithms = [\"EdDSA\"]\ntenants = \"all\"\n\
-                 keys.jwks_file = \"issuer.jwks.json\"\n\
-                 [nats]\nservers = [\"nats://127.0.0.1:1\"]\n\
-                 [nats.config_mode]\nissuer_seed_file = \"issuer.seed\"\n\
-                 xkey_seed_file = \"curve.seed\"\nuser = \"auth\"\npassword_file = \"password\"\n\
-                 system_user = \"sys\"\nsystem_password_file = \"password\"\n\
-                 accounts = {{ acme = \"ACME\" }}\n"
-            ),
-        );
-        let config = Config::load(&folder.path().join("bulkhead.toml")).unwrap();
+        let site = ConfigModeSite::new();
+        let config = site.configure("nats://127.0.0.1:1");
         let nats = config.nats.clone().unwrap();
         let mode = ConfigMode::open(nats.config_mode.as_ref().unwrap()).unwrap();
         let control = Control::start(config, None).await.unwrap();
         eventually("ready", || control.readiness().missing().is_empty()).await;
         Self {
             callout: Callout::new(control.auth().clone(), Mode::Config(Arc::new(mode)), &nats),
-            service_curve: CurveKey::from_seed(&service_curve).unwrap().public().to_owned(),
+            service_curve: site.curve.public().to_owned(),
             server: SigningKey::generate(KeyPairType::Server).unwrap(),
             curve: CurveKey::from_seed(&CurveKey::generate_seed().unwrap()).unwrap(),
             control,
-            signer,
-            _folder: folder,
+            site,
         }
     }
 
@@ -132,7 +100,7 @@ async fn a_real_server_lets_nobody_ask_in_its_name() {
 #[tokio::test]
 async fn what_no_server_sent_gets_no_answer() {
     let forger = Forger::new().await;
-    let token = forger.signer.sign(&Token::device("acme", "cam-1").claims()).unwrap();
+    let token = forger.site.signer.sign(&Token::device("acme", "cam-1").claims()).unwrap();
     let forged = |outcome: Verdict<AuthResponse>, what: &str| {
         assert_eq!(outcome.map(|_| ()), Err(DenyReason::RequestForged), "{what}");
     };
@@ -199,7 +167,7 @@ async fn an_error_is_a_code_and_nothing_of_the_clients() {
 #[tokio::test]
 async fn what_the_server_does_not_check_is_checked_here() {
     let forger = Forger::new().await;
-    let token = forger.signer.sign(&Token::device("acme", "cam-1").claims()).unwrap();
+    let token = forger.site.signer.sign(&Token::device("acme", "cam-1").claims()).unwrap();
     for (kind, protocol) in
         [("Leafnode", ""), ("Client", "mqtt"), ("Client", "websocket"), ("Gateway", ""), ("", "")]
     {
@@ -210,7 +178,7 @@ async fn what_the_server_does_not_check_is_checked_here() {
         assert_eq!(answer.error, "connection_type_not_allowed", "{kind} {protocol}");
     }
     // Config mode: a tenant that the directory knows and the server has no account for.
-    let elsewhere = forger.signer.sign(&Token::device("globex", "cam-1").claims()).unwrap();
+    let elsewhere = forger.site.signer.sign(&Token::device("initech", "cam-1").claims()).unwrap();
     let answer = forger.ask_sealed(&forger.sign(forger.request(&elsewhere))).await.unwrap();
     assert_eq!(answer.error, "tenant_unknown");
 }

@@ -84,7 +84,7 @@ impl Environment {
     /// # Errors
     /// [`DevError`].
     pub async fn start(folder: &Path) -> Result<Self, DevError> {
-        make_folder(folder)?;
+        files::create_private_folder(folder)?;
         let folder = folder.canonicalize()?;
         let key = folder.join("issuer.pem");
         let signer = if key.exists() { Signer::read(&key)? } else { Signer::create(&key)? };
@@ -201,16 +201,6 @@ async fn start_nats(folder: PathBuf) -> Result<NatsServer, DevError> {
         NatsServer::start(&binary, &folder, &text)
     })
     .await??)
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(folder)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
 }
 
 fn configuration(nats: &str) -> String {
