@@ -53,6 +53,8 @@ pub fn registry(keys: &Keyring) -> Account {
 pub fn auth(keys: &Keyring, callout_user: &str, now: Timestamp) -> Account {
     Account {
         signing_keys: keys.auth.public_keys(),
+        // Leaf nodes too are in it while they are being asked about.
+        limits: AccountLimits { leaf: -1, ..AccountLimits::default() },
         authorization: Some(Authorization {
             auth_users: vec![callout_user.to_owned()],
             allowed_accounts: vec!["*".to_owned()],
@@ -92,6 +94,7 @@ pub fn tenant(
         imports: if tenant.is_some() { SHARED.iter().map(import).collect() } else { Vec::new() },
         limits: AccountLimits {
             conn: if open { limit(quotas.connections) } else { 0 },
+            leaf: if open { limit(quotas.connections) } else { 0 },
             subs: limit(quotas.subscriptions),
             payload: limit(quotas.payload_bytes),
             // A suspended tenant keeps what it stored.

@@ -94,7 +94,14 @@ impl Control {
         readiness.require("issuer keys", move || verifier.verifier().is_ready());
         let admin = admin::start(&config.admin, auth.metrics(), &readiness, &tasks, &stop).await?;
         if let Some(file) = file {
-            tasks.spawn(follow_config(file, Arc::clone(&auth), tasks.clone(), stop.clone()));
+            let follow = follow_config(
+                file,
+                Arc::clone(&config),
+                Arc::clone(&auth),
+                tasks.clone(),
+                stop.clone(),
+            );
+            tasks.spawn(follow);
         }
         Ok(Self { config, auth, readiness, admin, tasks, stop })
     }
@@ -214,12 +221,14 @@ async fn interrupted() {
 /// nothing and says so; other settings need a restart.
 async fn follow_config(
     file: PathBuf,
+    started_with: Arc<Config>,
     auth: Arc<Authenticator>,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
     let mut watched = Watched::new(file);
-    let _ = watched.changed();
+    // What was read at the start may have changed before the first look.
+    let mut current = serde_json::to_value(&*started_with).ok();
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         if !matches!(watched.changed(), Ok(true)) {
             continue;
@@ -231,9 +240,14 @@ async fn follow_config(
                 continue;
             }
         };
+        let next = serde_json::to_value(&config).ok();
+        if next.is_some() && next == current {
+            continue;
+        }
         match auth.verifier().replace(&config.issuers, &tasks, &stop) {
             Ok(()) => {
                 auth.replace_rules(&config);
+                current = next;
                 tracing::info!(
                     "issuers, roles and quotas were taken over; other settings wait for a restart"
                 );

@@ -17,7 +17,7 @@ use bulkhead_policy::{DenyReason, Verdict};
 use common::endpoint::{Answer, Endpoint};
 use common::signer::{Signer, claims, jwks};
 use common::site::{Site, config, enter, issuer, metric, ready};
-use common::{soon, until, until_true};
+use common::{all, soon, until, until_true};
 use jiff::Timestamp;
 use serde_json::json;
 use std::net::{Ipv4Addr, TcpListener};
@@ -158,28 +158,32 @@ async fn a_flood_of_unknown_keys_costs_one_fetch_per_cooldown() {
 #[tokio::test]
 async fn fetches_are_a_cooldown_apart_however_the_endpoint_fails() {
     let key = Signer::ed25519("k1");
-    let cooldown = Duration::from_secs(2);
-    let wait = Duration::from_millis(500);
-    for answer in [Answer::ok(jwks(&[&key])), Answer::ok(jwks(&[])), Answer::status(500, "no")] {
-        let endpoint = Endpoint::start(answer.clone().after(wait)).await;
-        let timing = "refresh = \"1h\"\ncooldown = \"2s\"";
-        let world = World::begin(&endpoint.url(), timing).await;
-        let tokens = flood(20);
-        until("three fetches", async || {
-            for token in &tokens {
-                assert!(world.outcome(token).await.is_err());
-            }
-            (endpoint.hits() >= 3).then_some(())
-        })
-        .await;
-        for pair in endpoint.times().windows(2) {
-            let apart = pair[1] - pair[0];
-            // What the way to the endpoint takes may differ from one request to the next.
-            assert!(
-                apart + Duration::from_millis(300) >= cooldown,
-                "{apart:?} apart with {answer:?}"
-            );
+    let answers = [
+        Answer::ok(jwks(&[&key])),
+        Answer::ok(jwks(&[])),
+        Answer::status(500, "no"),
+        Answer::Close,
+    ];
+    all(answers.map(three_fetches_are_a_cooldown_apart)).await;
+}
+
+async fn three_fetches_are_a_cooldown_apart(answer: Answer) {
+    let endpoint = Endpoint::start(answer.clone().after(Duration::from_millis(500))).await;
+    let timing = "refresh = \"1h\"\ncooldown = \"2s\"";
+    let world = World::begin(&endpoint.url(), timing).await;
+    let tokens = flood(20);
+    until("three fetches", async || {
+        for token in &tokens {
+            assert!(world.outcome(token).await.is_err());
         }
+        (endpoint.hits() >= 3).then_some(())
+    })
+    .await;
+    for pair in endpoint.times().windows(2) {
+        let apart = pair[1] - pair[0];
+        // What the way to the endpoint takes may differ from one request to the next.
+        let least = Duration::from_millis(1_700);
+        assert!(apart >= least, "{apart:?} apart with {answer:?}");
     }
 }
 
@@ -212,7 +216,9 @@ async fn those_who_wait_for_one_fetch_do_not_each_make_their_own() {
     let before = endpoint.hits();
     let outcomes = all_at_once(&world, flood(10)).await;
     assert!(outcomes.iter().all(Result::is_err));
-    assert_eq!(endpoint.hits() - before, 0, "further fetches");
+    // The next attempt of the source's own may already have begun.
+    let more = endpoint.hits() - before;
+    assert!(more <= 1, "{more} fetches for ten tokens that came together");
     soon("the first", waiting).await.unwrap();
 }
 
@@ -289,10 +295,7 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn what_is_no_key_set_leaves_the_last_good_one() {
     let (old, new) = (Signer::ed25519("old"), Signer::ed25519("new"));
-    let endpoint = Endpoint::start(Answer::ok(jwks(&[&old]))).await;
-    let world = World::start(&endpoint, OFTEN).await;
-    let deep = "[".repeat(100_000);
-    for answer in [
+    let answers = [
         Answer::status(404, "not found"),
         Answer::status(500, jwks(&[&new])),
         Answer::status(203, jwks(&[&new])),
@@ -300,20 +303,25 @@ async fn what_is_no_key_set_leaves_the_last_good_one() {
         Answer::ok(""),
         Answer::ok("<html>sign in first</html>"),
         Answer::ok("\u{0}\u{1}\u{2}"),
-        Answer::ok(deep),
+        Answer::ok("[".repeat(100_000)),
         Answer::ok("{\"keys\": {}}"),
         Answer::ok(jwks(&[])),
         Answer::ok("{\"keys\": [{\"kty\": \"XYZ\"}]}"),
         Answer::Close,
-    ] {
-        endpoint.set(answer.clone());
-        world.until_refresh_fails().await;
-        assert_eq!(world.outcome(&good(&old)).await, Ok(()), "{answer:?}");
-        let unknown = Err(DenyReason::KeyUnknown);
-        assert_eq!(world.outcome(&good(&new)).await, unknown, "{answer:?}");
-    }
-    endpoint.set(Answer::ok(jwks(&[&new])));
-    world.until_outcome(&good(&new), Ok(())).await;
+    ];
+    all(answers.map(|answer| it_leaves_the_last_good_set(answer, &old, &new))).await;
+}
+
+async fn it_leaves_the_last_good_set(answer: Answer, old: &Signer, new: &Signer) {
+    let endpoint = Endpoint::start(Answer::ok(jwks(&[old]))).await;
+    let world = World::start(&endpoint, OFTEN).await;
+    endpoint.set(answer.clone());
+    world.until_refresh_fails().await;
+    assert_eq!(world.outcome(&good(old)).await, Ok(()), "{answer:?}");
+    let unknown = Err(DenyReason::KeyUnknown);
+    assert_eq!(world.outcome(&good(new)).await, unknown, "{answer:?}");
+    endpoint.set(Answer::ok(jwks(&[new])));
+    world.until_outcome(&good(new), Ok(())).await;
 }
 
 #[tokio::test]

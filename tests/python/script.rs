@@ -1,6 +1,7 @@
 //! Runs the Python programs of this folder: real clients in processes of their own.
 
 #![allow(dead_code, reason = "each test needs a part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at a surprise")]
 
 use bulkhead_devkit::{Server, Tools};
 use bulkhead_tests::eventually;

@@ -25,6 +25,10 @@ const RECONCILE: Duration = Duration::from_secs(30);
 /// How often the keyring is looked at.
 const KEYRING_LOOK: Duration = Duration::from_millis(500);
 
+/// How long after a change the servers are told again: by then whoever was loading the account has
+/// loaded it.
+const REPEAT: Duration = Duration::from_millis(500);
+
 /// Tenants that are acted on at a time.
 const CONCURRENT: usize = 16;
 
@@ -128,14 +132,26 @@ impl Follower {
         let Accounts::Operator(_, provisioner) = &self.accounts else {
             return;
         };
-        futures::stream::iter(changed)
+        futures::stream::iter(&changed)
             .for_each_concurrent(CONCURRENT, |id| async move {
                 // The servers are told again at the next comparison.
-                if let Err(error) = provisioner.push_tenant(&id).await {
+                if let Err(error) = provisioner.push_tenant(id).await {
                     tracing::error!(tenant = %id, %error, "the account could not be changed");
                 }
             })
             .await;
+        let provisioner = Arc::clone(provisioner);
+        self.tasks.spawn(async move {
+            tokio::time::sleep(REPEAT).await;
+            let provisioner = &provisioner;
+            futures::stream::iter(changed)
+                .for_each_concurrent(CONCURRENT, |id| async move {
+                    if let Err(error) = provisioner.repeat_tenant(&id).await {
+                        tracing::error!(tenant = %id, %error, "the account could not be changed");
+                    }
+                })
+                .await;
+        });
     }
 
     fn account_of(&self, tenant: &TenantId) -> Option<String> {

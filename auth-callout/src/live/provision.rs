@@ -113,6 +113,23 @@ impl Provisioner {
         Basis { keys: self.operator.keys(), tenant, quotas }
     }
 
+    /// Tells the servers of a tenant's account even if they know it.
+    ///
+    /// A server that loads an account for a client while the account is being replaced keeps the old
+    /// one in memory, although its store has the new one.
+    ///
+    /// # Errors
+    /// [`SystemError`].
+    pub async fn repeat_tenant(&self, id: &TenantId) -> Result<(), SystemError> {
+        let account = self.operator.keys().account_of(id).map_err(internal)?;
+        let entry = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(told.entry(account.to_string()).or_default())
+        };
+        entry.lock().await.content = None;
+        self.push_tenant(id).await
+    }
+
     /// Tells the servers of the platform's own accounts.
     ///
     /// # Errors

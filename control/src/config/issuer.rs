@@ -42,7 +42,7 @@ pub struct IssuerConfig {
 }
 
 /// Where an issuer's keys come from; exactly one of the four.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySource {
     /// A JWKS (RFC 7517 §5) over HTTPS; plain HTTP only on loopback.
@@ -193,6 +193,13 @@ impl IssuerConfig {
                 "give platform services an issuer of their own with `service = true`",
             ));
         }
+        if self.leeway.is_negative() || self.leeway > SignedDuration::from_mins(5) {
+            return Err(Problem::new(
+                "leeway",
+                "is out of range",
+                "choose between \"0s\" and \"5m\"",
+            ));
+        }
         match (&self.tenants, self.service) {
             (TenantSet::Only(tenants), false) if tenants.is_empty() => Err(Problem::new(
                 "tenants",
@@ -205,9 +212,6 @@ impl IssuerConfig {
                 "an issuer of services speaks for no tenant",
                 "leave it out, or drop `service = true`",
             )),
-            _ if self.leeway.is_negative() || self.leeway > SignedDuration::from_mins(5) => {
-                Err(Problem::new("leeway", "is out of range", "choose between \"0s\" and \"5m\""))
-            }
             _ => Ok(()),
         }
     }
@@ -273,6 +277,21 @@ impl KeySource {
             ));
         }
         Ok(())
+    }
+}
+
+/// The address may hold a password or an API key, which is for nobody to read.
+impl std::fmt::Debug for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let url = self.jwks_url.as_ref().and_then(|url| reqwest::Url::parse(url).ok());
+        let files = [&self.jwks_file, &self.pem_file, &self.secret_file, &self.ca_file];
+        f.debug_struct("KeySource")
+            .field("jwks_url", &url.as_ref().map(crate::issuer::public_part))
+            .field("files", &files.into_iter().flatten().collect::<Vec<_>>())
+            .field("refresh", &self.refresh)
+            .field("max_age", &self.max_age)
+            .field("cooldown", &self.cooldown)
+            .finish()
     }
 }
 

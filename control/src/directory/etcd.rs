@@ -6,8 +6,8 @@ use crate::config::EtcdConfig;
 use crate::files::read_text;
 use bulkhead_policy::{Tenant, TenantId};
 use etcd_client::{
-    Certificate, Client, ConnectOptions, EventType, GetOptions, Identity, KeyValue, TlsOptions,
-    WatchOptions, WatchStream,
+    Certificate, Client, ConnectOptions, EventType, GetOptions, Identity, KeyValue, KvClient,
+    TlsOptions, WatchOptions, WatchStream,
 };
 use secrecy::ExposeSecret;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use std::time::Duration;
 /// Where the tenants are.
 pub(super) const PREFIX: &str = "/bulkhead/tenants/";
 
-/// How often etcd is asked for a sign of life. A watch alone does not tell a quiet etcd from one that
-/// is gone.
+/// How often etcd is asked for a sign of life at the least; often enough for the configured limit. A
+/// watch alone does not tell a quiet etcd from one that is gone.
 const PROGRESS: Duration = Duration::from_secs(2);
 
 /// How long any one answer may take.
@@ -44,6 +44,11 @@ pub(super) async fn follow(directory: &Directory, config: &EtcdConfig) {
         pause = if progressed { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
         tokio::time::sleep(pause).await;
     }
+}
+
+/// For reading every tenant at once.
+pub(super) fn all(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 /// Connects to etcd.
@@ -77,17 +82,17 @@ async fn follow_once(
     config: &EtcdConfig,
 ) -> Result<std::convert::Infallible, etcd_client::Error> {
     let mut client = connect(config).await?;
+    let progress = PROGRESS.min(directory.stale_after() / 4);
     let options = GetOptions::new().with_prefix();
-    let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
-    let all = kv.get(PREFIX, Some(options)).await?;
-    let revision = all.header().map_or(0, |header| header.revision());
-    directory.replace(read_all(directory, all.kvs()));
+    let found = all(&client).get(PREFIX, Some(options)).await?;
+    let revision = found.header().map_or(0, |header| header.revision());
+    let mut clashing = read_all(directory, found.kvs());
 
     // Without a leader the watch would be silent for ever instead of ending.
     let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
     let mut watch = client.watch(PREFIX, Some(options)).await?;
     loop {
-        match tokio::time::timeout(PROGRESS, watch.message()).await {
+        match tokio::time::timeout(progress, watch.message()).await {
             Ok(message) => {
                 let ended = || etcd_client::Error::WatchError("the watch ended".to_owned());
                 let message = message?.ok_or_else(ended)?;
@@ -99,7 +104,13 @@ async fn follow_once(
                     )));
                 }
                 for event in message.events() {
-                    apply(directory, event.event_type(), event.kv());
+                    clashing |= apply(directory, event.event_type(), event.kv());
+                }
+                // One of two ids that clash may be gone now, and the other come into its own.
+                if clashing && !message.events().is_empty() {
+                    let options = GetOptions::new().with_prefix();
+                    let found = all(&client).get(PREFIX, Some(options)).await?;
+                    clashing = read_all(directory, found.kvs());
                 }
                 directory.mark_synced();
             }
@@ -132,25 +143,36 @@ async fn confirm(
     }
 }
 
-fn read_all(directory: &Directory, kvs: &[KeyValue]) -> Snapshot {
+/// Takes over all tenants; returns whether ids clash.
+fn read_all(directory: &Directory, kvs: &[KeyValue]) -> bool {
+    let current = directory.snapshot();
     let mut tenants = Vec::with_capacity(kvs.len());
     for kv in kvs {
         match read_one(kv) {
             Ok((id, tenant)) => tenants.push((id, tenant)),
-            // Who cannot be read cannot be admitted; the others can.
-            Err(error) => directory.report("content", &error),
+            Err(error) => {
+                directory.report("content", &error);
+                // Its last good state stays; who never had one cannot be admitted.
+                let known = id_of(kv).ok().and_then(|id| Some((current.get(&id)?.clone(), id)));
+                tenants.extend(known.map(|(tenant, id)| (id, Tenant::clone(&tenant))));
+            }
         }
     }
-    without_case_clashes(directory, directory.snapshot().next(tenants))
+    let (next, clashing) = without_case_clashes(directory, current.next(tenants));
+    directory.replace(next);
+    clashing
 }
 
-fn apply(directory: &Directory, event: EventType, kv: Option<&KeyValue>) {
-    let Some(kv) = kv else { return };
+/// Takes over one change; returns whether ids clash.
+fn apply(directory: &Directory, event: EventType, kv: Option<&KeyValue>) -> bool {
+    let Some(kv) = kv else { return false };
     let current = directory.snapshot();
     match (event, read_one(kv)) {
         (EventType::Put, Ok((id, tenant))) => {
             let next = current.with(id, Some(tenant));
-            directory.replace(without_case_clashes(directory, next));
+            let (next, clashing) = without_case_clashes(directory, next);
+            directory.replace(next);
+            return clashing;
         }
         (EventType::Delete, _) => match id_of(kv) {
             Ok(id) => directory.replace(current.with(id, None)),
@@ -159,20 +181,22 @@ fn apply(directory: &Directory, event: EventType, kv: Option<&KeyValue>) {
         // A tenant that was changed into something unreadable keeps its last good state.
         (EventType::Put, Err(error)) => directory.report("content", &error),
     }
+    false
 }
 
-/// Leaves out each tenant whose id is another's but for case: the first in byte order stays.
-fn without_case_clashes(directory: &Directory, snapshot: Snapshot) -> Snapshot {
-    match document::check_all(snapshot.iter().map(|(id, tenant)| (id, &**tenant))) {
-        Err(error @ document::DocumentError::CaseClash(..)) => {
-            directory.report("content", &error);
-            let document::DocumentError::CaseClash(_, later) = error else {
-                return snapshot;
-            };
-            without_case_clashes(directory, snapshot.with(later, None))
-        }
-        _ => snapshot,
+/// Leaves out each tenant whose id is another's but for case, the first in byte order staying, and
+/// says whether there was one.
+fn without_case_clashes(directory: &Directory, mut snapshot: Snapshot) -> (Snapshot, bool) {
+    let mut clashing = false;
+    while let Err(error @ document::DocumentError::CaseClash(..)) =
+        document::check_all(snapshot.iter().map(|(id, tenant)| (id, &**tenant)))
+    {
+        directory.report("content", &error);
+        let document::DocumentError::CaseClash(_, later) = error else { break };
+        snapshot = snapshot.with(later, None);
+        clashing = true;
     }
+    (snapshot, clashing)
 }
 
 fn id_of(kv: &KeyValue) -> Result<TenantId, String> {
@@ -183,7 +207,7 @@ fn id_of(kv: &KeyValue) -> Result<TenantId, String> {
 
 fn read_one(kv: &KeyValue) -> Result<(TenantId, Tenant), String> {
     let id = id_of(kv)?;
-    let tenant: Tenant = serde_json::from_slice(kv.value())
+    let tenant = document::parse_json(kv.value())
         .map_err(|error| format!("etcd key {PREFIX}{id}: {error}"))?;
     document::check(&id, &tenant).map_err(|error| error.to_string())?;
     Ok((id, tenant))

@@ -16,39 +16,56 @@ const LOOK: Duration = Duration::from_millis(20);
 /// mends it. A file that cannot be read lets the state grow old.
 pub(super) async fn follow(directory: &Directory, path: PathBuf) {
     let mut watched = Watched::new(path);
-    let mut loaded = false;
-    let mut unreadable = false;
+    let mut state = State::Unread;
     loop {
-        match watched.changed() {
-            Ok(false) if loaded => directory.mark_synced(),
-            Ok(_) => match load(directory, &watched) {
-                Ok(()) => loaded = true,
-                Err(error) => {
-                    directory.report("content", &error);
-                    if loaded {
-                        directory.mark_synced();
-                    }
-                }
-            },
-            Err(error) => {
-                if !unreadable {
-                    directory.report("read", &error);
-                }
-                unreadable = true;
-                tokio::time::sleep(LOOK).await;
-                continue;
-            }
+        state = look(directory, &mut watched, state);
+        match state {
+            State::Good => directory.mark_synced(),
+            State::Unread | State::Unreadable | State::Unusable => directory.show_age(),
         }
-        unreadable = false;
         tokio::time::sleep(LOOK).await;
     }
 }
 
-fn load(directory: &Directory, watched: &Watched) -> Result<(), String> {
-    let text = read_text(watched.path()).map_err(|error| error.to_string())?;
-    let document =
-        Document::parse(&text).map_err(|error| format!("{}: {error}", watched.path().display()))?;
-    let next = directory.snapshot().next(document.tenants);
-    directory.replace(next);
-    Ok(())
+/// What became of the file so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nobody has looked yet.
+    Unread,
+    /// A state was taken over, and nothing since makes it old. Content that cannot be used keeps it.
+    Good,
+    /// It cannot be read.
+    Unreadable,
+    /// It never held anything that could be used.
+    Unusable,
+}
+
+/// Looks once, and says what is new once.
+fn look(directory: &Directory, watched: &mut Watched, before: State) -> State {
+    match watched.changed() {
+        Ok(false) if before != State::Unreadable => return before,
+        Ok(_) => {}
+        Err(error) => return unreadable(directory, &error, before),
+    }
+    let text = match read_text(watched.path()) {
+        Ok(text) => text,
+        Err(error) => return unreadable(directory, &error, before),
+    };
+    match Document::parse(&text) {
+        Ok(document) => {
+            directory.replace(directory.snapshot().next(document.tenants));
+            State::Good
+        }
+        Err(error) => {
+            directory.report("content", &format!("{}: {error}", watched.path().display()));
+            if directory.age().is_some() { State::Good } else { State::Unusable }
+        }
+    }
+}
+
+fn unreadable(directory: &Directory, error: &std::io::Error, before: State) -> State {
+    if before != State::Unreadable {
+        directory.report("read", error);
+    }
+    State::Unreadable
 }

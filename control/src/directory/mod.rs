@@ -119,6 +119,11 @@ impl Directory {
         Some(self.shared.started.elapsed().saturating_sub(Duration::from_millis(synced)))
     }
 
+    /// How old the state may grow.
+    fn stale_after(&self) -> Duration {
+        self.shared.stale_after
+    }
+
     /// Keeps the state current until it is told to stop.
     pub async fn maintain(&self, config: &DirectoryConfig, stop: CancellationToken) {
         let follow = async {
@@ -156,6 +161,11 @@ impl Directory {
     fn report(&self, kind: &str, error: &dyn std::fmt::Display) {
         tracing::warn!(kind, %error, "the last good directory stays in use");
         self.shared.metrics.directory_errors.with_label_values(&[kind]).inc();
+        self.show_age();
+    }
+
+    /// Shows how old the state is.
+    fn show_age(&self) {
         let age = self.age().map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         self.shared.metrics.directory_age.set(age);
     }

@@ -94,7 +94,7 @@ impl Store {
             Kept::File(path) => Ok(read_document(path)?.1.tenants),
             Kept::Etcd(client) => {
                 let options = GetOptions::new().with_prefix();
-                let answer = client.kv_client().get(PREFIX, Some(options)).await?;
+                let answer = etcd::all(client).get(PREFIX, Some(options)).await?;
                 answer.kvs().iter().map(|kv| parse(kv.key(), kv.value())).collect()
             }
         }
@@ -134,12 +134,21 @@ impl Store {
                 Ok(())
             }),
             Kept::Etcd(client) => {
-                if let Some(known) = self.list().await?.into_keys().find(clash) {
+                let options = GetOptions::new().with_prefix().with_keys_only();
+                let keys = etcd::all(client).get(PREFIX, Some(options)).await?;
+                let known = keys.kvs().iter().filter_map(|kv| {
+                    TenantId::parse(kv.key_str().ok()?.strip_prefix(PREFIX)?).ok()
+                });
+                if let Some(known) = known.into_iter().find(clash) {
                     return Err(StoreError::Exists(known));
                 }
-                let absent = Compare::version(key(id), CompareOp::Equal, 0);
-                let put = TxnOp::put(key(id), to_json(&tenant), None);
-                let txn = Txn::new().when([absent]).and_then([put]);
+                let absent =
+                    [key(id), name_key(id)].map(|key| Compare::version(key, CompareOp::Equal, 0));
+                let put = [
+                    TxnOp::put(key(id), to_json(&tenant), None),
+                    TxnOp::put(name_key(id), id.as_str(), None),
+                ];
+                let txn = Txn::new().when(absent).and_then(put);
                 let created = client.kv_client().txn(txn).await?.succeeded();
                 if created { Ok(()) } else { Err(StoreError::Exists(id.clone())) }
             }
@@ -200,8 +209,11 @@ impl Store {
                 change_file(path, |tenants| tenants.remove(id).map(|_| ()).ok_or_else(unknown))
             }
             Kept::Etcd(client) => {
-                let deleted = client.kv_client().delete(key(id), None).await?.deleted();
-                if deleted == 0 { Err(unknown()) } else { Ok(()) }
+                let there = Compare::version(key(id), CompareOp::Greater, 0);
+                let delete = [TxnOp::delete(key(id), None), TxnOp::delete(name_key(id), None)];
+                let txn = Txn::new().when([there]).and_then(delete);
+                let deleted = client.kv_client().txn(txn).await?.succeeded();
+                if deleted { Ok(()) } else { Err(unknown()) }
             }
         }
     }
@@ -219,6 +231,11 @@ fn key(id: &TenantId) -> String {
     format!("{PREFIX}{id}")
 }
 
+/// Claims the id in every case, so that two who create it at once cannot both succeed.
+fn name_key(id: &TenantId) -> String {
+    format!("/bulkhead/tenant-names/{}", id.as_str().to_ascii_lowercase())
+}
+
 fn to_json(tenant: &Tenant) -> Vec<u8> {
     // Nothing in a tenant can fail to be written: string keys, finite numbers.
     serde_json::to_vec(tenant).unwrap_or_default()
@@ -229,7 +246,7 @@ fn parse(key: &[u8], value: &[u8]) -> Result<(TenantId, Tenant), StoreError> {
     let error = |cause: String| StoreError::Value { key: key.clone(), cause };
     let id = TenantId::parse(key.strip_prefix(PREFIX).unwrap_or_default())
         .map_err(|e| error(e.to_string()))?;
-    let tenant = serde_json::from_slice(value).map_err(|e| error(e.to_string()))?;
+    let tenant = document::parse_json(value).map_err(|e| error(e.to_string()))?;
     Ok((id, tenant))
 }
 

@@ -119,6 +119,9 @@ pub enum IssueError {
     /// An operator has to say for which device.
     #[error("name the device in the request: {{\"device\": \"…\"}}")]
     DeviceMissing,
+    /// Nothing lives less than a second.
+    #[error("ttl is too short; ask for at least \"1s\"")]
+    TtlTooShort,
     /// No such backend is configured.
     #[error("no such backend is configured; see `bulkhead check`")]
     UnknownBackend,
@@ -134,6 +137,18 @@ pub struct Request {
     pub backend: Option<String>,
     /// How long the credentials should live; at most, and by default, what is configured.
     pub ttl: Option<SignedDuration>,
+}
+
+impl Request {
+    /// Reads a body: nothing, or an object. (An array of values in the order of the fields would be
+    /// taken for one.)
+    fn parse(body: &[u8]) -> serde_json::Result<Self> {
+        match body.trim_ascii_start().first() {
+            None => Ok(Self::default()),
+            Some(b'{') => serde_json::from_slice(body),
+            Some(_) => Err(serde::de::Error::custom("the request is a JSON object, or empty")),
+        }
+    }
 }
 
 /// Issues credentials for verified principals.
@@ -198,7 +213,10 @@ impl Exchange {
         if !self.issued.take(tenant.clone(), self.per_minute, 1) {
             return Err(IssueError::TooOften);
         }
-        let ttl = request.ttl.map_or(self.ttl, |asked| asked.abs().min(self.ttl));
+        let ttl = request.ttl.map_or(self.ttl, |asked| asked.min(self.ttl));
+        if ttl < SignedDuration::from_secs(1) {
+            return Err(IssueError::TtlTooShort);
+        }
         let origin = bearer.origin.clone().or_else(|| bearer.token_id.clone());
         let subject = Subject::new(tenant, device, role, origin, ttl).map_err(denied)?;
         let section = issuer.issue(&subject).map_err(denied)?;
@@ -252,12 +270,17 @@ async fn handle(
             return refuse(IssueError::Denied(reason));
         }
     };
-    let request =
-        if body.is_empty() { Ok(Request::default()) } else { serde_json::from_slice(&body) };
-    let request: Request = match request {
+    let request: Request = match Request::parse(&body) {
         Ok(request) => request,
         Err(error) => {
-            return answer(StatusCode::BAD_REQUEST, "request_invalid", &error.to_string());
+            // What the parser says can hold what the client sent.
+            let message = format!(
+                "line {}, column {}: the body is empty, or an object with any of device, backend \
+                 and ttl",
+                error.line(),
+                error.column()
+            );
+            return answer(StatusCode::BAD_REQUEST, "request_invalid", &message);
         }
     };
     match exchange.issue(Arc::clone(&principal), &request) {
@@ -277,6 +300,7 @@ fn refuse(error: IssueError) -> Response {
         IssueError::Denied(reason) => (status_of(reason), reason.code()),
         IssueError::TooOften => (StatusCode::TOO_MANY_REQUESTS, "issue_rate_exceeded"),
         IssueError::DeviceMissing => (StatusCode::BAD_REQUEST, "device_missing"),
+        IssueError::TtlTooShort => (StatusCode::BAD_REQUEST, "request_invalid"),
         IssueError::UnknownBackend => (StatusCode::BAD_REQUEST, "backend_unknown"),
     };
     let mut response = answer(status, code, &error.to_string());

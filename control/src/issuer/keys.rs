@@ -127,19 +127,18 @@ impl KeySet {
 
     /// The key that verifies a token with this header.
     ///
-    /// A key without an id serves any `kid`; a token without a `kid` is served only where one single
-    /// key is for its algorithm.
+    /// The key of that id goes first. A key without an id serves any `kid`, and any key a token without
+    /// a `kid`, but only where it is the only one that could be meant.
     pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<&DecodingKey> {
-        let mut fitting = self.keys.iter().filter(|key| {
-            key.algorithms.contains(&algorithm)
-                && match (&key.id, kid) {
-                    (Some(id), Some(kid)) => id == kid,
-                    (None, _) | (_, None) => true,
-                }
-        });
-        match (fitting.next(), fitting.next()) {
+        let fitting = || self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
+        if let Some(kid) = kid
+            && let Some(key) = fitting().find(|key| key.id.as_deref() == Some(kid))
+        {
+            return Some(&key.key);
+        }
+        let mut others = fitting().filter(|key| kid.is_none() || key.id.is_none());
+        match (others.next(), others.next()) {
             (Some(key), None) => Some(&key.key),
-            (Some(key), Some(_)) if kid.is_some() => Some(&key.key),
             _ => None,
         }
     }

@@ -5,5 +5,6 @@ mod source;
 mod verifier;
 
 pub use keys::{KeyError, KeySet};
+pub(crate) use source::public_part;
 pub use source::{Keys, SourceError};
 pub use verifier::{MAX_TOKEN_BYTES, Verifier};

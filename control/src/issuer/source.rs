@@ -5,6 +5,7 @@ use crate::config::{IssuerConfig, KeySource};
 use crate::files::{LOOK, Watched, read_text};
 use crate::metrics::Metrics;
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use bulkhead_policy::{DenyReason, Verdict};
 use jsonwebtoken::Algorithm;
 use std::path::PathBuf;
@@ -26,12 +27,11 @@ pub struct Keys {
     timing: KeySource,
     current: ArcSwapOption<Current>,
     generation: AtomicU64,
-    /// Held during a fetch; holds when the last one began.
+    /// Held during a fetch; holds when the last one was.
     fetching: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
-#[derive(Debug)]
 enum Origin {
     Url { url: reqwest::Url, client: reqwest::Client },
     Jwks(PathBuf),
@@ -44,8 +44,8 @@ struct Current {
     set: KeySet,
     since: Instant,
     generation: u64,
-    /// What the keys were read from, to see whether they changed.
-    text: Vec<u8>,
+    /// Digest of what the keys were read from, to see whether they changed.
+    digest: Digest,
 }
 
 /// Why keys could not be had this time.
@@ -114,7 +114,7 @@ impl Keys {
     /// [`DenyReason::KeysUnavailable`] without keys young enough, [`DenyReason::KeyUnknown`] if none
     /// fits, or what `verify` says.
     pub async fn with_key<T>(
-        &self,
+        self: &Arc<Self>,
         kid: Option<&str>,
         algorithm: Algorithm,
         verify: impl Fn(&jsonwebtoken::DecodingKey) -> Verdict<T>,
@@ -128,7 +128,11 @@ impl Keys {
             return verdict;
         }
         if matches!(self.origin, Origin::Url { .. }) {
-            self.fetch_for_unknown().await;
+            // The fetch goes on when whoever waits for it leaves: others wait for it too.
+            let keys = Arc::clone(self);
+            let fetch = tokio::spawn(async move { keys.fetch_for_unknown().await });
+            // A panic of the fetch changes no key.
+            let _ = fetch.await;
         }
         match attempt() {
             Some(Some(verdict)) => verdict,
@@ -174,14 +178,18 @@ impl Keys {
     async fn fetch_periodically(&self) {
         let succeeded = {
             let mut last = self.fetching.lock().await;
+            let apart = self.timing.cooldown.unsigned_abs().min(self.timing.refresh());
+            if let Some(wait) = last.and_then(|ended| apart.checked_sub(ended.elapsed())) {
+                // A token has just caused a fetch.
+                drop(last);
+                return tokio::time::sleep(wait).await;
+            }
+            let succeeded = self.fetch().await;
             *last = Some(Instant::now());
-            self.fetch().await
+            succeeded
         };
-        let pause = if succeeded {
-            self.timing.refresh()
-        } else {
-            self.timing.cooldown.unsigned_abs().min(self.timing.refresh())
-        };
+        let pause =
+            if succeeded { self.timing.refresh() } else { self.timing.cooldown.unsigned_abs() };
         tokio::time::sleep(pause).await;
     }
 
@@ -190,11 +198,14 @@ impl Keys {
     async fn fetch_for_unknown(&self) {
         let mut last = self.fetching.lock().await;
         let cooldown = self.timing.cooldown.unsigned_abs();
-        if last.is_some_and(|began| began.elapsed() < cooldown) {
+        if last.is_some_and(|ended| ended.elapsed() < cooldown) {
             return;
         }
+        // Claimed before it begins, for whoever waits, and again when it is over, because a slow
+        // answer may take longer than the cooldown.
         *last = Some(Instant::now());
         self.fetch().await;
+        *last = Some(Instant::now());
     }
 
     async fn fetch(&self) -> bool {
@@ -209,9 +220,8 @@ impl Keys {
     }
 
     async fn watch(&self, path: PathBuf) {
+        // The first look reads again: what was read at the start may have changed since.
         let mut watched = Watched::new(path);
-        // What was read at the start is the first state, not a change.
-        let _ = watched.changed();
         loop {
             tokio::time::sleep(LOOK).await;
             if let Ok(true) = watched.changed() {
@@ -233,11 +243,12 @@ impl Keys {
 
     /// Replaces the keys, unless the new ones cannot be used: then the last good ones stay.
     fn take_over(&self, text: Vec<u8>) -> Result<(), SourceError> {
+        let digest = digest(&SHA256, &text);
         let unchanged = self
             .current
             .load()
             .as_ref()
-            .filter(|current| current.text == text)
+            .filter(|current| current.digest.as_ref() == digest.as_ref())
             .map(|current| current.generation);
         let set = match &self.origin {
             Origin::Url { .. } | Origin::Jwks(_) => KeySet::from_jwks(&text, &self.algorithms),
@@ -253,7 +264,7 @@ impl Keys {
             cause,
         })?;
         let generation = unchanged.unwrap_or_else(|| self.generation() + 1);
-        let current = Current { set, since: Instant::now(), generation, text };
+        let current = Current { set, since: Instant::now(), generation, digest };
         self.current.store(Some(Arc::new(current)));
         self.generation.store(generation, Ordering::Release);
         Ok(())
@@ -276,18 +287,30 @@ impl Keys {
     }
 }
 
+/// An address without what may be secret in it: user, password and query.
+pub(crate) fn public_part(url: &reqwest::Url) -> String {
+    let mut url = url.clone();
+    // Every address that has a host takes these.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.to_string()
+}
+
 /// Fetches a key set within its bounds.
 async fn download(client: &reqwest::Client, url: &reqwest::Url) -> Result<Vec<u8>, String> {
+    let shown = public_part(url);
+    let said = |error: reqwest::Error| format!("{shown}: {}", error.without_url());
     let fetch = async {
-        let mut response = client.get(url.clone()).send().await.map_err(|e| e.to_string())?;
+        let mut response = client.get(url.clone()).send().await.map_err(said)?;
         // Redirects are not followed, so one arrives here as a status of its own.
         if response.status() != reqwest::StatusCode::OK {
-            return Err(format!("{url} answered {}", response.status()));
+            return Err(format!("{shown} answered {}", response.status()));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| e.to_string())? {
+        while let Some(chunk) = response.chunk().await.map_err(said)? {
             if body.len() + chunk.len() > MAX_JWKS_BYTES {
-                return Err(format!("{url} sent more than {MAX_JWKS_BYTES} bytes"));
+                return Err(format!("{shown} sent more than {MAX_JWKS_BYTES} bytes"));
             }
             body.extend_from_slice(&chunk);
         }
@@ -295,7 +318,7 @@ async fn download(client: &reqwest::Client, url: &reqwest::Url) -> Result<Vec<u8
     };
     tokio::time::timeout(FETCH_TIMEOUT, fetch)
         .await
-        .map_err(|_| format!("{url} did not answer within {} s", FETCH_TIMEOUT.as_secs()))?
+        .map_err(|_| format!("{shown} did not answer within {} s", FETCH_TIMEOUT.as_secs()))?
 }
 
 impl Origin {
@@ -324,10 +347,16 @@ impl Origin {
     }
 }
 
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Url { url, .. } => write!(f, "{url}"),
+            Self::Url { url, .. } => f.write_str(&public_part(url)),
             Self::Jwks(path) | Self::Pem(path) | Self::Secret(path) => {
                 write!(f, "{}", path.display())
             }

@@ -1,7 +1,7 @@
 //! From the bytes that a client presents to the principal that it is.
 
 use super::source::{Keys, SourceError};
-use crate::config::{IssuerConfig, LimitsConfig};
+use crate::config::{IssuerConfig, KeySource, LimitsConfig};
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -37,7 +37,8 @@ pub struct Verifier {
 struct Issuer {
     expected: Expectations,
     algorithms: Vec<Algorithm>,
-    keys: Keys,
+    keys: Arc<Keys>,
+    source: KeySource,
     stop: CancellationToken,
 }
 
@@ -92,23 +93,37 @@ impl Verifier {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<(), SourceError> {
+        let current = self.issuers.load_full();
         let mut issuers = HashMap::new();
         for config in configs {
+            // Keys that come from where they came from stay, above all while their source is away.
+            let known = current.get(&config.issuer).filter(|issuer| {
+                issuer.source == config.keys && issuer.algorithms == config.algorithms
+            });
+            let (keys, stop) = match known {
+                Some(issuer) => (Arc::clone(&issuer.keys), issuer.stop.clone()),
+                None => (Arc::new(Keys::open(config, &self.metrics)?), stop.child_token()),
+            };
             let issuer = Issuer {
                 expected: config.expectations(),
                 algorithms: config.algorithms.clone(),
-                keys: Keys::open(config, &self.metrics)?,
-                stop: stop.child_token(),
+                source: config.keys.clone(),
+                keys,
+                stop,
             };
             issuers.insert(config.issuer.clone(), Arc::new(issuer));
         }
-        for issuer in issuers.values() {
+        let has = |all: &HashMap<String, Arc<Issuer>>, keys: &Arc<Keys>| {
+            all.values().any(|issuer| Arc::ptr_eq(&issuer.keys, keys))
+        };
+        for issuer in issuers.values().filter(|issuer| !has(&current, &issuer.keys)) {
             let issuer = Arc::clone(issuer);
             tasks.spawn(async move { issuer.keys.maintain(issuer.stop.clone()).await });
         }
-        for old in self.issuers.swap(Arc::new(issuers)).values() {
+        for old in current.values().filter(|old| !has(&issuers, &old.keys)) {
             old.stop.cancel();
         }
+        self.issuers.store(Arc::new(issuers));
         self.cache.invalidate_all();
         Ok(())
     }
@@ -210,6 +225,10 @@ impl Verifier {
 
 fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Verdict<T> {
     let bytes = BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| DenyReason::TokenMalformed)?;
+    // An array of values in the order of the fields would be taken for an object.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(DenyReason::TokenMalformed);
+    }
     serde_json::from_slice(&bytes).map_err(|_| DenyReason::TokenMalformed)
 }
 

@@ -15,6 +15,8 @@ pub mod proxy;
 pub mod signer;
 pub mod site;
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// How long anything that has to come about may take, on a busy machine.
@@ -42,4 +44,14 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
         .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Several cases side by side, in this one task.
+pub async fn all(cases: impl IntoIterator<Item = impl Future<Output = ()>>) {
+    let mut running: Vec<_> = cases.into_iter().map(Box::pin).collect();
+    poll_fn(|context| {
+        running.retain_mut(|case| case.as_mut().poll(context).is_pending());
+        if running.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }

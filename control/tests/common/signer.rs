@@ -60,7 +60,8 @@ impl Signer {
             Algorithm::ES384 => point("P-384"),
             _ => serde_json::to_value(Jwk::from_encoding_key(&key, algorithm).unwrap()).unwrap(),
         };
-        jwk["alg"] = json!(algorithm);
+        // What a key is good for has to follow from its kind where it does not say so.
+        jwk.as_object_mut().unwrap().remove("alg");
         jwk["kid"] = kid.into();
         jwk["use"] = "sig".into();
         Self { kid: kid.to_owned(), algorithm, key, jwk, pair }
