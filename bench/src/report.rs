@@ -88,7 +88,6 @@ impl Line {
     fn cells(&self) -> Vec<String> {
         let number = |value: Option<f64>| value.map(|v| v.to_string()).unwrap_or_default();
         let percent = |value: Option<f64>| value.map(|v| format!("{:.0} %", v * 100.0));
-        let detail: Vec<_> = self.detail.iter().map(|(name, v)| format!("{name} {v}")).collect();
         let met = match self.met {
             Some(true) => "met",
             Some(false) => "MISSED",
@@ -106,8 +105,13 @@ impl Line {
             number(self.cpu_us_per_op),
             self.goal.clone().unwrap_or_default(),
             met.to_owned(),
-            detail.join(", "),
         ]
+    }
+
+    /// The case and what explains it, if anything does.
+    fn details(&self) -> Option<String> {
+        let detail: Vec<_> = self.detail.iter().map(|(name, v)| format!("{name} {v}")).collect();
+        (!detail.is_empty()).then(|| format!("{}: {}", self.case, detail.join(", ")))
     }
 }
 
@@ -133,7 +137,7 @@ impl Report {
         }
     }
 
-    /// Prints the table.
+    /// Prints the table, and below it what explains its values.
     pub fn finish(self) {
         if self.json {
             return;
@@ -151,11 +155,14 @@ impl Report {
             "CPU µs/OP",
             "GOAL",
             "",
-            "DETAIL",
         ]);
         table.add_rows(self.lines.iter().map(Line::cells));
         for line in table.to_string().lines() {
             println!("{}", line.trim());
+        }
+        println!();
+        for details in self.lines.iter().filter_map(Line::details) {
+            println!("{details}");
         }
     }
 }

@@ -41,6 +41,7 @@ impl Session {
                 ));
             }
         }
+        warn_if_busy();
         Ok(Self {
             selection: args.cases.clone(),
             effort: Effort { quick: args.quick },
@@ -78,6 +79,18 @@ impl Session {
     /// Prints what is not printed yet.
     pub fn finish(self) {
         self.report.finish();
+    }
+}
+
+/// Whoever else works on this machine is measured too.
+fn warn_if_busy() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = text.split(' ').next().and_then(|first| first.parse::<f64>().ok());
+    if let Some(load) = load.filter(|load| *load > 0.5) {
+        eprintln!(
+            "bulkhead-bench: {cores} cores have a load of {load} before anything is measured"
+        );
     }
 }
 

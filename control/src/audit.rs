@@ -517,7 +517,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_tampering_is_found() {
-        let changes: [(&str, fn(Vec<String>) -> Vec<String>); 5] = [
+        type Change = fn(Vec<String>) -> Vec<String>;
+        let changes: [(&str, Change); 5] = [
             ("an edit", |mut l| {
                 l[1] = l[1].replace("token_expired", "token_missing");
                 l

@@ -71,6 +71,8 @@ impl Control {
         // The process has one TLS library, whichever dependency asks first.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        // A start that fails leaves nothing running.
+        let guard = stop.clone().drop_guard();
         let metrics = Metrics::new(&config.metrics)?;
         let audit = match &config.audit.path {
             Some(path) => Audit::open(path, &metrics)?,
@@ -103,6 +105,7 @@ impl Control {
             );
             tasks.spawn(follow);
         }
+        guard.disarm();
         Ok(Self { config, auth, readiness, admin, tasks, stop })
     }
 

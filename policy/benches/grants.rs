@@ -1,6 +1,11 @@
 //! What a decision costs: compiling a connection's grants, and checking one name against them.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark stops at a surprise"
+)]
 
 use bulkhead_policy::{Broker, DeviceId, Grants, Principal, Role, RoleName, Scope, TenantId};
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -100,7 +100,7 @@ pub fn run(session: &mut Session, runtime: &Runtime) {
         }
     }
     let (runs, length) =
-        session.effort().choose((9, Duration::from_millis(1_000)), (3, Duration::from_millis(300)));
+        session.effort().choose((21, Duration::from_millis(400)), (3, Duration::from_millis(300)));
     for level in levels {
         session.note(&format!("connect: {} connectors", level.connectors));
         let [mut ours, mut passwords, mut open] = <[Samples; 3]>::default();
@@ -121,7 +121,12 @@ pub fn run(session: &mut Session, runtime: &Runtime) {
                     .detail("service_us", ours.us(ours.service_cpu))
                     .detail("client_us", ours.us(ours.client_cpu))
                     .detail("peer_server_us", peer.us(peer.server_cpu))
-                    .detail("peer_client_us", peer.us(peer.client_cpu)),
+                    .detail("peer_client_us", peer.us(peer.client_cpu))
+                    .detail("cpu_ratio", peer.us(peer.all_cpu()) / ours.us(ours.all_cpu()))
+                    .detail(
+                        "ceiling_ratio",
+                        peer.us(peer.all_cpu()) / ours.us(ours.cpu_of_others()),
+                    ),
             );
         }
     }
@@ -166,6 +171,16 @@ impl Samples {
         self.server_cpu += after.0 - before.0;
         self.service_cpu += after.1 - before.1;
         self.client_cpu += after.2 - before.2;
+    }
+
+    /// What everybody used, in seconds.
+    fn all_cpu(&self) -> f64 {
+        self.cpu_of_others() + self.service_cpu
+    }
+
+    /// What everybody but the service used, in seconds.
+    fn cpu_of_others(&self) -> f64 {
+        self.server_cpu + self.client_cpu
     }
 
     /// Microseconds per connection.

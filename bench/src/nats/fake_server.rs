@@ -37,14 +37,13 @@ impl FakeServer {
         }
     }
 
-    /// What a server asks about a client with this token, sealed for this curve key if there is one.
+    /// What nats-server 2.15.1 asks about a client with this token, sealed for this curve key if there
+    /// is one.
     pub fn ask(&self, token: &str, seal_for: Option<&str>) -> Question {
         let user = nkeys::KeyPair::new_user().public_key();
         let now = Timestamp::now().as_second();
-        let mut server_id = json!({
-            "name": "NBENCHBENCHBENCHBENCHBENCHBENCHBENCHBENCHBENCHBENCHBENCHB",
-            "host": "127.0.0.1", "id": self.key.public(), "version": "2.15.1",
-        });
+        let id = self.key.public();
+        let mut server_id = json!({"name": id, "host": "127.0.0.1", "id": id, "version": "2.15.1"});
         if seal_for.is_some() {
             server_id["xkey"] = json!(self.curve.public());
         }
@@ -52,8 +51,8 @@ impl FakeServer {
             "server_id": server_id,
             "user_nkey": user,
             "client_info": {
-                "host": "127.0.0.1", "id": 42, "name": "bench", "kind": "Client", "type": "nats",
-                "nonce": "7uWmLpCq5dJm3ek",
+                "host": "127.0.0.1", "id": 42, "user": id, "name": "bench",
+                "name_tag": "sentinel", "kind": "Client", "type": "nats",
             },
             "connect_opts": {
                 "jwt": self.sentinel, "auth_token": token, "name": "bench", "lang": "rust",
@@ -61,7 +60,7 @@ impl FakeServer {
             },
             "type": "authorization_request", "version": 2,
         });
-        let mut claims = Claims::about(user, content);
+        let mut claims = Claims::about(id, content);
         "nats-authorization-request".clone_into(&mut claims.aud);
         claims.exp = now + GOOD_FOR;
         let plain = claims.sign(&self.key, now).unwrap().into_bytes();

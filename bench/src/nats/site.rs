@@ -24,6 +24,9 @@ const AUDIENCE: &str = "bulkhead";
 /// How long the service may take to be ready with all tenants.
 const READY: Duration = Duration::from_secs(60);
 
+/// Accounts that the server has from its configuration: the system's, the callout's, the registry's.
+const OWN_ACCOUNTS: usize = 3;
+
 /// Where the directory is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DirectoryIn {
@@ -52,25 +55,7 @@ impl Site {
         std::fs::write(folder.path().join("issuer.jwks.json"), signer.jwks().to_string()).unwrap();
         let keys = folder.path().join("nats");
         bulkhead_auth_callout::init(&keys, "").unwrap();
-        let mut text = std::fs::read_to_string(keys.join("nats-server.conf")).unwrap();
-        let mode = std::env::var("XMODE").unwrap_or_default();
-        if mode == "noxkey" {
-            let mut file = bulkhead_auth_callout::KeyringFile::read(&keys).unwrap();
-            file.curves.clear();
-            file.write(&keys, true).unwrap();
-        }
-        if mode.starts_with("config") {
-            use bulkhead_auth_callout::nkey::SigningKey;
-            let issuer = SigningKey::generate(nkeys::KeyPairType::Account).unwrap();
-            let curve = nkeys::XKey::new();
-            std::fs::write(folder.path().join("issuer.seed"), { use_secret(issuer.seed()) }).unwrap();
-            std::fs::write(folder.path().join("curve.seed"), curve.seed().unwrap()).unwrap();
-            std::fs::write(folder.path().join("pw"), "p").unwrap();
-            let xkey = if mode == "config_xkey" { format!("xkey: {}", curve.public_key()) } else { String::new() };
-            text = format!("max_control_line: 32KB\naccounts {{ AUTH: {{users: [{{user: callout, password: p}}]}}, ACME: {{}}, GLOBEX: {{}}, SYS: {{users: [{{user: sys, password: p}}]}} }}\nsystem_account: SYS\nauthorization {{ timeout: 1.9\n auth_callout {{ issuer: {}, account: AUTH, auth_users: [callout, sys]\n {} }} }}\n", issuer.public(), xkey);
-            std::fs::create_dir_all(folder.path().join("server/accounts/a")).unwrap();
-            std::fs::create_dir_all(folder.path().join("server/accounts/b")).unwrap();
-        }
+        let text = std::fs::read_to_string(keys.join("nats-server.conf")).unwrap();
         let home = folder.path().join("server");
         let nats = NatsServer::start(&tools.nats_server().unwrap(), &home, &text).unwrap();
         let etcd = (directory == DirectoryIn::Etcd)
@@ -81,7 +66,8 @@ impl Site {
         site
     }
 
-    /// Starts everything, and waits until the servers know every tenant's account.
+    /// Starts everything, and waits until the server knows every tenant's account and the first tenant
+    /// is admitted.
     pub fn start(runtime: &Runtime, directory: DirectoryIn, tenants: &[TenantId]) -> Self {
         let mut site = Self::prepare(runtime, directory, tenants);
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -89,8 +75,10 @@ impl Site {
         let service = Server::spawn("service", command, site.folder()).unwrap();
         let accounts = site.folder().join("server").join("accounts");
         let known = || std::fs::read_dir(&accounts).map_or(0, Iterator::count);
-        service.wait_until(READY, || (known() >= tenants.len()).then_some(())).unwrap();
+        let all = OWN_ACCOUNTS + tenants.len();
+        service.wait_until(READY, || (known() >= all).then_some(())).unwrap();
         site.service = Some(service);
+        wire::until_admitted(site.address(), &site.hello(&tenants[0], "first"));
         site
     }
 
@@ -148,15 +136,10 @@ impl Site {
             Some(etcd) => format!("etcd = {{ endpoints = [\"{}\"] }}", etcd.endpoint()),
             None => "file = \"tenants.toml\"".to_owned(),
         };
-        let mode = std::env::var("XMODE").unwrap_or_default();
-        let nats = if mode.starts_with("config") {
-            let x = if mode == "config_xkey" { "xkey_seed_file = \"curve.seed\", " } else { "" };
-            format!("config_mode = {{ issuer_seed_file = \"issuer.seed\", {x}user = \"callout\", password_file = \"pw\", system_user = \"sys\", system_password_file = \"pw\", accounts = {{ acme = \"ACME\", globex = \"GLOBEX\" }} }}")
-        } else { "operator = { keys = \"nats\" }".to_owned() };
         format!(
             "directory = {{ {directory} }}\n\
              admin = {{ listen = \"127.0.0.1:0\" }}\n\
-             nats = {{ servers = [\"{}\"], {nats} }}\n\
+             nats = {{ servers = [\"{}\"], operator = {{ keys = \"nats\" }} }}\n\
              [[issuers]]\n\
              name = \"bench\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nkeys.jwks_file = \"issuer.jwks.json\"\n",
@@ -181,9 +164,4 @@ impl Site {
             }
         });
     }
-}
-
-fn use_secret(s: &secrecy::SecretString) -> String {
-    use secrecy::ExposeSecret;
-    s.expose_secret().to_owned()
 }

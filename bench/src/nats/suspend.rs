@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-/// The directory in a file, which the service looks at five times a second.
+/// The directory in a file, which the service looks at again and again.
 pub const CASE: Case =
     Case { name: "nats.suspend.1000", unit: "s", goal: Some(Goal::ValueAtMost(1.0)) };
 
@@ -80,7 +80,7 @@ fn measure(session: &Session, runtime: &Runtime, case: Case, directory: Director
         assert!(!others.iter().any(JoinHandle::is_finished), "another tenant was cut off");
         others.iter().for_each(JoinHandle::abort);
         set(Status::Active);
-        until_admitted(&site, &leaving[0]);
+        wire::until_admitted(site.address(), &leaving[0]);
     }
     Measured::new(case, last).detail("first_s", median(&first)).detail("half_s", median(&half))
 }
@@ -112,13 +112,4 @@ async fn all(crowd: Vec<JoinHandle<Instant>>) -> Vec<Instant> {
         ends
     };
     timeout(GIVE_UP, ends).await.expect("every connection is cut in time")
-}
-
-fn until_admitted(site: &Site, hello: &[u8]) {
-    let deadline = Instant::now() + GIVE_UP;
-    while let Err(error) = wire::connect(site.address(), hello) {
-        assert!(matches!(error, ConnectError::Refused(_)), "{error:?}");
-        assert!(Instant::now() < deadline, "the tenant stays shut out: {error:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 /// How long a server may take to say anything: longer than it waits for the callout.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a client may stay shut out that is to be admitted.
+const GIVE_UP: Duration = Duration::from_secs(20);
+
 /// Largest INFO, in bytes.
 const MAX_INFO: usize = 16 * 1024;
 
@@ -69,6 +72,19 @@ pub fn connect(address: SocketAddr, hello: &[u8]) -> Result<TcpStream, ConnectEr
                 _ => {}
             }
         }
+    }
+}
+
+/// Connects again and again until it is admitted.
+///
+/// # Panics
+/// If that takes more than twenty seconds.
+pub fn until_admitted(address: SocketAddr, hello: &[u8]) {
+    let started = std::time::Instant::now();
+    while let Err(error) = connect(address, hello) {
+        assert!(matches!(error, ConnectError::Refused(_)), "a connection failed: {error:?}");
+        assert!(started.elapsed() < GIVE_UP, "nobody is admitted: {error:?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -13,7 +13,7 @@ use bulkhead_policy::Status;
 use jiff::SignedDuration;
 use serde_json::json;
 use std::error::Error;
-use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,12 +118,7 @@ async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn Error
     let mut client =
         reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
     if let Some(path) = &args.ca_file {
-        let unusable =
-            |error: &dyn Display| format!("{error}; --ca-file has to name certificates in PEM");
-        let pem = files::read_text(path).map_err(|error| unusable(&error))?;
-        let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
-            .map_err(|error| unusable(&format_args!("{}: {}", path.display(), causes(&error))))?;
-        client = client.tls_certs_only(roots);
+        client = client.tls_certs_only(authorities(path)?);
     }
     let Backend::Nats = args.backend;
     let mut request = json!({"backend": "nats"});
@@ -157,6 +152,16 @@ async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn Error
             Err(format!("{address} answered {status}, as no exchange does; check --exchange")
                 .into())
         }
+    }
+}
+
+/// The certificates of a PEM file.
+fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
+    let pem =
+        files::read_text(path).map_err(|error| format!("{error}; check the path of --ca-file"))?;
+    match reqwest::Certificate::from_pem_bundle(pem.as_bytes()) {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => Err(format!("{} holds no certificate in PEM; check --ca-file", path.display())),
     }
 }
 

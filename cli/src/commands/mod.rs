@@ -14,7 +14,7 @@ pub use serve::start as start_services;
 
 use crate::args::{Args, Command};
 use crate::output::Output;
-use bulkhead_control::audit::{Audit, Record};
+use bulkhead_control::audit::{Audit, AuditError, Record};
 use bulkhead_control::config::{Config, ConfigError, LogConfig};
 use bulkhead_control::directory::Store;
 use bulkhead_control::log;
@@ -45,7 +45,16 @@ impl Context {
     /// belongs to a running service.
     fn audit(&self, config: &Config, record: Record) -> Result<(), Box<dyn std::error::Error>> {
         if let Some(path) = &config.audit.path {
-            let audit = Audit::open(&cli_log(path), &Metrics::new(&config.metrics)?)?;
+            let log = cli_log(path);
+            let audit = Audit::open(&log, &Metrics::new(&config.metrics)?).map_err(|error| {
+                match error {
+                    AuditError::Io { .. } | AuditError::InUse(_) => error.to_string(),
+                    broken => format!(
+                        "audit log {log}: {broken}; look into it, then move it and {log}.head away",
+                        log = log.display()
+                    ),
+                }
+            })?;
             audit.record(record);
             audit.close();
         }

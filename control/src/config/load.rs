@@ -1,4 +1,5 @@
 use super::{Config, Problem};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -130,6 +131,22 @@ impl Config {
     fn deserialize_table(table: toml::Table) -> Result<Self, toml::de::Error> {
         table.try_into()
     }
+}
+
+/// The variables that set something. Others may hold what they like.
+pub(super) fn environment() -> Result<Vec<(String, String)>, ConfigError> {
+    let names = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+    std::env::vars_os()
+        .filter_map(names)
+        .filter(|(name, _)| name.starts_with(PREFIX))
+        .map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(ConfigError::Syntax {
+                place: format!("environment variable {name}"),
+                message: "is no Unicode text; write it anew".to_owned(),
+            }),
+        })
+        .collect()
 }
 
 /// Sets one value of the tree by the name of its variable.

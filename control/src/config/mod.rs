@@ -72,7 +72,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], which names file, line, setting and remedy.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Loaded::read(path, std::env::vars())?.into_config()
+        Loaded::read(path, load::environment()?.into_iter())?.into_config()
     }
 
     /// The built-in roles with the configured ones over them.

@@ -210,6 +210,10 @@ impl Exchange {
             (None, None) => return Err(IssueError::DeviceMissing),
         };
         self.auth.admit(issuer.broker(), Arc::clone(&bearer)).map_err(denied)?;
+        let known = self.auth.directory().tenant(&tenant).map_err(denied)?;
+        if known.revoked_devices.contains_key(&device) {
+            return Err(denied(DenyReason::DeviceRevoked));
+        }
         if !self.issued.take(tenant.clone(), self.per_minute, 1) {
             return Err(IssueError::TooOften);
         }

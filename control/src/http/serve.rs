@@ -3,6 +3,8 @@ use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -88,11 +90,13 @@ pub(super) async fn serve(
     Ok(bound)
 }
 
-/// Bounds what a slow client can hold on to.
-fn limit(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
+/// Bounds what a slow client can hold on to. Without a choice of protocols there is no moment before
+/// the first byte that no timeout covers.
+fn limit(builder: &mut Builder<TokioExecutor>) {
+    *builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
-        .timer(hyper_util::rt::TokioTimer::new())
+        .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(5))
         .max_buf_size(64 * 1024);
 }

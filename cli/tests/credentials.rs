@@ -1,0 +1,160 @@
+//! `bulkhead creds issue` with this machine's keys.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at a surprise"
+)]
+
+mod common;
+
+use common::{Home, secrets};
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
+
+fn issue(more: &str) -> Vec<String> {
+    format!("creds issue --tenant acme {more}").split_whitespace().map(str::to_owned).collect()
+}
+
+/// What the user JWT of a credentials file says.
+fn claims(file: &Value) -> Value {
+    let payload = file["nats"]["jwt"].as_str().unwrap().split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64URL_NOPAD.decode(payload.as_bytes()).unwrap()).unwrap()
+}
+
+#[test]
+fn the_file_is_private_and_of_the_form_that_devices_read() {
+    let home = Home::with_nats(&["acme"]);
+    let ran = home.run(issue("--device cam-1 --out cam-1.creds.json")).ok();
+    assert_eq!(ran.stdout, "credentials are in cam-1.creds.json\n");
+    assert_eq!(home.mode("cam-1.creds.json"), 0o600);
+    let file: Value = serde_json::from_str(&home.read("cam-1.creds.json")).unwrap();
+    let names =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    assert_eq!(names(&file), ["auth_type", "device_id", "nats", "tenant"]);
+    assert_eq!(names(&file["nats"]), ["jwt", "nkey_seed", "urls"]);
+    assert_eq!(file["device_id"], "cam-1");
+    assert_eq!(file["tenant"], "acme");
+    assert_eq!(file["auth_type"], "jwt");
+    assert_eq!(file["nats"]["urls"], json!(["nats://127.0.0.1:1"]));
+    let seed = file["nats"]["nkey_seed"].as_str().unwrap();
+    assert!(seed.starts_with("SU") && secrets::in_text(seed).is_some(), "a user's seed");
+    let claims = claims(&file);
+    assert_eq!(claims["name"], "acme/cam-1");
+    assert!(claims["sub"].as_str().unwrap().starts_with('U'), "{claims}");
+    // It opens the way to the callout and nothing else.
+    for side in ["pub", "sub"] {
+        assert_eq!(claims["nats"][side]["deny"], json!([">"]), "{claims}");
+    }
+}
+
+#[test]
+fn without_a_file_they_go_to_standard_output() {
+    let home = Home::with_nats(&["acme"]);
+    let one = home.run(issue("--device cam-1")).ok().json();
+    let two = home.run(issue("--device cam-1 --json")).ok().json();
+    assert_eq!(one["device_id"], two["device_id"]);
+    assert_ne!(one["nats"]["nkey_seed"], two["nats"]["nkey_seed"], "each has a key of its own");
+    let ran = home.run(issue("--device cam-1 --json --out c.json")).ok();
+    assert_eq!(ran.json(), json!({"file": "c.json"}));
+    assert_eq!(secrets::in_text(&ran.stdout), None);
+}
+
+#[test]
+fn a_file_that_is_there_is_replaced_and_becomes_private() {
+    let home = Home::with_nats(&["acme"]);
+    home.write("c.json", "old");
+    home.run(issue("--device cam-1 --out c.json")).ok();
+    assert_eq!(home.mode("c.json"), 0o600);
+    assert!(home.read("c.json").contains("cam-1"));
+    let ran = home.run(issue("--device cam-1 --out nowhere/c.json")).failed(1);
+    ran.says(&["nowhere/c.json", "--out"]);
+}
+
+#[test]
+fn they_live_as_long_as_was_asked() {
+    let home = Home::with_nats(&["acme"]);
+    let life = |more: &str| {
+        let claims = claims(&home.run(issue(&format!("--device cam-1 {more}"))).ok().json());
+        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap()
+    };
+    assert_eq!(life("--ttl 10m"), 600);
+    assert_eq!(life(""), 30 * 24 * 3600);
+    for ttl in ["0s", "-1h", "500ms"] {
+        home.run(issue(&format!("--device cam-1 --ttl={ttl}"))).failed(1).says(&["--ttl", "1s"]);
+    }
+}
+
+#[test]
+fn a_role_is_built_in_configured_or_the_tenants_own() {
+    let home = Home::with_nats(&["acme", "globex"]);
+    let role = |role: &str| home.run(issue(&format!("--device cam-1 --role {role}")));
+    let tags = claims(&role("viewer").ok().json())["nats"]["tags"].clone();
+    assert!(tags.as_array().unwrap().contains(&json!("role:viewer")), "{tags}");
+
+    role("nosuch").failed(1).says(&["role 'nosuch' does not exist", "[roles]"]);
+    let own = "[tenants.acme.roles.nosuch]\nsubscribe = [\"device-connect/{tenant}/**\"]\n";
+    home.write("tenants.toml", &format!("{own}[tenants.globex]\n"));
+    role("nosuch").ok();
+    let other =
+        home.run(["creds", "issue", "--tenant", "globex", "--device", "d", "--role", "nosuch"]);
+    other.failed(1).says(&["role 'nosuch' does not exist"]);
+    role("service").failed(1).says(&["role 'service'", "platform"]);
+    role("a.b").failed(2).says(&["--role"]);
+}
+
+#[test]
+fn who_is_not_welcome_gets_none() {
+    let home = Home::with_nats(&["acme"]);
+    let run = |typed: &str| home.run(typed.split_whitespace());
+    run("creds issue --tenant globex --device cam-1 --out c.json")
+        .failed(1)
+        .says(&["there is no tenant 'globex'", "bulkhead tenant list"]);
+    run("device revoke --tenant acme cam-1").ok();
+    run("creds issue --tenant acme --device cam-1 --out c.json")
+        .failed(1)
+        .says(&["acme/cam-1 is revoked", "bulkhead device restore"]);
+    run("tenant suspend acme").ok();
+    run("creds issue --tenant acme --device cam-2 --out c.json")
+        .failed(1)
+        .says(&["acme is suspended", "bulkhead tenant resume"]);
+    assert!(!home.exists("c.json") && !home.exists("audit.jsonl.cli"));
+    run("tenant resume acme").ok();
+    run("creds issue --tenant acme --device cam-2 --out c.json").ok();
+}
+
+#[test]
+fn without_keys_it_is_said_how_to_get_them() {
+    let home = Home::of(&["acme"]);
+    home.run(issue("--device cam-1")).failed(1).says(&["[nats]", "bulkhead init nats"]);
+    home.configure(
+        "directory = { file = \"tenants.toml\" }\n         nats = { servers = [\"nats://127.0.0.1:1\"], operator = { keys = \"nats\" } }\n",
+    );
+    home.run(issue("--device cam-1")).failed(1).says(&["nats/keyring.json", "bulkhead init nats"]);
+}
+
+#[test]
+fn each_file_is_written_down_without_what_is_secret_in_it() {
+    let home = Home::with_nats(&["acme"]);
+    for device in ["cam-1", "cam-2"] {
+        home.run(issue(&format!("--device {device}"))).ok();
+    }
+    let log = home.read("audit.jsonl.cli");
+    assert_eq!(log.lines().count(), 2);
+    assert!(log.contains("credential_issued") && log.contains("device cam-2"), "{log}");
+    assert_eq!(secrets::in_text(&log), None);
+    assert_eq!(home.mode("audit.jsonl.cli"), 0o600);
+    home.run(["audit", "verify"]).ok().says(&["audit.jsonl.cli: 2 records"]);
+}
+
+#[test]
+fn the_authority_of_the_servers_goes_with_them() {
+    let home = Home::with_nats(&["acme"]);
+    let config =
+        home.read("bulkhead.toml").replace("operator =", "ca_file = \"ca.pem\", operator =");
+    home.write("bulkhead.toml", &config);
+    let file = home.run(issue("--device cam-1")).ok().json();
+    let ca_file = file["nats"]["tls"]["ca_file"].as_str().unwrap();
+    assert!(ca_file.ends_with("ca.pem"), "{ca_file}");
+}
