@@ -102,6 +102,8 @@ pub fn init(folder: &Path, listen: &str) -> Result<Initialized, InitError> {
 /// # Errors
 /// [`InitError`].
 pub fn rotate(folder: &Path, what: Rotation) -> Result<Timestamp, InitError> {
+    // Of two rotations at the same time both have to arrive.
+    let _lock = files::lock(&KeyringFile::path(folder))?;
     let mut file = KeyringFile::read(folder)?;
     let from = file.rotate(what)?;
     // Whatever was read has to be writable as a keyring again before the old one is replaced.

@@ -32,6 +32,9 @@ const QUEUE: &str = "bulkhead";
 /// Requests that wait for their turn; more are dropped by the client, and their servers refuse.
 const WAITING: usize = 16 * 1024;
 
+/// How long the last answers may take to leave.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// Longest pause between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(500);
 
@@ -161,7 +164,8 @@ async fn serve(
     if let Err(error) = requests.drain().await {
         tracing::debug!(%error, "the subscription was gone already");
     }
-    let _ = client.flush().await;
+    // Without a connection there is nobody to tell, and nothing to wait for.
+    let _ = tokio::time::timeout(FLUSH, client.flush()).await;
 }
 
 async fn subscribe(client: &Client, hedged: bool) -> Result<Subscriber, NatsError> {

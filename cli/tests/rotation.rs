@@ -92,7 +92,6 @@ fn a_keyring_that_cannot_be_read_is_not_replaced() {
 }
 
 #[test]
-#[ignore = "auth-callout reads and replaces the keyring without a lock"]
 fn of_two_rotations_at_the_same_time_both_arrive() {
     let home = Home::with_nats(&[]);
     let rotate = |_| start(&mut home.command(["nats", "rotate", "xkey"]));

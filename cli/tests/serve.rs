@@ -74,7 +74,6 @@ fn it_ends_in_order_when_asked_to() {
 
 /// `bulkhead serve 2>&1 | head -1` serves on.
 #[test]
-#[ignore = "control's log panics when standard error cannot be written to"]
 fn nobody_reading_its_log_does_not_end_it() {
     let home = Home::of(&["acme"]);
     let address = format!("127.0.0.1:{}", free_port().unwrap());

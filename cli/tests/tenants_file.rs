@@ -62,7 +62,6 @@ fn comments_and_order_stay_through_every_change() {
 }
 
 #[test]
-#[ignore = "control replaces a changed inline table by a table of its own, without the comments"]
 fn comments_of_an_inline_table_stay_too() {
     let home = Home::new();
     home.write(

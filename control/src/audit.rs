@@ -376,8 +376,14 @@ impl Writer {
 /// # Errors
 /// [`AuditError`] at the first line that is not what was written.
 pub fn verify(path: &Path) -> Result<Verified, AuditError> {
-    let head = walk(path)?;
+    // The head goes first: a log that is being written only grows beyond it meanwhile.
     let stored = stored_head(path)?;
+    let head = walk(path)?;
+    let stored = match stored {
+        // The first records of all may have been written between the two.
+        None if head.seq > 0 => stored_head(path)?,
+        stored => stored,
+    };
     match stored {
         None if head.seq > 0 => Err(AuditError::NoHead { path: head_path(path) }),
         Some(stored) if stored.seq > head.seq => {

@@ -76,6 +76,26 @@ fn persist(path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(named)
 }
 
+/// Waits until no other process changes this file, until the result is dropped. The lock lies beside
+/// the file, because the file itself is replaced.
+///
+/// # Errors
+/// What the system says, with the lock's name.
+pub fn lock(path: &Path) -> io::Result<std::fs::File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let path = PathBuf::from(name);
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let file = options.open(&path).map_err(named)?;
+    file.lock().map_err(named)?;
+    Ok(file)
+}
+
 /// What tells one state of a file from the next without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {

@@ -14,6 +14,8 @@ pub fn init(config: &LogConfig) -> Result<(), ParseError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // Told on standard error as well, with a panic if that is what cannot be written to.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // A logger that is there already, as in tests, is as good.
     let _ = match config.format {

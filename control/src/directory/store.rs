@@ -7,10 +7,9 @@ use crate::files;
 use bulkhead_policy::{Tenant, TenantId};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use toml_edit::{DocumentMut, Item, Table};
+use toml_edit::{DocumentMut, Item, Table, TableLike};
 
 /// The file's one top-level table.
 const TENANTS: &str = "tenants";
@@ -266,7 +265,7 @@ fn change_file(
     path: &Path,
     change: impl FnOnce(&mut BTreeMap<TenantId, Tenant>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let _lock = lock(path)?;
+    let _lock = files::lock(path)?;
     let (text, mut document) = read_document(path)?;
     change(&mut document.tenants)?;
     let broken = |cause: String| StoreError::Document {
@@ -285,24 +284,8 @@ fn change_file(
     Ok(())
 }
 
-/// Held while a file is changed. The lock lies beside the file, because the file itself is replaced.
-fn lock(path: &Path) -> io::Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let path = PathBuf::from(name);
-    let named =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let file = options.open(&path).map_err(named)?;
-    file.lock().map_err(named)?;
-    Ok(file)
-}
-
 /// Makes `target` say what `wanted` says, touching only what differs.
-fn merge(target: &mut Table, wanted: &Table) {
+fn merge(target: &mut dyn TableLike, wanted: &Table) {
     let gone: Vec<String> = target
         .iter()
         .filter(|(name, _)| !wanted.contains_key(name))
@@ -313,7 +296,11 @@ fn merge(target: &mut Table, wanted: &Table) {
     }
     for (name, item) in wanted {
         match (target.get_mut(name), as_table(item, name)) {
-            (Some(Item::Table(have)), Some(want)) => merge(have, &want),
+            (Some(have), Some(want)) if have.is_table_like() => {
+                if let Some(have) = have.as_table_like_mut() {
+                    merge(have, &want);
+                }
+            }
             (Some(have), _) if same(have, item) => {}
             (_, Some(want)) => {
                 target.insert(name, Item::Table(want));
