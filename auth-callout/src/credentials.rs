@@ -8,6 +8,7 @@ use crate::jwt::{Claims, Permission, Unverified, User};
 use crate::keyring::Keyring;
 use crate::nkey::SigningKey;
 use crate::operator::Operator;
+use bulkhead_control::config::NatsConfig;
 use bulkhead_control::http::exchange::{CredentialIssuer, ISSUER, Subject};
 use bulkhead_policy::{
     Broker, DenyReason, DeviceId, Principal, RoleName, Scope, TenantId, TokenId, Verdict,
@@ -28,9 +29,13 @@ pub struct NatsCredentials {
 }
 
 impl NatsCredentials {
-    /// An issuer of credentials for these servers.
-    pub fn new(operator: Arc<Operator>, urls: Vec<String>, ca_file: Option<String>) -> Self {
-        Self { operator, urls, ca_file }
+    /// An issuer of credentials for the configured servers.
+    pub fn new(operator: Arc<Operator>, config: &NatsConfig) -> Self {
+        Self {
+            operator,
+            urls: config.device_urls.as_ref().unwrap_or(&config.servers).clone(),
+            ca_file: config.device_ca_file.clone(),
+        }
     }
 }
 

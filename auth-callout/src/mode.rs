@@ -10,6 +10,7 @@ use bulkhead_control::config::ConfigModeAccounts;
 use bulkhead_control::files::read_text;
 use bulkhead_policy::{DenyReason, Principal, Scope, TenantId, Verdict};
 use jiff::Timestamp;
+use nkeys::KeyPairType;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -71,7 +72,7 @@ impl ConfigMode {
         let seed = |path: &Path| -> std::io::Result<SecretString> {
             Ok(read_text(path)?.trim().to_owned().into())
         };
-        let issuer = SigningKey::from_seed(&seed(&config.issuer_seed_file)?).map_err(|_| {
+        let issuer = SigningKey::from_seed(KeyPairType::Account, &seed(&config.issuer_seed_file)?).map_err(|_| {
             let remedy = "make one with `nsc generate nkey --account` and put its public key into \
                           auth_callout.issuer";
             seed_error("issuer_seed_file", &config.issuer_seed_file, remedy)

@@ -6,7 +6,7 @@
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use nkeys::KeyPairType;
 use secrecy::{ExposeSecret, SecretString};
-use std::fmt;
+use std::{fmt, mem};
 
 /// A private key, with its public half in text.
 pub struct SigningKey {
@@ -44,16 +44,24 @@ impl SigningKey {
     pub fn from_raw(kind: KeyPairType, raw: [u8; 32]) -> Result<Self, NkeyError> {
         let encoded = nkeys::KeyPair::new_from_raw(kind, raw).map_err(|_| NkeyError("32 bytes"))?;
         let seed = encoded.seed().map_err(|_| NkeyError("32 bytes"))?;
-        Self::from_seed(&seed.into())
+        Self::from_seed(encoded.key_pair_type(), &seed.into())
     }
 
-    /// Reads a seed, such as `SA…`.
+    /// Reads a seed of this kind, such as `SA…`, an account's.
     ///
     /// # Errors
-    /// [`NkeyError`] if it is none.
-    pub fn from_seed(seed: &SecretString) -> Result<Self, NkeyError> {
-        let error = NkeyError("a seed, S…");
+    /// [`NkeyError`] if it is none, or of another kind.
+    pub fn from_seed(kind: KeyPairType, seed: &SecretString) -> Result<Self, NkeyError> {
+        let error = NkeyError(match kind {
+            KeyPairType::Operator => "an operator's seed, SO…",
+            KeyPairType::Account => "an account's seed, SA…",
+            KeyPairType::User => "a user's seed, SU…",
+            _ => "a seed, S…",
+        });
         let encoded = nkeys::KeyPair::from_seed(seed.expose_secret()).map_err(|_| error)?;
+        if mem::discriminant(&encoded.key_pair_type()) != mem::discriminant(&kind) {
+            return Err(error);
+        }
         let (_, raw) = nkeys::decode_seed(seed.expose_secret()).map_err(|_| error)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(&raw).map_err(|_| error)?;
         let public = encoded.public_key();
@@ -109,7 +117,8 @@ mod tests {
     #[test]
     fn signs_as_nkeys_does() {
         let reference = KeyPair::new_account();
-        let key = SigningKey::from_seed(&reference.seed().unwrap().into()).unwrap();
+        let seed = reference.seed().unwrap().into();
+        let key = SigningKey::from_seed(KeyPairType::Account, &seed).unwrap();
         assert_eq!(key.public(), reference.public_key());
         assert_eq!(key.sign(b"x").to_vec(), reference.sign(b"x").unwrap());
         assert!(verify(key.public(), b"x", &key.sign(b"x")));
@@ -118,9 +127,17 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_of_another_kind_is_none() {
+        let operator = KeyPair::new_operator().seed().unwrap().into();
+        let error = SigningKey::from_seed(KeyPairType::Account, &operator).unwrap_err();
+        assert!(error.to_string().contains("SA…"), "{error}");
+        assert!(SigningKey::from_seed(KeyPairType::Operator, &operator).is_ok());
+    }
+
+    #[test]
     fn a_seed_is_not_shown() {
         let key = SigningKey::generate(KeyPairType::Account).unwrap();
-        assert!(!format!("{key:?}").contains("SA"));
+        assert_eq!(format!("{key:?}"), format!("SigningKey({:?})", key.public()));
         assert!(is_public(key.public(), 'A') && !is_public(key.public(), 'U'));
     }
 }

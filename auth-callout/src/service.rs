@@ -15,6 +15,7 @@ use bulkhead_control::files::read_text;
 use bulkhead_control::http::exchange::CredentialIssuer;
 use futures::StreamExt;
 use jiff::Timestamp;
+use nkeys::KeyPairType;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,12 +94,8 @@ pub async fn start(control: &Control) -> Result<Option<Arc<dyn CredentialIssuer>
                 Arc::clone(&operator),
                 Arc::clone(&auth),
             ));
-            let ca_file = config.ca_file.as_ref().map(|path| path.display().to_string());
-            let issuer: Arc<dyn CredentialIssuer> = Arc::new(NatsCredentials::new(
-                Arc::clone(&operator),
-                config.servers.clone(),
-                ca_file,
-            ));
+            let issuer: Arc<dyn CredentialIssuer> =
+                Arc::new(NatsCredentials::new(Arc::clone(&operator), config));
             let mode = Mode::Operator {
                 operator: Arc::clone(&operator),
                 provisioner: Arc::clone(&provisioner),
@@ -186,7 +183,7 @@ fn own_user(account: &AccountKeys, user: &SigningKey) -> Result<ConnectOptions, 
     let mut claims = Claims::about(user.public(), content);
     "bulkhead".clone_into(&mut claims.name);
     let jwt = claims.sign(signer, now.as_second()).map_err(|e| error(&e))?;
-    let key = SigningKey::from_seed(user.seed()).map_err(|e| error(&e))?;
+    let key = SigningKey::from_seed(KeyPairType::User, user.seed()).map_err(|e| error(&e))?;
     let key = Arc::new(key);
     Ok(ConnectOptions::with_jwt(jwt, move |nonce| {
         let key = Arc::clone(&key);

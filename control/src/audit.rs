@@ -212,20 +212,33 @@ pub enum AuditError {
         cause: io::Error,
     },
     /// A line is no record.
-    #[error("line {line} is not an audit record: the log was edited there")]
+    #[error("audit log {}, line {line}: not a record; the log was edited there", path.display())]
     NotARecord {
+        /// The log.
+        path: PathBuf,
         /// Which, from 1.
         line: u64,
     },
     /// A line does not follow from the one before.
-    #[error("the chain breaks at line {line}: it was edited, or lines before it were cut or added")]
+    #[error(
+        "audit log {}, line {line}: the chain breaks; it was edited, or lines before it were cut or \
+         added",
+        path.display()
+    )]
     Broken {
+        /// The log.
+        path: PathBuf,
         /// Which, from 1.
         line: u64,
     },
     /// The newest lines are missing.
-    #[error("the log ends at record {found}, but {expected} were written: its end was cut off")]
+    #[error(
+        "audit log {} ends at record {found}, but {expected} were written: its end was cut off",
+        path.display()
+    )]
     Truncated {
+        /// The log.
+        path: PathBuf,
         /// Records in the log.
         found: u64,
         /// Records that were written.
@@ -386,11 +399,13 @@ pub fn verify(path: &Path) -> Result<Verified, AuditError> {
     };
     match stored {
         None if head.seq > 0 => Err(AuditError::NoHead { path: head_path(path) }),
-        Some(stored) if stored.seq > head.seq => {
-            Err(AuditError::Truncated { found: head.seq, expected: stored.seq })
-        }
+        Some(stored) if stored.seq > head.seq => Err(AuditError::Truncated {
+            path: path.to_owned(),
+            found: head.seq,
+            expected: stored.seq,
+        }),
         Some(stored) if stored.seq == head.seq && stored.hash != head.hash => {
-            Err(AuditError::Broken { line: head.seq })
+            Err(AuditError::Broken { path: path.to_owned(), line: head.seq })
         }
         _ => Ok(Verified { records: head.seq, head: head.hash }),
     }
@@ -418,15 +433,20 @@ fn recover(path: &Path) -> Result<Head, AuditError> {
     else {
         return match stored.seq {
             0 => Ok(stored),
-            expected => Err(AuditError::Truncated { found: 0, expected }),
+            expected => Err(AuditError::Truncated { path: path.to_owned(), found: 0, expected }),
         };
     };
-    let (seq, hash, _) = check_line(last).ok_or(AuditError::NotARecord { line: stored.seq })?;
+    let (seq, hash, _) = check_line(last)
+        .ok_or(AuditError::NotARecord { path: path.to_owned(), line: stored.seq })?;
     if seq < stored.seq {
-        return Err(AuditError::Truncated { found: seq, expected: stored.seq });
+        return Err(AuditError::Truncated {
+            path: path.to_owned(),
+            found: seq,
+            expected: stored.seq,
+        });
     }
     if seq == stored.seq && hash != stored.hash {
-        return Err(AuditError::Broken { line: seq });
+        return Err(AuditError::Broken { path: path.to_owned(), line: seq });
     }
     Ok(Head { seq, hash })
 }
@@ -452,11 +472,11 @@ fn walk(path: &Path) -> Result<Head, AuditError> {
         }
         let number = head.seq + 1;
         if serde_json::from_slice::<Line>(&text).is_err() {
-            return Err(AuditError::NotARecord { line: number });
+            return Err(AuditError::NotARecord { path: path.to_owned(), line: number });
         }
         let computed = match check_line(&text) {
             Some((seq, hash, prev)) if seq == number && prev == head.hash => hash,
-            _ => return Err(AuditError::Broken { line: number }),
+            _ => return Err(AuditError::Broken { path: path.to_owned(), line: number }),
         };
         head = Head { seq: number, hash: computed };
     }

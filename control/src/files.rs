@@ -31,7 +31,7 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Makes a folder, and those above it, that its owner alone can enter.
+/// Makes a folder, and those above it, that its owner alone can enter. One that exists stays as it is.
 ///
 /// # Errors
 /// What the system says, with the folder's name.
@@ -68,7 +68,9 @@ fn persist(path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     // Temporary files are made with mode 0600, so there is no moment at which others can read it.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)
+        // What it says names the temporary file, which tells nobody anything.
+        .map_err(|error| named(error.kind().into()))?;
     file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(named)?;
     let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
     persisted.map_err(|error| named(error.error))?;

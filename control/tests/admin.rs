@@ -6,13 +6,14 @@ mod common;
 
 use bulkhead_control::Control;
 use bulkhead_policy::DenyReason;
+use common::endpoint::{Answer, Endpoint};
 use common::signer::{Signer, jwks};
 use common::site::{Site, config, issuer};
 use common::{soon, until};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, Response, StatusCode};
 use std::net::TcpListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -211,6 +212,36 @@ async fn whoever_sends_a_head_for_ever_is_left() {
     let mut answer = Vec::new();
     let _ = soon("the slow head is cut off", slow.read_to_end(&mut answer)).await;
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn whoever_connects_and_says_nothing_is_left() {
+    let world = World::start("").await;
+    let mut silent = world.connect().await;
+    let _ = soon("the silent connection is closed", silent.read(&mut [0])).await;
+    // Also after a request that was answered.
+    let mut idle = world.connect().await;
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon("the idle connection is closed", idle.read_to_end(&mut answer)).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_start_that_fails_leaves_nothing_running() {
+    let endpoint = Endpoint::start(Answer::ok(jwks(&[&Signer::ed25519("k1")]))).await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let corp = format!("[keys]\njwks_url = \"{}\"\nrefresh = \"1s\"", endpoint.url());
+    let changes = format!("admin.listen = \"{}\"", taken.local_addr().unwrap());
+    let site = Site::new();
+    assert!(site.try_start(&config(&changes, vec![issuer(&corp)])).await.is_err());
+    // A fetch may have begun before; after it two more would be due by then.
+    let since = Instant::now();
+    until("two periods of a second", async || {
+        (since.elapsed() > Duration::from_millis(2_500)).then_some(())
+    })
+    .await;
+    assert!(endpoint.hits() <= 1, "{} fetches for a process that is none", endpoint.hits());
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ pub struct JetStreamQuota {
     pub storage_bytes: u64,
     /// Streams at a time.
     pub streams: u64,
-    /// Consumers at a time.
+    /// Consumers of one stream at a time.
     pub consumers: u64,
 }
 

@@ -89,7 +89,7 @@ async fn a_real_server_lets_nobody_ask_in_its_name() {
     let jwt = claims.sign(keys.auth.signer(now).unwrap(), now.as_second()).unwrap();
     let seed = keys.callout_user.seed().clone();
     let options = ConnectOptions::with_jwt(jwt, move |nonce| {
-        let key = SigningKey::from_seed(&seed).unwrap();
+        let key = SigningKey::from_seed(KeyPairType::User, &seed).unwrap();
         async move { Ok(key.sign(&nonce).to_vec()) }
     });
     let thief = Actor::try_connect(stack.url(), options).await.unwrap();

@@ -92,9 +92,10 @@ impl Keyring {
     /// # Errors
     /// [`NkeyError`] if a seed is none.
     pub fn open(file: &KeyringFile) -> Result<Self, NkeyError> {
+        let key = |kind, seed: &Seed| SigningKey::from_seed(kind, &seed.0);
         let keys = |keys: &AccountSeeds| -> Result<AccountKeys, NkeyError> {
             let open = |dated: &Dated<Seed>| {
-                dated.try_map(|seed| SigningKey::from_seed(&seed.0).map(Arc::new))
+                dated.try_map(|seed| key(KeyPairType::Account, seed).map(Arc::new))
             };
             Ok(AccountKeys {
                 account: keys.account.clone(),
@@ -107,12 +108,12 @@ impl Keyring {
             })
         };
         Ok(Self {
-            operator: SigningKey::from_seed(&file.operator_signer.0)?,
+            operator: key(KeyPairType::Operator, &file.operator_signer)?,
             system: keys(&file.system)?,
             auth: keys(&file.auth)?,
             registry: keys(&file.registry)?,
-            callout_user: SigningKey::from_seed(&file.callout_user.0)?,
-            system_user: SigningKey::from_seed(&file.system_user.0)?,
+            callout_user: key(KeyPairType::User, &file.callout_user)?,
+            system_user: key(KeyPairType::User, &file.system_user)?,
             sentinel: file.sentinel.clone(),
             curves: file.curves.iter().map(curve).collect::<Result<_, _>>()?,
             root: file.tenant_root.0.clone(),

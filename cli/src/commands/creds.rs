@@ -97,8 +97,7 @@ fn nats_issuer(config: &Config) -> Result<NatsCredentials, Box<dyn Error>> {
         );
     };
     let operator = Arc::new(Operator::open(&keys.keys)?);
-    let ca_file = nats.ca_file.as_ref().map(|path| path.display().to_string());
-    Ok(NatsCredentials::new(operator, nats.servers.clone(), ca_file))
+    Ok(NatsCredentials::new(operator, nats))
 }
 
 /// Asks an exchange.

@@ -46,6 +46,8 @@ pub enum ConfigError {
 pub struct Loaded {
     path: PathBuf,
     text: String,
+    /// Names of the variables that were read over the file.
+    variables: Vec<String>,
     config: Config,
 }
 
@@ -98,7 +100,8 @@ impl Loaded {
                 }
             })?
         };
-        Ok(Self { path: path.to_owned(), text, config })
+        let variables = overrides.into_iter().map(|(name, _)| name).collect();
+        Ok(Self { path: path.to_owned(), text, variables, config })
     }
 
     /// Checks the settings against each other.
@@ -114,9 +117,11 @@ impl Loaded {
 
     fn locate(&self, problem: Problem) -> ConfigError {
         let file = self.path.display();
-        let place = match offset_of(&self.text, &problem.setting) {
-            Some(offset) => format!("{file}:{}", position(&self.text, offset).0),
-            None => file.to_string(),
+        let variable = self.variables.iter().find(|name| sets(name, &problem.setting));
+        let place = match (variable, offset_of(&self.text, &problem.setting)) {
+            (Some(name), _) => format!("environment variable {name}"),
+            (None, Some(offset)) => format!("{file}:{}", position(&self.text, offset).0),
+            (None, None) => file.to_string(),
         };
         ConfigError::Setting {
             place,
@@ -173,6 +178,13 @@ fn set(table: &mut toml::Table, name: &str, value: &str) -> Result<(), ConfigErr
         .unwrap_or_else(|| Value::String(value.to_owned()));
     table.insert(last.to_owned(), parsed);
     Ok(())
+}
+
+/// Whether a variable sets this setting, or something above or below it.
+fn sets(variable: &str, setting: &str) -> bool {
+    let path = variable.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();
+    let setting = setting.split(['.', '[']).map(|step| step.trim_end_matches(']'));
+    path.split("__").zip(setting).all(|(a, b)| a == b)
 }
 
 /// Line and column of a byte offset, both from 1.
@@ -261,6 +273,8 @@ tenants = ["acme"]
         assert_eq!(config.admin.listen.port(), 9999);
         let config = load(GOOD, &[("BULKHEAD__QUOTAS__CONNECTIONS", "7")]).unwrap();
         assert_eq!(config.quotas.connections, Some(7));
+        let wrong = message(GOOD, &[("BULKHEAD__DIRECTORY__STALE_AFTER", "0s")]);
+        assert!(wrong.contains("variable BULKHEAD__DIRECTORY__STALE_AFTER"), "{wrong}");
         let wrong = message(GOOD, &[("BULKHEAD__ADMIN__LSTEN", "x")]);
         assert!(wrong.contains("BULKHEAD__ADMIN__LSTEN"), "{wrong}");
     }

@@ -14,6 +14,13 @@ pub struct NatsConfig {
     /// PEM file of the servers' certificate authority, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// The URLs that go into devices' credentials. Default `servers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_urls: Option<Vec<String>>,
+    /// Where devices find the authority's file, for their credentials; by default they use their
+    /// system's authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_ca_file: Option<String>,
     /// Operator mode, with an account for each tenant. This or `config_mode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorAccounts>,
@@ -110,6 +117,8 @@ impl NatsConfig {
         Self {
             servers,
             ca_file: None,
+            device_urls: None,
+            device_ca_file: None,
             operator: Some(OperatorAccounts { keys }),
             config_mode: None,
             hedged: false,
@@ -142,6 +151,13 @@ impl NatsConfig {
                 "needs exactly one of operator and config_mode",
                 "run `bulkhead init nats` and set operator = { keys = \"nats\" }, or fill in \
                  [nats.config_mode] for a server with fixed accounts",
+            ));
+        }
+        if self.device_urls.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Problem::new(
+                "device_urls",
+                "is empty",
+                "leave it out, or list the servers as devices reach them",
             ));
         }
         if self.max_in_flight == 0 {

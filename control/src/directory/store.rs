@@ -63,7 +63,7 @@ pub enum StoreError {
     #[error("there is no tenant '{0}'; see `bulkhead tenant list`")]
     Unknown(TenantId),
     /// There is one of this id, perhaps in other case.
-    #[error("tenant '{0}' exists already")]
+    #[error("tenant '{0}' exists already; choose another id, or see `bulkhead tenant show {0}`")]
     Exists(TenantId),
     /// Others changed the same tenant all the time.
     #[error("tenant '{0}' was changed by others {ATTEMPTS} times meanwhile; try again")]

@@ -1,10 +1,14 @@
 use crate::config::TlsFiles;
+use crate::files::{LOOK, Watched};
 use axum::Router;
+use axum::extract::Request;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::rt::TokioTimer;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -13,8 +17,11 @@ use tokio_util::task::TaskTracker;
 /// How long open requests may take to finish when the process ends.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often the certificate is looked at.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(5);
+/// How long a client may take to send a request's head, the first byte included.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a request may take from its head to the head of the answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why an HTTP port cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -58,24 +65,22 @@ pub(super) async fn serve(
     let bound = listener.local_addr().map_err(bind)?;
     let handle = Handle::new();
     let service: IntoMakeServiceWithConnectInfo<Router, SocketAddr> =
-        router.into_make_service_with_connect_info();
+        router.layer(middleware::from_fn(timely)).into_make_service_with_connect_info();
     if let Some(files) = tls {
         let certificate = |cause| ServeError::Certificate { setting, cause };
         let config = RustlsConfig::from_pem_file(&files.cert_file, &files.key_file)
             .await
             .map_err(certificate)?;
         tasks.spawn(keep_certificate(config.clone(), files.clone(), stop.clone()));
-        let mut server =
-            axum_server::from_tcp_rustls(listener, config).map_err(bind)?.handle(handle.clone());
-        limit(server.http_builder());
+        let server = limit(axum_server::from_tcp_rustls(listener, config).map_err(bind)?)
+            .handle(handle.clone());
         tasks.spawn(async move {
             if let Err(error) = server.serve(service).await {
                 tracing::error!(setting, %error, "the port is no longer served");
             }
         });
     } else {
-        let mut server = axum_server::from_tcp(listener).map_err(bind)?.handle(handle.clone());
-        limit(server.http_builder());
+        let server = limit(axum_server::from_tcp(listener).map_err(bind)?).handle(handle.clone());
         tasks.spawn(async move {
             if let Err(error) = server.serve(service).await {
                 tracing::error!(setting, %error, "the port is no longer served");
@@ -90,26 +95,41 @@ pub(super) async fn serve(
     Ok(bound)
 }
 
-/// Bounds what a slow client can hold on to. Without a choice of protocols there is no moment before
-/// the first byte that no timeout covers.
-fn limit(builder: &mut Builder<TokioExecutor>) {
-    *builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder
+/// Bounds how long a client may take to send a request's head; a body's time is bounded by [`timely`].
+fn limit<Accept>(
+    server: axum_server::Server<SocketAddr, Accept>,
+) -> axum_server::Server<SocketAddr, Accept> {
+    // Where the protocol is still to be found out, no timeout covers the time before the first byte.
+    let mut server = server.http1_only();
+    server
+        .http_builder()
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(5))
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(64 * 1024);
+    server
 }
 
-/// Takes over a renewed certificate without a restart.
+/// Gives up a request whose body does not come, or whose answer takes longer than anyone waits.
+async fn timely(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}
+
+/// Takes over a renewed certificate without a restart. Its two files may change one after the other,
+/// so either is looked at again when either changes.
 async fn keep_certificate(config: RustlsConfig, files: TlsFiles, stop: CancellationToken) {
-    let mut watched = crate::files::Watched::new(files.cert_file.clone());
-    let _ = watched.changed();
-    while stop.run_until_cancelled(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
-        if let Ok(true) = watched.changed()
+    let mut watched = [&files.cert_file, &files.key_file].map(|file| Watched::new(file.clone()));
+    // Between the start and the first look they may have changed; a second reading does no harm.
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        let changed = watched.each_mut().map(|file| file.changed().unwrap_or(false));
+        if changed.contains(&true)
             && let Err(error) = config.reload_from_pem_file(&files.cert_file, &files.key_file).await
         {
-            tracing::warn!(%error, "the last good certificate stays in use");
+            let (certificate, key) = (files.cert_file.display(), files.key_file.display());
+            tracing::warn!(%certificate, %key, %error, "the last good certificate stays in use");
         }
     }
 }

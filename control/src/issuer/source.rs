@@ -332,6 +332,12 @@ impl Origin {
                 let pem = read_text(path).map_err(|e| e.to_string())?;
                 let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                     .map_err(|e| format!("{}: {e}", path.display()))?;
+                if roots.is_empty() {
+                    return Err(format!(
+                        "keys.ca_file: {} holds no certificate; it takes PEM",
+                        path.display()
+                    ));
+                }
                 client = client.tls_certs_only(roots);
             }
             return Ok(Self::Url {
