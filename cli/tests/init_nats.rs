@@ -82,16 +82,19 @@ fn what_to_do_next_is_said_so_that_it_works() {
         std::fs::create_dir(home.path("etc")).unwrap();
         let init = ["--config", config, "init", "nats", "--dir", dir, "--listen", "[::1]:4222"];
         let step = format!(
-            "set in {config}: nats = {{ servers = [\"nats://[::1]:4222\"], operator = {{ keys = \
-             {keys} }} }}"
+            "append to {config}:\n\n[nats]\nservers = [\"nats://[::1]:4222\"]\noperator = {{ keys = \
+             {keys} }}\n"
         );
         home.run(init).ok().says(&["offline", "nats-server -c nats-server.conf", &step]);
     }
     // Done as it says, it holds.
     let home = Home::new();
     let ran = home.run(["init", "nats", "--dir", "deep/down"]).ok();
-    let line = ran.stdout.lines().find_map(|line| line.strip_prefix("3. set in bulkhead.toml: "));
-    home.configure(&format!("directory = {{ file = \"t.toml\" }}\n{}", line.unwrap()));
+    let (_, lines) = ran.stdout.split_once("3. append to bulkhead.toml:\n").unwrap();
+    let (lines, _) = lines.split_once("4. ").unwrap();
+    home.configure("directory = { file = \"t.toml\" }");
+    let before = home.read("bulkhead.toml");
+    home.write("bulkhead.toml", &format!("{before}\n{lines}"));
     home.run(["check"]).ok().says(&["ok    nats: operator mode"]);
 }
 

@@ -47,8 +47,10 @@ pub(super) fn run(context: &Context, args: Init) -> Outcome {
                 "wrote {keys}\n\
                  1. take {seed} offline: nothing here needs it\n\
                  2. start the server in that folder: (cd {keys} && nats-server -c nats-server.conf)\n\
-                 3. set in {config}: nats = {{ servers = [\"nats://{listen}\"], operator = {{ keys = \
-                 {folder:?} }} }}\n\
+                 3. append to {config}:\n\n\
+                 [nats]\n\
+                 servers = [\"nats://{listen}\"]\n\
+                 operator = {{ keys = {folder:?} }}\n\n\
                  4. run `bulkhead serve`",
                 keys = shown(&made.keys),
                 seed = shown(&made.operator_seed),
