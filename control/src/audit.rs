@@ -212,7 +212,7 @@ pub enum AuditError {
         cause: io::Error,
     },
     /// A line is no record.
-    #[error("audit log {}, line {line}: not a record; the log was edited there", path.display())]
+    #[error("{}: line {line} is not an audit record: the log was edited there", path.display())]
     NotARecord {
         /// The log.
         path: PathBuf,
@@ -221,8 +221,7 @@ pub enum AuditError {
     },
     /// A line does not follow from the one before.
     #[error(
-        "audit log {}, line {line}: the chain breaks; it was edited, or lines before it were cut or \
-         added",
+        "{}: the chain breaks at line {line}: it was edited, or lines before it were cut or added",
         path.display()
     )]
     Broken {
@@ -233,7 +232,7 @@ pub enum AuditError {
     },
     /// The newest lines are missing.
     #[error(
-        "audit log {} ends at record {found}, but {expected} were written: its end was cut off",
+        "{}: the log ends at record {found}, but {expected} were written: its end was cut off",
         path.display()
     )]
     Truncated {

@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, command: Audit) -> Outcome {
             Ok(verified) => json!({"log": shown, "ok": true, "records": verified.records, "head": verified.head}),
             Err(AuditError::Io { .. }) if !path.exists() && head(&path).exists() => {
                 broken = true;
-                let error = format!("it is gone, but {} was written with it", head(&path).display());
+                let error = format!("{shown}: it is gone, but {} was written with it", head(&path).display());
                 json!({"log": shown, "ok": false, "error": error})
             }
             Err(error @ AuditError::Io { .. }) => return Err(error.into()),
@@ -61,6 +61,6 @@ fn line(result: &Value) -> String {
     if result.get("ok") == Some(&Value::Bool(true)) {
         format!("ok    {}: {} records, head {}\n", field("log"), field("records"), field("head"))
     } else {
-        format!("FAIL  {}: {}\n", field("log"), field("error"))
+        format!("FAIL  {}\n", field("error"))
     }
 }
