@@ -38,20 +38,31 @@ pub enum Error {
         alternative: &'static str,
     },
 
-    /// Making a Python environment or installing into it failed.
+    /// Making a Python environment, installing packages or unpacking them failed.
     #[error(
-        "{tool} cannot be fetched, {step} failed: check the network and that Python has venv and \
-         pip (Debian: python3-venv){alternative}; its output ends:\n{output}"
+        "{tool} cannot be fetched, {step} failed: check {check}{alternative}; \
+         its output ends:\n{output}"
     )]
     Fetch {
         /// The tool that was wanted.
         tool: &'static str,
         /// The command that failed.
         step: &'static str,
+        /// What it takes, to be looked at first.
+        check: &'static str,
         /// How to do without the fetch, as the end of a sentence; may be empty.
         alternative: &'static str,
         /// The end of what the command printed, 4 KiB at most.
         output: String,
+    },
+
+    /// There is no Node.js, or no npm, to run or fetch a tool with.
+    #[error("{tool} needs {missing} on PATH: install Node.js 18 or newer with npm")]
+    NoNode {
+        /// The tool that was wanted.
+        tool: &'static str,
+        /// The program that was not found.
+        missing: &'static str,
     },
 
     /// A package was installed but lacks the program it is known for.
@@ -144,6 +155,7 @@ impl Error {
 
     /// Whether a server ended because another program had its port.
     pub(crate) fn is_port_conflict(&self) -> bool {
-        matches!(self, Self::Exited { log, .. } if log.contains("address already in use"))
+        // Go begins it with a small letter, the C library with a capital.
+        matches!(self, Self::Exited { log, .. } if log.contains("ddress already in use"))
     }
 }

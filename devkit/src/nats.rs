@@ -2,14 +2,13 @@
 
 mod ports;
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
 use std::ops::Deref;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::config;
 use crate::error::Error;
 use crate::nats::ports::Ports;
 use crate::port::{free_port, retry_on_conflict};
@@ -196,14 +195,7 @@ impl Home {
     }
 
     fn write_config(&self, config: &str) -> Result<(), Error> {
-        let path = self.config_file();
-        let write = || -> io::Result<()> {
-            let mut options = OpenOptions::new();
-            // It may hold passwords.
-            options.create(true).write(true).truncate(true).mode(0o600);
-            options.open(&path)?.write_all(config.as_bytes())
-        };
-        write().map_err(Error::file("write", &path))
+        config::write(&self.config_file(), config)
     }
 
     fn ports_files(&self) -> impl Iterator<Item = PathBuf> {

@@ -17,14 +17,19 @@ pub(crate) fn on_path(name: &str) -> impl Iterator<Item = (PathBuf, Version)> {
 }
 
 fn search(path: &OsStr, name: &str) -> impl Iterator<Item = (PathBuf, Version)> + use<> {
+    executables(path, name).filter_map(|candidate| {
+        let version = version_of(&candidate)?;
+        Some((candidate, version))
+    })
+}
+
+/// Every executable of that name in the absolute folders of a search path, in its order.
+pub(crate) fn executables(path: &OsStr, name: &str) -> impl Iterator<Item = PathBuf> + use<> {
     let candidates: Vec<PathBuf> = env::split_paths(path)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))
         .collect();
-    candidates.into_iter().filter(|candidate| is_executable(candidate)).filter_map(|candidate| {
-        let version = version_of(&candidate)?;
-        Some((candidate, version))
-    })
+    candidates.into_iter().filter(|candidate| is_executable(candidate))
 }
 
 /// The release a program says it is.

@@ -17,6 +17,9 @@ const MISLEADING: [&str; 5] = ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PR
 /// Keeps the working folder out of where modules are imported from.
 const ISOLATED: &str = "-I";
 
+/// What a failed command with pip needs.
+const CHECK: &str = "the network and that Python has venv and pip (Debian: python3-venv)";
+
 /// How much of the output of a failed command is kept, in bytes.
 const OUTPUT_TAIL: usize = 4 * 1024;
 
@@ -51,18 +54,9 @@ impl Venv {
 
     /// Makes it with the first Python on `PATH` that is new enough; `folder` must not exist.
     pub(crate) fn create(self, at_least: Version, fetch: &Fetch) -> Result<Self, Error> {
-        let (interpreter, _) = NAMES
-            .iter()
-            .flat_map(|name| on_path(name))
-            .find(|(_, version)| *version >= at_least)
-            .ok_or_else(|| Error::NoPython {
-                tool: fetch.purpose.tool,
-                at_least: format!("{}.{}", at_least.major, at_least.minor),
-                alternative: fetch.purpose.alternative,
-            })?;
-        let mut command = Command::new(interpreter);
-        command.args([ISOLATED, "-m", "venv"]).arg(&self.folder);
-        fetch.run(command, "python3 -m venv")?;
+        let mut command = fetch.python(at_least)?;
+        command.args(["-m", "venv"]).arg(&self.folder);
+        fetch.run(command, "python3 -m venv", CHECK)?;
         Ok(self)
     }
 
@@ -91,15 +85,38 @@ impl Venv {
             .arg(requirements)
             // A user install may be the default of the machine and excludes a target.
             .env("PIP_USER", "0");
-        fetch.run(command, "pip install")
+        fetch.run(command, "pip install", CHECK)
     }
 }
 
 impl Fetch {
-    fn run(&self, mut command: Command, step: &'static str) -> Result<(), Error> {
+    /// The first Python on `PATH` that is new enough, isolated from the working folder.
+    pub(crate) fn python(&self, at_least: Version) -> Result<Command, Error> {
+        let (interpreter, _) = NAMES
+            .iter()
+            .flat_map(|name| on_path(name))
+            .find(|(_, version)| *version >= at_least)
+            .ok_or_else(|| Error::NoPython {
+                tool: self.purpose.tool,
+                at_least: format!("{}.{}", at_least.major, at_least.minor),
+                alternative: self.purpose.alternative,
+            })?;
+        let mut command = Command::new(interpreter);
+        command.arg(ISOLATED);
+        Ok(command)
+    }
+
+    /// Runs a command to its end; `check` says what to look at should it fail.
+    pub(crate) fn run(
+        &self,
+        mut command: Command,
+        step: &'static str,
+        check: &'static str,
+    ) -> Result<(), Error> {
         let failed = |output: String| Error::Fetch {
             tool: self.purpose.tool,
             step,
+            check,
             alternative: self.purpose.alternative,
             output,
         };

@@ -1,11 +1,13 @@
-//! Programs that are found on `PATH` or fetched once, pinned by hash.
+//! Programs and packages that are found on `PATH` or fetched once, pinned by hash.
 
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::fetch::{Environment, Program};
+use crate::fetch::{Environment, Modules, Packages, Program};
+use crate::mosquitto::Mosquitto;
+use crate::node::MqttJs;
 use crate::path::on_path;
 use crate::python::Purpose;
 use crate::version::Version;
@@ -41,12 +43,31 @@ const ETCD: Program = Program {
     requirements: include_str!("../requirements/etcd.txt"),
 };
 
+const MOSQUITTO: Packages = Packages {
+    purpose: Purpose {
+        tool: "mosquitto",
+        alternative: ", or install mosquitto >= 2.0.11 (apt install mosquitto mosquitto-clients)",
+    },
+    folder: "mosquitto-2.0.11",
+    package: "mosquitto 2.0.11 (Debian 12)",
+    pins: include_str!("../requirements/mosquitto.txt"),
+};
+
+const MQTT_JS: Modules = Modules {
+    purpose: Purpose { tool: "MQTT.js", alternative: "" },
+    folder: "mqtt-js-5.16.0",
+    package: "MQTT.js 5.16.0 (npm mqtt)",
+    inside: "node_modules/mqtt/package.json",
+    manifest: include_str!("../requirements/mqtt-js/package.json"),
+    pins: include_str!("../requirements/mqtt-js/package-lock.json"),
+};
+
 const CLIENTS: Environment = Environment {
-    purpose: Purpose { tool: "the Device Connect client", alternative: "" },
+    purpose: Purpose { tool: "the environment of the Python clients", alternative: "" },
     folder: "clients",
     // What device-connect-edge asks for.
     python: Version::new(3, 11, 0),
-    package: "the Device Connect client 0.2.5 (PyPI device-connect-edge)",
+    package: "the Python clients (PyPI device-connect-edge 0.2.5 and others)",
     build_requirements: include_str!("../requirements/build.txt"),
     built: "nkeys",
     requirements: include_str!("../requirements/clients.txt"),
@@ -115,8 +136,49 @@ impl Tools {
         self.program(&ETCD, |version| version >= Version::new(3, 5, 0))
     }
 
-    /// A Python interpreter that can import `device_connect_edge` 0.2.5, `nats` 2.16.0 and
-    /// `zenoh`: a virtual environment in the folder of the fetched tools.
+    /// The `mosquitto` to run and its clients: those on `PATH` (or in `/usr/sbin`) from 2.0.11 on,
+    /// else 2.0.11 of Debian 12, for Linux on x86-64 and ARM64.
+    ///
+    /// The packages come from the mirror of Debian that `$BULKHEAD_DEBIAN_MIRROR` names, if it is
+    /// set (`https://host/debian`), else from `deb.debian.org`, else from where apt, if there is
+    /// one, gets its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`nats_server`](Self::nats_server).
+    pub fn mosquitto(&self) -> Result<Mosquitto, Error> {
+        let installed =
+            (!self.pinned_only).then(|| Mosquitto::installed(Version::new(2, 0, 11))).flatten();
+        match installed {
+            Some(programs) => Ok(programs),
+            None => Ok(Mosquitto::in_folder(&MOSQUITTO.get(&self.root)?)),
+        }
+    }
+
+    /// The `node` on `PATH`, from 18 on. Node.js is never fetched.
+    pub fn node(&self) -> Option<PathBuf> {
+        on_path("node")
+            .find(|(_, version)| *version >= Version::new(18, 0, 0))
+            .map(|(path, _)| path)
+    }
+
+    /// MQTT.js 5.16.0 from the npm registry, in the folder of the fetched tools, and the
+    /// [`node`](Self::node) to run it with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoNode`] if there is no Node.js, or no npm to fetch with; [`Error::Fetch`],
+    /// [`Error::NotInPackage`] or [`Error::File`] if it cannot be fetched.
+    pub fn mqtt_js(&self) -> Result<MqttJs, Error> {
+        let node = self
+            .node()
+            .ok_or(Error::NoNode { tool: MQTT_JS.purpose.tool, missing: "node >= 18" })?;
+        Ok(MqttJs { node, folder: MQTT_JS.get(&self.root)? })
+    }
+
+    /// A Python interpreter that can import `device_connect_edge` 0.2.5, `nats` 2.16.0, `zenoh`,
+    /// `paho.mqtt` 2.2.0 and `aiomqtt` 2.5.1: a virtual environment in the folder of the fetched
+    /// tools.
     ///
     /// # Errors
     ///

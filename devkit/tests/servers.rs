@@ -3,11 +3,14 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use bulkhead_devkit::{Error as DevkitError, Etcd, NatsServer, Tools, free_port};
+use bulkhead_devkit::{
+    Error as DevkitError, Etcd, Mosquitto, MosquittoServer, NatsServer, Tools, free_port,
+};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -222,6 +225,85 @@ fn etcd_keeps_its_data_over_restarts() -> Result {
     Ok(())
 }
 
+/// One of mosquitto's clients, told where the broker is.
+fn mosquitto_client(program: &Path, broker: &MosquittoServer) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["-h", "127.0.0.1", "-p", &broker.address().port().to_string()])
+        .args(["-V", "mqttv5", "-t", "t", "-q", "1"]);
+    command
+}
+
+/// Whether the broker takes a message to be retained.
+fn retains(programs: &Mosquitto, broker: &MosquittoServer, text: &str) -> Result<bool> {
+    let mut command = mosquitto_client(&programs.publish, broker);
+    Ok(command.args(["-r", "-m", text]).output()?.status.success())
+}
+
+fn retained(programs: &Mosquitto, broker: &MosquittoServer) -> Result<String> {
+    let mut command = mosquitto_client(&programs.subscribe, broker);
+    let output = command.args(["-C", "1", "-W", "10"]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[test]
+fn mosquitto_restarts_on_the_same_port() -> Result {
+    let programs = Tools::open()?.mosquitto()?;
+    let dir = tempfile::tempdir()?;
+    let config = "allow_anonymous true\npersistence true\n";
+    let mut broker = MosquittoServer::start(&programs.broker, dir.path(), config)?;
+    let before = broker.address();
+    assert!(before.ip().is_loopback(), "{before}");
+    let first = broker.pid();
+    assert!(retains(&programs, &broker, "kept")?);
+    assert_eq!(retained(&programs, &broker)?, "kept");
+
+    broker.restart()?;
+    assert_eq!(broker.address(), before);
+    assert_ne!(broker.pid(), first);
+    assert_eq!(broker.log().matches("starting").count(), 1, "{}", broker.log());
+    assert_eq!(retained(&programs, &broker)?, "kept");
+
+    broker.kill()?;
+    assert!(!broker.is_running());
+    assert!(TcpStream::connect(before).is_err());
+    broker.restart_with("allow_anonymous false")?;
+    assert_eq!(broker.address(), before);
+    assert!(!retains(&programs, &broker, "refused")?);
+    Ok(())
+}
+
+#[test]
+fn mosquitto_knows_its_users() -> Result {
+    let programs = Tools::open()?.mosquitto()?;
+    let dir = tempfile::tempdir()?;
+    let made = Command::new(&programs.passwd)
+        .args(["-c", "-b", "passwords", "user", "secret"])
+        .current_dir(dir.path())
+        .status()?;
+    assert!(made.success());
+    let broker = MosquittoServer::start(&programs.broker, dir.path(), "password_file passwords\n")?;
+    for (password, accepted) in [("secret", true), ("guess", false)] {
+        let status = mosquitto_client(&programs.publish, &broker)
+            .args(["-u", "user", "-P", password, "-m", "x"])
+            .output()?
+            .status;
+        assert_eq!(status.success(), accepted, "{password}");
+    }
+    Ok(())
+}
+
+#[test]
+fn mosquitto_says_why_it_does_not_start() -> Result {
+    let programs = Tools::open()?.mosquitto()?;
+    let dir = tempfile::tempdir()?;
+    let error = MosquittoServer::start(&programs.broker, dir.path(), "no_such_option 1")
+        .expect_err("the option does not exist");
+    assert!(matches!(&error, DevkitError::Exited { .. }), "{error}");
+    assert!(error.to_string().contains("mosquitto.conf"), "{error}");
+    Ok(())
+}
+
 /// Has the port of a killed server for 300 ms while `restart` is under way.
 fn with_port_taken<E: Error + 'static>(
     url: &str,
@@ -252,6 +334,14 @@ fn servers_wait_for_their_ports() -> Result {
     let endpoint = etcd.endpoint().to_owned();
     with_port_taken(&endpoint, || etcd.restart())?;
     assert!(http(LONG, "GET", &endpoint, "/health", "")?.contains("true"));
+
+    let programs = Tools::open()?.mosquitto()?;
+    let config = "allow_anonymous true";
+    let mut broker =
+        MosquittoServer::start(&programs.broker, &dir.path().join("mosquitto"), config)?;
+    broker.kill()?;
+    with_port_taken(&broker.address().to_string(), || broker.restart())?;
+    assert!(retains(&programs, &broker, "x")?);
 
     nats.kill()?;
     let _taken = TcpListener::bind(address(nats.client_url()))?;

