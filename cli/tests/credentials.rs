@@ -149,12 +149,15 @@ fn each_file_is_written_down_without_what_is_secret_in_it() {
 }
 
 #[test]
-fn the_authority_of_the_servers_goes_with_them() {
+fn they_say_where_devices_find_the_servers_and_their_authority() {
     let home = Home::with_nats(&["acme"]);
-    let config =
-        home.read("bulkhead.toml").replace("operator =", "ca_file = \"ca.pem\", operator =");
+    let own = home.run(issue("--device cam-1")).ok().json();
+    assert!(own["nats"]["tls"].is_null());
+    let settings = "ca_file = \"ca.pem\", device_ca_file = \"/etc/ca.pem\", \
+                    device_urls = [\"tls://broker.example:4222\"], operator =";
+    let config = home.read("bulkhead.toml").replace("operator =", settings);
     home.write("bulkhead.toml", &config);
     let file = home.run(issue("--device cam-1")).ok().json();
-    let ca_file = file["nats"]["tls"]["ca_file"].as_str().unwrap();
-    assert!(ca_file.ends_with("ca.pem"), "{ca_file}");
+    assert_eq!(file["nats"]["tls"]["ca_file"], "/etc/ca.pem");
+    assert_eq!(file["nats"]["urls"], serde_json::json!(["tls://broker.example:4222"]));
 }

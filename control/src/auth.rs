@@ -135,6 +135,32 @@ impl Authenticator {
         if current == rights { Ok(()) } else { Err(DenyReason::RightsChanged) }
     }
 
+    /// The same for a broker that can change the rights of a live connection: `None` if nothing has
+    /// changed.
+    ///
+    /// # Errors
+    /// The [`DenyReason`] to cut it off with.
+    pub fn renew(&self, broker: Broker, admission: &Admission) -> Verdict<Option<Admission>> {
+        let principal = &admission.principal;
+        match self.reassess(principal, admission.rights) {
+            Ok(()) | Err(DenyReason::RightsChanged) => {}
+            Err(reason) => return Err(reason),
+        }
+        let tenant = match principal.tenant() {
+            Some(id) => self.directory.tenant(id)?,
+            None => Arc::default(),
+        };
+        let rules = self.rules.load();
+        let (role, rights) = rules.role(&tenant, &principal.role)?;
+        let quotas = tenant.quotas.or(rules.quotas);
+        if rights == admission.rights && quotas == admission.quotas {
+            return Ok(None);
+        }
+        let grants = Grants::compile(role, broker, principal)?;
+        let principal = Arc::clone(principal);
+        Ok(Some(Admission { principal, grants, quotas, rights }))
+    }
+
     /// The limits that hold for a tenant.
     pub fn quotas(&self, tenant: &Tenant) -> Quotas {
         tenant.quotas.or(self.rules.load().quotas)

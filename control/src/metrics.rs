@@ -192,6 +192,11 @@ fn is_quota(reason: DenyReason) -> bool {
         DenyReason::AuthRateExceeded
             | DenyReason::SourceRateExceeded
             | DenyReason::ConnectionQuotaExceeded
+            | DenyReason::SubscriptionQuotaExceeded
+            | DenyReason::MessageRateExceeded
+            | DenyReason::PayloadQuotaExceeded
+            | DenyReason::RetainedQuotaExceeded
+            | DenyReason::QueueQuotaExceeded
     )
 }
 

@@ -98,6 +98,18 @@ deny_reasons! {
     PublishDenied => "publish_denied",
     /// No grant covers subscribing to all of this.
     SubscribeDenied => "subscribe_denied",
+    /// The tenant has as many subscriptions as it may.
+    SubscriptionQuotaExceeded => "subscription_quota_exceeded",
+    /// The tenant publishes more messages or bytes per second than it may.
+    MessageRateExceeded => "message_rate_exceeded",
+    /// The payload is larger than the tenant's may be.
+    PayloadQuotaExceeded => "payload_quota_exceeded",
+    /// The tenant has as many retained messages, or bytes of them, as it may.
+    RetainedQuotaExceeded => "retained_quota_exceeded",
+    /// As many bytes as may wait for the tenant's clients.
+    QueueQuotaExceeded => "queue_quota_exceeded",
+    /// The response topic is none that the client may receive.
+    ResponseTopicDenied => "response_topic_denied",
     /// The rights of a live connection were changed.
     RightsChanged => "rights_changed",
     /// A broker's request does not come from that broker.

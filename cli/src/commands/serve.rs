@@ -33,6 +33,11 @@ pub async fn start(
             .map_err(|cause| StartError::Backend { backend: "nats", cause: cause.into() })?;
         issuers.extend(issuer);
     }
+    if control.config().mqtt.is_some() {
+        let broker = bulkhead_mqtt_broker::start(&control)
+            .map_err(|cause| StartError::Backend { backend: "mqtt", cause: cause.into() })?;
+        tracing::info!(addresses = ?broker.addresses(), "MQTT clients are served");
+    }
     let exchange = control.start_exchange(issuers).await?;
     if let Some(address) = exchange {
         tracing::info!(%address, "credentials are issued at /v1/credentials");

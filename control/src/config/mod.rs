@@ -7,12 +7,14 @@
 mod directory;
 mod issuer;
 mod load;
+mod mqtt;
 mod nats;
 mod service;
 
 pub use directory::{DirectoryConfig, EtcdConfig, Source};
 pub use issuer::{IssuerConfig, KeySource, TenantSet};
 pub use load::{ConfigError, Loaded};
+pub use mqtt::{DeniedPublish, Listener, MqttConfig, Transport};
 pub use nats::{AccountMode, ConfigModeAccounts, ConnectionType, NatsConfig, OperatorAccounts};
 pub use service::{
     AdminConfig, AuditConfig, ExchangeConfig, LimitsConfig, LogConfig, LogFormat, MetricsConfig,
@@ -63,6 +65,9 @@ pub struct Config {
     /// The NATS backend; off unless given.
     #[serde(default)]
     pub nats: Option<NatsConfig>,
+    /// The MQTT backend; off unless given.
+    #[serde(default)]
+    pub mqtt: Option<MqttConfig>,
 }
 
 impl Config {
@@ -87,6 +92,9 @@ impl Config {
         let mut brokers = Vec::new();
         if self.nats.is_some() {
             brokers.push(Broker::Nats);
+        }
+        if self.mqtt.is_some() {
+            brokers.push(Broker::Mqtt);
         }
         brokers
     }
@@ -126,6 +134,9 @@ impl Config {
         if let Some(nats) = &self.nats {
             nats.check(self.dev).map_err(|p| p.under("nats"))?;
         }
+        if let Some(mqtt) = &self.mqtt {
+            mqtt.check(self.dev).map_err(|p| p.under("mqtt"))?;
+        }
         Ok(())
     }
 
@@ -148,6 +159,9 @@ impl Config {
         }
         if let Some(nats) = &mut self.nats {
             nats.paths().into_iter().for_each(resolve);
+        }
+        if let Some(mqtt) = &mut self.mqtt {
+            mqtt.paths().for_each(resolve);
         }
     }
 }

@@ -1,0 +1,174 @@
+//! The broker as a whole: its realms, and what they share.
+
+use crate::bus::Bus;
+use crate::codec::ReasonCode;
+use crate::hook::{Access, Hook};
+use crate::metrics::Metrics;
+use crate::realm::Realm;
+use crate::settings::Settings;
+use bulkhead_policy::{DenyReason, Scope, TenantId};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often is looked at what is due.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Ticks between two looks at what has expired.
+const TICKS_PER_SWEEP: u32 = 50;
+
+/// What all realms and connections share.
+pub(crate) struct Shared {
+    pub(crate) hook: Box<dyn Hook>,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    /// Connections, whether or not they have come to their CONNECT.
+    pub(crate) open: AtomicUsize,
+    bus: Bus,
+    tenants: RwLock<HashMap<TenantId, Arc<Realm>>>,
+    services: OnceLock<Arc<Realm>>,
+    serials: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn start(
+        hook: Box<dyn Hook>,
+        settings: Settings,
+        routers: usize,
+        metrics: Metrics,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Option<Arc<Self>> {
+        let shared = Arc::new(Self {
+            hook,
+            settings,
+            metrics,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+            open: AtomicUsize::new(0),
+            bus: Bus::start(routers, tasks, stop),
+            tenants: RwLock::default(),
+            services: OnceLock::new(),
+            serials: AtomicU64::new(1),
+        });
+        let services = shared.open_realm(None, "")?;
+        shared.services.set(services).ok()?;
+        tasks.spawn(Arc::clone(&shared).keep_house());
+        Some(shared)
+    }
+
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.serials.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The realm of the platform's services, once it has started.
+    pub(crate) fn services(&self) -> Option<&Arc<Realm>> {
+        self.services.get()
+    }
+
+    /// The realm that a client belongs to.
+    pub(crate) fn realm(self: &Arc<Self>, access: &dyn Access) -> Option<Arc<Realm>> {
+        let tenant = match access.scope() {
+            Scope::Service => return self.services().cloned(),
+            Scope::Tenant(tenant) => tenant,
+        };
+        let known = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(realm) = known.get(tenant) {
+            return Some(Arc::clone(realm));
+        }
+        drop(known);
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(realm) = tenants.get(tenant) {
+            return Some(Arc::clone(realm));
+        }
+        let realm = self.open_realm(Some(tenant.clone()), access.mount())?;
+        tenants.insert(tenant.clone(), Arc::clone(&realm));
+        Some(realm)
+    }
+
+    fn open_realm(self: &Arc<Self>, tenant: Option<TenantId>, mount: &str) -> Option<Arc<Realm>> {
+        let name = tenant.as_ref().map_or("", TenantId::as_str);
+        let (lane, drain) = self.bus.lane(name)?;
+        let realm = Arc::new(Realm::new(tenant, mount, lane, Arc::clone(self)));
+        let dispatch = Arc::clone(&realm).dispatch(drain);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(dispatch).await });
+        Some(realm)
+    }
+
+    /// The tenants that a service's topic names: grants fill a whole level with the tenant, so no
+    /// other tenant can have a subscription that matches.
+    pub(crate) fn tenants_in(&self, topic: &str) -> Vec<Arc<Realm>> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let mut named: Vec<_> =
+            topic.split('/').filter_map(|level| tenants.get(level).cloned()).collect();
+        named.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        named
+    }
+
+    /// What tenants have retained that a service's filter matches.
+    pub(crate) fn retained_of_tenants(&self, filter: &str) -> Vec<Bytes> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.values().flat_map(|realm| realm.retained(filter)).collect()
+    }
+
+    fn all(&self) -> Vec<Arc<Realm>> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.values().chain(self.services.get()).cloned().collect()
+    }
+
+    /// Asks again what clients may do: those of these tenants, or all.
+    pub(crate) fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
+        let realms = match tenant {
+            Some(tenant) => {
+                let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+                tenants.get(tenant).cloned().into_iter().collect()
+            }
+            None => self.all(),
+        };
+        let mut cut = HashMap::new();
+        for realm in realms {
+            for (reason, n) in realm.reassess() {
+                *cut.entry(reason).or_default() += n;
+            }
+        }
+        cut
+    }
+
+    /// Does what is due, until it is told to stop; then says goodbye to everybody.
+    async fn keep_house(self: Arc<Self>) {
+        let mut ticks: u32 = 0;
+        while self.stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
+            let realms = self.all();
+            let now = Instant::now();
+            realms.iter().for_each(|realm| realm.tick(now));
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+                realms.iter().for_each(|realm| realm.expire_retained());
+            }
+            let counts = realms.iter().map(|realm| realm.counts());
+            let (sessions, retained) =
+                counts.fold((0, 0), |(s, r), (sessions, retained)| (s + sessions, r + retained));
+            self.metrics.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+            self.metrics.retained.set(i64::try_from(retained).unwrap_or(i64::MAX));
+            self.metrics.tenants.set(i64::try_from(realms.len() - 1).unwrap_or(i64::MAX));
+        }
+        for realm in self.all() {
+            realm.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
+        }
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

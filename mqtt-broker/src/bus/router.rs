@@ -1,0 +1,164 @@
+use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
+use rumqttd::{Notification, Router, RouterConfig};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of one segment of a tenant's log.
+const SEGMENT_BYTES: usize = 64 * 1024;
+
+/// Segments of a tenant's log. All but one together hold more than [`CREDIT`](super::lane::CREDIT),
+/// so that a segment is dropped only when all of it was handed on.
+const SEGMENTS: usize = 4;
+
+/// Links to one router: more tenants than one process serves.
+const MAX_LINKS: usize = 1_000_000;
+
+/// Batches that a router hands on at a time.
+const BURST: u64 = 100;
+
+/// How long a router may take to answer before it counts as dead.
+const DEAD_AFTER: Duration = Duration::from_secs(5);
+
+/// How often a router is asked.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Pause before another attempt to link to a router.
+const RETRY: Duration = Duration::from_millis(20);
+
+type Connect = dyn Fn(&str) -> Result<(LinkTx, LinkRx), Box<LinkError>> + Send + Sync;
+
+/// One router, replaced when it dies.
+pub(super) struct Shard {
+    id: usize,
+    router: Mutex<Arc<Connect>>,
+    /// Counts the routers that there were.
+    generation: watch::Sender<u64>,
+    next_topic: AtomicU64,
+    /// Topics whose tenant is gone. A router never forgets one, so they are used again.
+    free_topics: Mutex<BTreeSet<u64>>,
+}
+
+impl Shard {
+    pub(super) fn start(id: usize) -> Self {
+        Self {
+            id,
+            router: Mutex::new(spawn(id)),
+            generation: watch::Sender::new(0),
+            next_topic: AtomicU64::new(1),
+            free_topics: Mutex::default(),
+        }
+    }
+
+    /// A topic that nobody else uses.
+    pub(super) fn take_topic(&self) -> u64 {
+        let free = self.free_topics.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+        free.unwrap_or_else(|| self.next_topic.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn give_back(&self, topic: u64) {
+        self.free_topics.lock().unwrap_or_else(PoisonError::into_inner).insert(topic);
+    }
+
+    /// Which router this is, and changes when it is replaced.
+    pub(super) fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// A link that is subscribed to a topic. It waits for as long as it takes: a router that does not
+    /// answer is replaced meanwhile.
+    pub(super) async fn link(&self, topic: &str) -> (LinkTx, LinkRx) {
+        loop {
+            let generation = *self.generation.borrow();
+            let connect = Arc::clone(&self.router.lock().unwrap_or_else(PoisonError::into_inner));
+            let name = topic.to_owned();
+            // The router's answer is waited for by a blocking receive, without an end of its own.
+            let linked = tokio::task::spawn_blocking(move || {
+                let (mut tx, rx) = connect(&name)?;
+                tx.subscribe(name).map_err(Box::new)?;
+                Ok::<_, Box<LinkError>>((tx, rx))
+            });
+            match timeout(DEAD_AFTER, linked).await {
+                Ok(Ok(Ok(link))) => return link,
+                failed => {
+                    let error = failed.map(|done| done.map(|linked| linked.map(|_| ())));
+                    tracing::error!(router = self.id, ?error, "a router does not answer");
+                    self.replace(generation);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Starts another router in the place of this one, unless somebody was faster.
+    pub(super) fn replace(&self, generation: u64) {
+        let mut router = self.router.lock().unwrap_or_else(PoisonError::into_inner);
+        if *self.generation.borrow() == generation {
+            tracing::error!(router = self.id, "the router is replaced");
+            *router = spawn(self.id);
+            self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    /// Sends itself a message now and then, and replaces a router that does not hand it on.
+    pub(super) async fn watch_over(self: Arc<Self>, stop: CancellationToken) {
+        let watching = async {
+            loop {
+                let generation = *self.generation.borrow();
+                let (mut tx, mut rx) = self.link("heartbeat").await;
+                while *self.generation.borrow() == generation {
+                    tokio::time::sleep(HEARTBEAT).await;
+                    let beat = async {
+                        tx.try_publish("heartbeat", "beat").ok()?;
+                        while !matches!(rx.next().await.ok()?, Some(Notification::Forward(_))) {}
+                        Some(())
+                    };
+                    if !matches!(timeout(DEAD_AFTER, beat).await, Ok(Some(()))) {
+                        self.replace(generation);
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(watching).await;
+    }
+
+    /// Kills the router by what is known to kill it: a topic whose first character is no single byte.
+    #[cfg(test)]
+    pub(super) fn crash(&self) {
+        let connect = Arc::clone(&self.router.lock().unwrap());
+        std::thread::spawn(move || {
+            let (mut tx, rx) = connect("crash").unwrap();
+            tx.subscribe("é/x").unwrap();
+            let _ = tx.publish("é/x", "x");
+            std::thread::sleep(Duration::from_millis(100));
+            drop(rx);
+        });
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn spawn(id: usize) -> Arc<Connect> {
+    let config = RouterConfig {
+        max_connections: MAX_LINKS.min(65_536),
+        max_outgoing_packet_count: BURST,
+        max_segment_size: SEGMENT_BYTES,
+        max_segment_count: SEGMENTS,
+        ..RouterConfig::default()
+    };
+    // The router's own event type has no public name, so its channel stays inside.
+    let events = Router::new(id, config).spawn();
+    Arc::new(move |name| {
+        let (tx, rx, _) = LinkBuilder::new(name, events.clone()).build().map_err(Box::new)?;
+        Ok((tx, rx))
+    })
+}

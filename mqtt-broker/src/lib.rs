@@ -1,0 +1,32 @@
+//! An MQTT 3.1.1 and 5 broker whose tenants cannot reach each other.
+//!
+//! ```text
+//!  listen ──▶ connection ──▶ hook: who is it, may it?
+//!  TCP, TLS,      │ ▲
+//!  WebSocket      │ │ packets
+//!                 ▼ │
+//!  Lane ──▶ rumqttd router ──▶ Realm: one tenant's sessions, subscriptions, retained messages
+//! ```
+//!
+//! The session layer is this crate's own: a client's bytes are decoded, checked and decided about
+//! before anything of them goes on. The embedded router carries batches of what was allowed, one log
+//! for each tenant.
+
+pub mod codec;
+pub mod hook;
+
+mod broker;
+mod bus;
+mod clock;
+mod connection;
+mod listen;
+mod metrics;
+mod policy;
+mod realm;
+mod record;
+mod service;
+mod settings;
+
+pub use listen::{ListenError, TlsError};
+pub use policy::TenantPolicy;
+pub use service::{Broker, MqttError, start};

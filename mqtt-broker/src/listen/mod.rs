@@ -1,0 +1,180 @@
+//! Where connections come in.
+
+mod pending;
+mod tls;
+mod websocket;
+
+pub use tls::TlsError;
+
+use crate::broker::Shared;
+use crate::connection::{Arrival, Stream, serve};
+use bulkhead_control::config::{Listener, MqttConfig};
+use pending::Pending;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tls::Certificate;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Pause after a connection could not be accepted, mostly for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the broker cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The address cannot be listened on.
+    #[error("mqtt.listeners: {listener}: {cause}; choose another port, or stop what uses it")]
+    Bind {
+        /// The listener.
+        listener: Listener,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error("mqtt.tls: {0}")]
+    Tls(#[from] TlsError),
+}
+
+/// Listens everywhere that is configured. Returns the addresses, whose ports are the real ones, in
+/// the configuration's order.
+pub(crate) fn listen(
+    config: &MqttConfig,
+    shared: &Arc<Shared>,
+) -> Result<Vec<SocketAddr>, ListenError> {
+    let certificate = match &config.tls {
+        Some(files) => {
+            let certificate = Arc::new(Certificate::open(files)?);
+            let renewal = Arc::clone(&certificate).keep_current();
+            let stop = shared.stop.clone();
+            shared.tasks.spawn(async move { stop.run_until_cancelled(renewal).await });
+            Some(certificate)
+        }
+        None => None,
+    };
+    let pending = Arc::new(Pending::new(shared.settings.pending_per_source));
+    let mut addresses = Vec::new();
+    for listener in &config.listeners {
+        let bind = |cause| ListenError::Bind { listener: *listener, cause };
+        let socket = bind_to(listener.address).map_err(bind)?;
+        addresses.push(socket.local_addr().map_err(bind)?);
+        let entrance = Entrance {
+            listener: *listener,
+            certificate: certificate.clone(),
+            shared: Arc::clone(shared),
+            pending: Arc::clone(&pending),
+        };
+        let stop = shared.stop.clone();
+        let accepting = Arc::new(entrance).accept(socket);
+        shared.tasks.spawn(async move { stop.run_until_cancelled(accepting).await });
+    }
+    Ok(addresses)
+}
+
+/// A listening socket; one of IPv6 takes IPv6 only, so that both may have the same port.
+fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// One listener.
+struct Entrance {
+    listener: Listener,
+    certificate: Option<Arc<Certificate>>,
+    shared: Arc<Shared>,
+    pending: Arc<Pending>,
+}
+
+impl Entrance {
+    async fn accept(self: Arc<Self>, socket: TcpListener) {
+        loop {
+            match socket.accept().await {
+                Ok((stream, peer)) => self.admit(stream, peer.ip()),
+                Err(error) => {
+                    tracing::warn!(listener = %self.listener, %error, "a connection was not accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Goes on with a connection in a task of its own, if there is room for it.
+    fn admit(self: &Arc<Self>, stream: TcpStream, source: IpAddr) {
+        let refused = |label| {
+            self.shared.metrics.handshakes_failed.with_label_values(&[label]).inc();
+        };
+        let Some(open) = Open::count(&self.shared) else {
+            return refused("connections");
+        };
+        let Some(pending) = self.pending.enter(source) else {
+            return refused("source");
+        };
+        let entrance = Arc::clone(self);
+        self.shared.tasks.spawn(async move {
+            let deadline = Instant::now() + entrance.shared.settings.handshake_timeout;
+            match timeout_at(deadline, entrance.arrive(stream, source)).await {
+                Ok(Some(arrival)) => {
+                    serve(Arc::clone(&entrance.shared), arrival, deadline, pending).await;
+                }
+                _ => {
+                    let failed = &entrance.shared.metrics.handshakes_failed;
+                    failed.with_label_values(&["transport"]).inc();
+                }
+            }
+            drop(open);
+        });
+    }
+
+    /// Gets through the layers below MQTT.
+    async fn arrive(&self, stream: TcpStream, source: IpAddr) -> Option<Arrival> {
+        // Small packets should not wait for each other.
+        stream.set_nodelay(true).ok()?;
+        let (stream, certificate): (Box<dyn Stream>, _) = if self.listener.transport.is_encrypted()
+        {
+            let (stream, certificate) = self.certificate.as_ref()?.accept(stream).await.ok()?;
+            (Box::new(stream), certificate)
+        } else {
+            (Box::new(stream), None)
+        };
+        if !self.listener.transport.is_websocket() {
+            return Some(Arrival { stream, source, bearer: None, certificate });
+        }
+        let max_packet = self.shared.settings.max_packet;
+        let (stream, bearer) = websocket::accept(stream, max_packet).await?;
+        Some(Arrival { stream: Box::new(stream), source, bearer, certificate })
+    }
+}
+
+/// A connection that counts.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn count(shared: &Arc<Shared>) -> Option<Self> {
+        let more = |n: usize| (n < shared.settings.max_connections).then_some(n + 1);
+        shared.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,175 @@
+//! Bulkhead's own policy as the hook.
+
+use crate::hook::{Access, Answer, Attempt, Hook, Noted, Operation, Renewal};
+use bulkhead_control::audit::{Event, Record};
+use bulkhead_control::{Admission, Authenticator};
+use bulkhead_policy::{
+    Broker, DenyReason, DeviceId, Principal, Quotas, Scope, TokenBucket, Verdict,
+};
+use jiff::Timestamp;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The backend's name in metrics and the audit log.
+pub(crate) const BACKEND: &str = "mqtt";
+
+/// Refusals of one connection that are written down per minute; more are only counted.
+const RECORDS_PER_MINUTE: u64 = 30;
+
+/// Admits who shows a tenant's token, and lets it do what its role grants.
+#[derive(Clone, Debug)]
+pub struct TenantPolicy {
+    auth: Arc<Authenticator>,
+    mount: Option<Arc<str>>,
+}
+
+impl TenantPolicy {
+    /// With what stands before every name that a client says, such as `device-connect/{tenant}`.
+    pub fn new(auth: Arc<Authenticator>, mount: Option<&str>) -> Self {
+        Self { auth, mount: mount.map(Arc::from) }
+    }
+
+    async fn identify(&self, attempt: &Attempt<'_>) -> Verdict<Arc<Principal>> {
+        let mut tokens = attempt.tokens.iter().filter(|token| !token.is_empty());
+        let token = tokens.next().ok_or(DenyReason::TokenMissing)?;
+        if tokens.any(|other| other != token) {
+            return Err(DenyReason::CarrierConflict);
+        }
+        let token = std::str::from_utf8(token).map_err(|_| DenyReason::TokenMalformed)?;
+        self.auth.identify(token, Some(attempt.source)).await
+    }
+
+    async fn admit(&self, attempt: Attempt<'_>) -> Verdict<Arc<dyn Access>> {
+        let started = Instant::now();
+        let identified = self.identify(&attempt).await;
+        let principal = identified.as_ref().ok().cloned();
+        let admitted = identified.and_then(|principal| self.auth.admit(Broker::Mqtt, principal));
+        match admitted {
+            Ok(admission) => {
+                let access = self.access(admission, attempt.source, started);
+                Ok(Arc::new(access))
+            }
+            Err(reason) => {
+                let (source, principal) = (Some(attempt.source), principal.as_deref());
+                self.auth.record(BACKEND, source, principal, Some(reason), started);
+                Err(reason)
+            }
+        }
+    }
+
+    fn access(&self, admission: Admission, source: IpAddr, started: Instant) -> TenantAccess {
+        let tenant = admission.principal.tenant();
+        let mount = tenant.zip(self.mount.as_ref()).map_or_else(String::new, |(tenant, mount)| {
+            format!("{}/", mount.replace("{tenant}", tenant.as_str()))
+        });
+        let records = TokenBucket::new(RECORDS_PER_MINUTE, Duration::from_secs(60), Duration::ZERO);
+        TenantAccess {
+            auth: Arc::clone(&self.auth),
+            policy: self.clone(),
+            admission,
+            mount: mount.into(),
+            source,
+            started,
+            records: Mutex::new(records),
+        }
+    }
+}
+
+impl Hook for TenantPolicy {
+    fn connect<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a> {
+        Box::pin(self.admit(attempt))
+    }
+}
+
+/// What a token's bearer may do.
+struct TenantAccess {
+    auth: Arc<Authenticator>,
+    policy: TenantPolicy,
+    admission: Admission,
+    mount: Box<str>,
+    source: IpAddr,
+    started: Instant,
+    records: Mutex<TokenBucket>,
+}
+
+impl TenantAccess {
+    fn denied(&self, operation: Operation, reason: DenyReason) {
+        let principal = &self.admission.principal;
+        if operation == Operation::Connect {
+            let source = Some(self.source);
+            return self.auth.record(BACKEND, source, Some(principal), Some(reason), self.started);
+        }
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if records.take(1, self.started.elapsed()) {
+            tracing::info!(
+                backend = BACKEND,
+                %reason,
+                %principal,
+                operation = operation.name(),
+                "denied"
+            );
+            let record = Record::new(Event::Deny, BACKEND).of(principal).because(reason);
+            self.auth.audit().record(record.from(Some(self.source)).detail(operation.name()));
+        }
+    }
+}
+
+impl Access for TenantAccess {
+    fn scope(&self) -> &Scope {
+        &self.admission.principal.scope
+    }
+
+    fn device(&self) -> Option<&DeviceId> {
+        self.admission.principal.device.as_ref()
+    }
+
+    fn publish(&self, topic: &str) -> Verdict<()> {
+        let name = Broker::Mqtt.name(topic).map_err(|_| DenyReason::NameInvalid)?;
+        self.admission.grants.publish(&name)
+    }
+
+    fn subscribe(&self, filter: &str) -> Verdict<()> {
+        let filter = Broker::Mqtt.filter(filter).map_err(|_| DenyReason::NameInvalid)?;
+        self.admission.grants.subscribe(&filter)
+    }
+
+    fn receives(&self, topic: &str) -> bool {
+        Broker::Mqtt.name(topic).is_ok_and(|name| self.admission.grants.receives(&name))
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        Some(self.admission.principal.expires_at)
+    }
+
+    fn quotas(&self) -> Quotas {
+        self.admission.quotas
+    }
+
+    fn mount(&self) -> &str {
+        &self.mount
+    }
+
+    fn note(&self, event: Noted) {
+        let principal = &self.admission.principal;
+        match event {
+            Noted::Connected => {
+                self.auth.record(BACKEND, Some(self.source), Some(principal), None, self.started);
+            }
+            Noted::Denied(operation, reason) => self.denied(operation, reason),
+            Noted::Terminated(reason) => {
+                self.auth.metrics().terminated(BACKEND, reason, 1);
+                let record = Record::new(Event::Terminate, BACKEND).of(principal);
+                self.auth.audit().record(record.because(reason).from(Some(self.source)));
+            }
+        }
+    }
+
+    fn renew(&self) -> Verdict<Renewal> {
+        let Some(admission) = self.auth.renew(Broker::Mqtt, &self.admission)? else {
+            return Ok(Renewal::Unchanged);
+        };
+        let access = self.policy.access(admission, self.source, self.started);
+        Ok(Renewal::Changed(Arc::new(access)))
+    }
+}

@@ -1,0 +1,379 @@
+//! What one tenant has: its sessions, subscriptions, retained messages and limits.
+//!
+//! Nothing of it can be named from another realm. Platform services have a realm of their own, which
+//! is offered every message, and whose messages are offered to the tenants that their topics name.
+
+mod outgoing;
+mod retained;
+mod route;
+mod session;
+mod subscribe;
+mod trie;
+mod usage;
+mod will;
+mod window;
+
+pub(crate) use session::{Link, Session, SessionKey, Subscription, Will};
+
+use crate::broker::Shared;
+use crate::bus::{Drain, Lane};
+use crate::codec::{ReasonCode, Version};
+use crate::hook::{Access, Noted, Operation, Renewal};
+use arc_swap::ArcSwap;
+use bulkhead_policy::{DenyReason, Quotas, TenantId, Verdict};
+use retained::Retained;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use trie::Trie;
+use usage::Usage;
+
+/// One tenant's part of the broker; or that of the platform's services.
+pub(crate) struct Realm {
+    /// The tenant; `None` for services.
+    pub(crate) tenant: Option<TenantId>,
+    /// What stands before every name that its clients say.
+    pub(crate) mount: Box<str>,
+    /// Where its messages go.
+    pub(crate) lane: Arc<Lane>,
+    /// What it uses of its quotas.
+    pub(crate) usage: Usage,
+    /// Its quotas, as its clients were last admitted with.
+    pub(crate) quotas: ArcSwap<Quotas>,
+    /// Bytes that wait for its clients.
+    queued: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    inside: Mutex<Inside>,
+}
+
+struct Inside {
+    sessions: HashMap<SessionKey, Arc<Session>>,
+    subscriptions: Trie<Arc<Session>>,
+    retained: Retained,
+    timers: BTreeMap<(Instant, u64), (Timer, Arc<Session>)>,
+}
+
+impl Inside {
+    fn cancel_timers(&mut self, session: &Session) {
+        for at in std::mem::take(&mut session.lock().timers) {
+            self.timers.remove(&(at, session.serial));
+        }
+    }
+}
+
+/// What happens to a session that is away.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    Will,
+    Expiry,
+}
+
+/// What a client asks for in CONNECT, after it was let in.
+pub(crate) struct Attach<'a> {
+    pub(crate) key: SessionKey,
+    pub(crate) access: Arc<dyn Access>,
+    pub(crate) clean_start: bool,
+    pub(crate) expiry: u32,
+    pub(crate) will: Option<Will>,
+    pub(crate) version: Version,
+    pub(crate) max_packet: usize,
+    pub(crate) receive_maximum: u16,
+    pub(crate) alias_maximum: u16,
+    /// CONNACK, for a session that was there already or was not: the first that the client hears.
+    pub(crate) connack: &'a (dyn Fn(bool) -> Vec<u8> + Sync),
+}
+
+/// A session with a connection.
+pub(crate) struct Attached {
+    pub(crate) session: Arc<Session>,
+    /// Which of the session's connections this is.
+    pub(crate) generation: u64,
+}
+
+impl Realm {
+    pub(crate) fn new(
+        tenant: Option<TenantId>,
+        mount: &str,
+        lane: Arc<Lane>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            tenant,
+            mount: mount.into(),
+            lane,
+            usage: Usage::new(),
+            quotas: ArcSwap::default(),
+            queued: Arc::default(),
+            shared,
+            inside: Mutex::new(Inside {
+                sessions: HashMap::new(),
+                subscriptions: Trie::new(),
+                retained: Retained::default(),
+                timers: BTreeMap::new(),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Routes what comes out of the router until nobody needs it any more.
+    pub(crate) async fn dispatch(self: Arc<Self>, mut drain: Drain) {
+        loop {
+            let batch = drain.next().await;
+            let behind = self.route(&batch);
+            self.lane.routed(batch.records.len());
+            for session in behind {
+                route::wait_for(&session).await;
+            }
+            // A busy tenant lets others have their turn.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// Gives a client its session, and takes it from a former connection.
+    ///
+    /// # Errors
+    /// [`DenyReason::ConnectionQuotaExceeded`].
+    pub(crate) fn attach(&self, attach: Attach<'_>) -> Verdict<Attached> {
+        let quotas = attach.access.quotas();
+        self.quotas.store(Arc::new(quotas));
+        let mut inside = self.lock();
+        let known = inside.sessions.get(&attach.key).cloned();
+        let is_connected = known.as_ref().is_some_and(|session| session.lock().link.is_some());
+        if !is_connected && !self.usage.connections.add(quotas.connections) {
+            return Err(DenyReason::ConnectionQuotaExceeded);
+        }
+        let resumed = known.filter(|session| {
+            self.leave_old_connection(session, attach.clean_start);
+            if attach.clean_start {
+                self.end(&mut inside, session);
+            }
+            !attach.clean_start
+        });
+        let present = resumed.is_some();
+        let session = resumed.unwrap_or_else(|| {
+            let serial = self.shared.next_serial();
+            let session = Arc::new(Session::new(
+                attach.key.clone(),
+                serial,
+                Arc::clone(&attach.access),
+                Arc::clone(&self.queued),
+            ));
+            inside.sessions.insert(attach.key.clone(), Arc::clone(&session));
+            session
+        });
+        inside.cancel_timers(&session);
+        if present {
+            // Rights may have changed since it was here.
+            self.take_over_access(&mut inside, &session, Arc::clone(&attach.access));
+        }
+        let mut state = session.lock();
+        state.generation += 1;
+        state.expiry = attach.expiry;
+        state.will = attach.will;
+        state.link = Some(Link {
+            version: attach.version,
+            out: (attach.connack)(present),
+            close: None,
+            max_packet: attach.max_packet,
+            receive_maximum: attach.receive_maximum,
+            alias_maximum: attach.alias_maximum,
+            aliases: HashMap::new(),
+            unacknowledged: 0,
+        });
+        let generation = state.generation;
+        state.resend(self.mount.len());
+        drop(state);
+        Ok(Attached { session, generation })
+    }
+
+    /// Takes the session from a connection that it still has, whose will is then due unless a session
+    /// that goes on makes it wait (MQTT 5 §3.1.3.2.2).
+    fn leave_old_connection(&self, session: &Arc<Session>, ends: bool) {
+        let mut state = session.lock();
+        state.generation += 1;
+        let was_connected = state.link.take().is_some();
+        let will = state.will.take().filter(|will| ends || (was_connected && will.delay == 0));
+        drop(state);
+        session.wake.notify_one();
+        if let Some(will) = will {
+            self.publish_will(session, &will);
+        }
+    }
+
+    /// Ends a session's connection. With `will`, the will is due.
+    pub(crate) fn detach(&self, session: &Arc<Session>, generation: u64, will: bool) {
+        let mut inside = self.lock();
+        let mut state = session.lock();
+        if state.generation != generation || state.link.is_none() {
+            // Another connection has it.
+            return;
+        }
+        state.link = None;
+        self.usage.connections.remove(1);
+        let expiry = state.expiry;
+        let will = state.will.take().filter(|_| will);
+        let due = will.as_ref().filter(|will| will.delay == 0 || expiry == 0).cloned();
+        let now = Instant::now();
+        if let (Some(will), None) = (will, &due) {
+            let at = now + Duration::from_secs(will.delay.min(expiry).into());
+            state.will = Some(will);
+            state.timers.push(at);
+            inside.timers.insert((at, session.serial), (Timer::Will, Arc::clone(session)));
+        }
+        if expiry > 0 && expiry != u32::MAX {
+            // Never at the same time as the will, which comes first.
+            let at = now + Duration::from_secs(expiry.into()) + Duration::from_millis(1);
+            state.timers.push(at);
+            inside.timers.insert((at, session.serial), (Timer::Expiry, Arc::clone(session)));
+        }
+        drop(state);
+        if let Some(will) = due {
+            self.publish_will(session, &will);
+        }
+        if expiry == 0 {
+            self.end(&mut inside, session);
+        }
+    }
+
+    /// Does what is due for sessions that are away.
+    pub(crate) fn tick(&self, now: Instant) {
+        let mut inside = self.lock();
+        while let Some(entry) = inside.timers.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (timer, session) = entry.remove();
+            match timer {
+                Timer::Will => {
+                    let will = session.lock().will.take();
+                    if let Some(will) = will {
+                        self.publish_will(&session, &will);
+                    }
+                }
+                Timer::Expiry => self.end(&mut inside, &session),
+            }
+        }
+    }
+
+    /// Forgets retained messages that have expired.
+    pub(crate) fn expire_retained(&self) {
+        self.lock().retained.expire();
+    }
+
+    /// Ends a session: nothing of it is left.
+    fn end(&self, inside: &mut Inside, session: &Arc<Session>) {
+        let mut state = session.lock();
+        let will = state.will.take();
+        let subscriptions = std::mem::take(&mut state.subscriptions);
+        let waiting = state.take_waiting();
+        drop(state);
+        for filter in subscriptions.keys() {
+            self.remove_from_trie(inside, session, filter);
+        }
+        self.usage.subscriptions.remove(subscriptions.len() as u64);
+        if inside.sessions.get(&session.key).is_some_and(|known| known == session) {
+            inside.sessions.remove(&session.key);
+        }
+        inside.cancel_timers(session);
+        self.hand_on(inside, session, waiting);
+        if let Some(will) = will {
+            self.publish_will(session, &will);
+        }
+    }
+
+    /// Asks again what each client may do, and cuts off who may not stay. Says how many those were,
+    /// by reason.
+    pub(crate) fn reassess(&self) -> HashMap<DenyReason, u64> {
+        let sessions: Vec<_> = self.lock().sessions.values().cloned().collect();
+        let mut cut = HashMap::new();
+        for session in sessions {
+            let access = Arc::clone(&session.lock().access);
+            match access.renew() {
+                Ok(Renewal::Unchanged) => {}
+                Ok(Renewal::Changed(access)) => {
+                    self.quotas.store(Arc::new(access.quotas()));
+                    self.take_over_access(&mut self.lock(), &session, access);
+                }
+                Err(reason) => {
+                    if session.close(closing_reason(reason)) {
+                        access.note(Noted::Terminated(reason));
+                        *cut.entry(reason).or_default() += 1;
+                    }
+                }
+            }
+        }
+        cut
+    }
+
+    /// Gives a session other rights: subscriptions and waiting messages beyond them are gone.
+    pub(crate) fn renew(&self, session: &Arc<Session>, access: Arc<dyn Access>) {
+        self.take_over_access(&mut self.lock(), session, access);
+    }
+
+    fn take_over_access(
+        &self,
+        inside: &mut Inside,
+        session: &Arc<Session>,
+        access: Arc<dyn Access>,
+    ) {
+        let mut state = session.lock();
+        let denied: HashSet<Box<str>> = state
+            .subscriptions
+            .keys()
+            .filter(|filter| !self.may_subscribe(&*access, filter))
+            .cloned()
+            .collect();
+        state.subscriptions.retain(|filter, _| !denied.contains(filter));
+        let dropped = state.filter_waiting(|topic| access.receives(topic));
+        state.access = access;
+        drop(state);
+        session.rights.fetch_add(1, Ordering::Release);
+        for filter in &denied {
+            self.remove_from_trie(inside, session, filter);
+        }
+        self.usage.subscriptions.remove(denied.len() as u64);
+        self.shared.metrics.denied(Operation::Subscribe, DenyReason::RightsChanged, denied.len());
+        self.shared.metrics.denied(Operation::Receive, DenyReason::RightsChanged, dropped);
+    }
+
+    /// Counts what was refused, and tells whoever decided.
+    pub(crate) fn denied(&self, access: &dyn Access, operation: Operation, reason: DenyReason) {
+        self.shared.metrics.denied(operation, reason, 1);
+        access.note(Noted::Denied(operation, reason));
+    }
+
+    /// Closes every connection.
+    pub(crate) fn close_all(&self, reason: ReasonCode) {
+        let sessions: Vec<_> = self.lock().sessions.values().cloned().collect();
+        for session in sessions {
+            session.close(reason);
+        }
+    }
+
+    /// How many sessions and retained messages there are.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let inside = self.lock();
+        (inside.sessions.len(), inside.retained.len())
+    }
+}
+
+/// The reason in DISCONNECT for why a client is cut off.
+pub(crate) fn closing_reason(reason: DenyReason) -> ReasonCode {
+    match reason {
+        DenyReason::TokenExpired => ReasonCode::MAXIMUM_CONNECT_TIME,
+        DenyReason::TenantSuspended
+        | DenyReason::TenantUnknown
+        | DenyReason::DeviceRevoked
+        | DenyReason::TokenRevoked
+        | DenyReason::TokenSuperseded => ReasonCode::ADMINISTRATIVE_ACTION,
+        _ => ReasonCode::NOT_AUTHORIZED,
+    }
+}
+
+impl fmt::Debug for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Realm").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}

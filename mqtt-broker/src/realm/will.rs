@@ -1,0 +1,26 @@
+use super::{Realm, Session, Will};
+use crate::bus::Batch;
+use crate::clock::Deadline;
+use crate::hook::{Operation, Renewal};
+use crate::record::Message;
+use std::sync::Arc;
+
+impl Realm {
+    /// Publishes a will, if its client may still publish there: its rights may have changed since it
+    /// connected.
+    pub(super) fn publish_will(&self, session: &Arc<Session>, will: &Will) {
+        let Some((message, _)) = Message::read(&will.record) else { return };
+        let access = Arc::clone(&session.lock().access);
+        let allowed = access.renew().and_then(|renewal| match renewal {
+            Renewal::Unchanged => access.publish(message.topic),
+            Renewal::Changed(access) => access.publish(message.topic),
+        });
+        if let Err(reason) = allowed {
+            self.denied(&*access, Operation::Will, reason);
+            return;
+        }
+        let deadline = will.expiry.map(Deadline::after);
+        let records = Message { deadline, ..message }.to_bytes();
+        self.lane.push(Batch { publisher: None, records });
+    }
+}

@@ -1,0 +1,135 @@
+//! The broker within a running [`Control`].
+
+use crate::broker::Shared;
+use crate::hook::Hook;
+use crate::listen::{ListenError, listen};
+use crate::metrics::Metrics;
+use crate::policy::TenantPolicy;
+use crate::settings::Settings;
+use bulkhead_control::Control;
+use bulkhead_control::config::MqttConfig;
+use bulkhead_policy::{DenyReason, TenantId};
+use prometheus::Registry;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Why the broker cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MqttError {
+    /// No `[mqtt]`.
+    #[error("[mqtt] is not configured; set mqtt.listeners")]
+    NotConfigured,
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The routers.
+    #[error("mqtt: the embedded router did not start")]
+    Router,
+}
+
+/// A running broker. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    addresses: Arc<[SocketAddr]>,
+}
+
+impl Broker {
+    /// Starts a broker with a hook of your own.
+    ///
+    /// ```no_run
+    /// use bulkhead_control::config::MqttConfig;
+    /// use bulkhead_mqtt_broker::{Broker, hook::AllowAll};
+    /// use bulkhead_policy::TenantId;
+    /// use tokio_util::{sync::CancellationToken, task::TaskTracker};
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = MqttConfig::new(vec!["tcp://127.0.0.1:1883".parse()?]);
+    /// let everybody = AllowAll::of(TenantId::parse("home")?);
+    /// let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    /// let registry = prometheus::Registry::new();
+    /// let broker = Broker::start(&config, everybody, &registry, &tasks, &stop)?;
+    /// println!("listening on {:?}", broker.addresses());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MqttError`]. It needs a tokio runtime of several threads.
+    pub fn start(
+        config: &MqttConfig,
+        hook: impl Hook,
+        registry: &Registry,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, MqttError> {
+        let metrics = Metrics::new(registry)?;
+        let settings = Settings::of(config);
+        let shared = Shared::start(Box::new(hook), settings, config.routers, metrics, tasks, stop)
+            .ok_or(MqttError::Router)?;
+        let addresses = listen(config, &shared)?.into();
+        Ok(Self { shared, addresses })
+    }
+
+    /// Where it listens, in the configuration's order.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Asks every [`Access`](crate::hook::Access) again whether it still holds: those of one tenant,
+    /// or all. Says how many connections were cut off, by reason.
+    pub fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
+        self.shared.reassess(tenant)
+    }
+}
+
+/// Starts the backend within a running [`Control`]: it listens from now on, and follows the
+/// directory.
+///
+/// # Errors
+/// [`MqttError`].
+pub fn start(control: &Control) -> Result<Broker, MqttError> {
+    let config = control.config().mqtt.as_ref().ok_or(MqttError::NotConfigured)?;
+    let auth = control.auth();
+    let policy = TenantPolicy::new(Arc::clone(auth), config.mount.as_deref());
+    // Listening begins before there is anything to hear.
+    let mut directory = auth.directory().changes();
+    let mut rules = auth.rules_changes();
+    let registry = auth.metrics().registry();
+    let broker = Broker::start(config, policy, registry, control.tasks(), control.stop())?;
+    let (follower, stop) = (broker.clone(), control.stop().clone());
+    control.tasks().spawn(async move {
+        let mut before = directory.borrow_and_update().clone();
+        let following = async {
+            loop {
+                tokio::select! {
+                    changed = directory.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let after = directory.borrow_and_update().clone();
+                        for tenant in after.changed_since(&before) {
+                            follower.reassess(Some(&tenant));
+                        }
+                        before = after;
+                    }
+                    changed = rules.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        follower.reassess(None);
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(following).await;
+    });
+    Ok(broker)
+}
