@@ -10,7 +10,7 @@ mod output;
 pub mod signer;
 
 pub use args::Args;
-pub use commands::start_services;
+pub use commands::{Services, start_services};
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 use crate::process::Replica;
 use crate::wait::eventually;
 use bulkhead_cli::signer::{Signer, TokenRequest};
-use bulkhead_cli::start_services;
+use bulkhead_cli::{Services, start_services};
 use bulkhead_control::Control;
 use bulkhead_control::config::Config;
 use bulkhead_control::directory::Store;
@@ -226,7 +226,8 @@ impl Stack {
         if std::env::var_os("BULKHEAD__LOG__FILTER").is_some() {
             bulkhead_control::log::init(&config.log).unwrap();
         }
-        let (control, exchange) = start_services(config, Some(self.config_path())).await.unwrap();
+        let Services { control, exchange, .. } =
+            start_services(config, Some(self.config_path())).await.unwrap();
         eventually("the service is ready", || control.readiness().missing().is_empty()).await;
         self.control = Some(control);
         self.exchange = exchange;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
-use bulkhead_cli::start_services;
+use bulkhead_cli::{Services, start_services};
 use bulkhead_control::Control;
 use bulkhead_control::directory::Store;
 use bulkhead_devkit::{NatsServer, Tools};
@@ -26,7 +26,7 @@ impl Fixed {
         .await
         .unwrap();
         let config = site.configure(server.client_url());
-        let (control, _) = start_services(config, None).await.unwrap();
+        let Services { control, .. } = start_services(config, None).await.unwrap();
         eventually("ready", || control.readiness().missing().is_empty()).await;
         Self { control, server, site }
     }

@@ -10,7 +10,7 @@ mod serve;
 mod tenant;
 mod token;
 
-pub use serve::start as start_services;
+pub use serve::{Services, start as start_services};
 
 use crate::args::{Args, Command};
 use crate::output::Output;

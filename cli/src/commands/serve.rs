@@ -3,6 +3,7 @@
 use super::{Context, Outcome};
 use bulkhead_control::config::Config;
 use bulkhead_control::{Control, StartError};
+use bulkhead_mqtt_broker::Broker;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,21 +11,29 @@ use std::process::ExitCode;
 pub(super) async fn run(context: &Context) -> Outcome {
     let config = context.config()?;
     super::start_log(&config.log)?;
-    let (control, _) = start(config, Some(context.path.clone())).await?;
+    let Services { control, .. } = start(config, Some(context.path.clone())).await?;
     tracing::info!(admin = %control.admin_address(), "serving");
     control.wait().await;
     control.shutdown().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts what the configuration has. Returns with it where the exchange is.
+/// Everything that the configuration has, running.
+#[derive(Debug)]
+pub struct Services {
+    /// What they share.
+    pub control: Control,
+    /// Where the exchange is.
+    pub exchange: Option<SocketAddr>,
+    /// The MQTT broker.
+    pub mqtt: Option<Broker>,
+}
+
+/// Starts what the configuration has.
 ///
 /// # Errors
 /// [`StartError`].
-pub async fn start(
-    config: Config,
-    file: Option<PathBuf>,
-) -> Result<(Control, Option<SocketAddr>), StartError> {
+pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Services, StartError> {
     let control = Control::start(config, file).await?;
     let mut issuers = Vec::new();
     if control.config().nats.is_some() {
@@ -33,14 +42,16 @@ pub async fn start(
             .map_err(|cause| StartError::Backend { backend: "nats", cause: cause.into() })?;
         issuers.extend(issuer);
     }
+    let mut mqtt = None;
     if control.config().mqtt.is_some() {
         let broker = bulkhead_mqtt_broker::start(&control)
             .map_err(|cause| StartError::Backend { backend: "mqtt", cause: cause.into() })?;
         tracing::info!(addresses = ?broker.addresses(), "MQTT clients are served");
+        mqtt = Some(broker);
     }
     let exchange = control.start_exchange(issuers).await?;
     if let Some(address) = exchange {
         tracing::info!(%address, "credentials are issued at /v1/credentials");
     }
-    Ok((control, exchange))
+    Ok(Services { control, exchange, mqtt })
 }

@@ -1,6 +1,6 @@
 //! A nats-server, the services and two tenants, in one folder.
 
-use crate::commands::start_services;
+use crate::commands::{Services, start_services};
 use crate::signer::{Signer, SignerError, TokenRequest};
 use bulkhead_auth_callout::InitError;
 use bulkhead_control::config::{Config, ConfigError};
@@ -103,7 +103,7 @@ impl Environment {
                 Err(error) => return Err(error.into()),
             }
         }
-        let (control, exchange) = start_services(config, Some(path)).await?;
+        let Services { control, exchange, .. } = start_services(config, Some(path)).await?;
         let environment = Self { folder, signer, nats, control, exchange };
         environment.ready().await?;
         Ok(environment)
