@@ -6,6 +6,7 @@ use crate::hook::{Access, Hook};
 use crate::metrics::Metrics;
 use crate::realm::Realm;
 use crate::settings::Settings;
+use crate::upstream::Upstream;
 use bulkhead_policy::{DenyReason, Scope, TenantId};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -31,7 +32,9 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Connections, whether or not they have come to their CONNECT.
     pub(crate) open: AtomicUsize,
-    bus: Bus,
+    /// The broker behind this one, which then has no realms.
+    pub(crate) upstream: Option<Arc<Upstream>>,
+    bus: Option<Bus>,
     tenants: RwLock<HashMap<TenantId, Arc<Realm>>>,
     services: OnceLock<Arc<Realm>>,
     serials: AtomicU64,
@@ -42,6 +45,7 @@ impl Shared {
         hook: Box<dyn Hook>,
         settings: Settings,
         routers: usize,
+        upstream: Option<Arc<Upstream>>,
         metrics: Metrics,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -53,11 +57,16 @@ impl Shared {
             stop: stop.clone(),
             tasks: tasks.clone(),
             open: AtomicUsize::new(0),
-            bus: Bus::start(routers, tasks, stop),
+            bus: upstream.is_none().then(|| Bus::start(routers, tasks, stop)),
+            upstream,
             tenants: RwLock::default(),
             services: OnceLock::new(),
             serials: AtomicU64::new(1),
         });
+        if let Some(upstream) = &shared.upstream {
+            upstream.start(&shared);
+            return Some(shared);
+        }
         let services = shared.open_realm(None, "")?;
         shared.services.set(services).ok()?;
         tasks.spawn(Arc::clone(&shared).keep_house());
@@ -95,7 +104,7 @@ impl Shared {
 
     fn open_realm(self: &Arc<Self>, tenant: Option<TenantId>, mount: &str) -> Option<Arc<Realm>> {
         let name = tenant.as_ref().map_or("", TenantId::as_str);
-        let (lane, drain) = self.bus.lane(name)?;
+        let (lane, drain) = self.bus.as_ref()?.lane(name)?;
         let realm = Arc::new(Realm::new(tenant, mount, lane, Arc::clone(self)));
         let dispatch = Arc::clone(&realm).dispatch(drain);
         let stop = self.stop.clone();
@@ -126,6 +135,9 @@ impl Shared {
 
     /// Asks again what clients may do: those of these tenants, or all.
     pub(crate) fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
+        if let Some(upstream) = &self.upstream {
+            return upstream.reassess(tenant);
+        }
         let realms = match tenant {
             Some(tenant) => {
                 let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);

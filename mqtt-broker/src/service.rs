@@ -6,6 +6,7 @@ use crate::listen::{ListenError, listen};
 use crate::metrics::Metrics;
 use crate::policy::TenantPolicy;
 use crate::settings::Settings;
+use crate::upstream::{Upstream, UpstreamError};
 use bulkhead_control::Control;
 use bulkhead_control::config::MqttConfig;
 use bulkhead_policy::{DenyReason, TenantId};
@@ -29,6 +30,9 @@ pub enum MqttError {
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The broker behind this one.
+    #[error("mqtt.upstream: {0}")]
+    Upstream(#[from] UpstreamError),
     /// The routers.
     #[error("mqtt: the embedded router did not start")]
     Router,
@@ -72,7 +76,10 @@ impl Broker {
     ) -> Result<Self, MqttError> {
         let metrics = Metrics::new(registry)?;
         let settings = Settings::of(config);
-        let shared = Shared::start(Box::new(hook), settings, config.routers, metrics, tasks, stop)
+        let upstream = config.upstream.as_ref();
+        let upstream = upstream.map(|upstream| Upstream::open(upstream, registry)).transpose()?;
+        let (hook, routers) = (Box::new(hook), config.routers);
+        let shared = Shared::start(hook, settings, routers, upstream, metrics, tasks, stop)
             .ok_or(MqttError::Router)?;
         let addresses = listen(config, &shared)?.into();
         Ok(Self { shared, addresses })
@@ -81,6 +88,11 @@ impl Broker {
     /// Where it listens, in the configuration's order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Whether clients can be served: with a broker behind this one, whether that is there.
+    pub fn is_ready(&self) -> bool {
+        self.shared.upstream.as_ref().is_none_or(|upstream| upstream.is_up())
     }
 
     /// Asks every [`Access`](crate::hook::Access) again whether it still holds: those of one tenant,
@@ -104,6 +116,10 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     let mut rules = auth.rules_changes();
     let registry = auth.metrics().registry();
     let broker = Broker::start(config, policy, registry, control.tasks(), control.stop())?;
+    if config.upstream.is_some() {
+        let broker = broker.clone();
+        control.readiness().require("mqtt upstream", move || broker.is_ready());
+    }
     let (follower, stop) = (broker.clone(), control.stop().clone());
     control.tasks().spawn(async move {
         let mut before = directory.borrow_and_update().clone();

@@ -14,6 +14,7 @@ mod will;
 mod window;
 
 pub(crate) use session::{Link, Session, SessionKey, Subscription, Will};
+pub(crate) use usage::Usage;
 
 use crate::broker::Shared;
 use crate::bus::{Drain, Lane};
@@ -28,7 +29,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use trie::Trie;
-use usage::Usage;
 
 /// One tenant's part of the broker; or that of the platform's services.
 pub(crate) struct Realm {
