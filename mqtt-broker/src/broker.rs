@@ -136,7 +136,7 @@ impl Shared {
     /// Asks again what clients may do: those of these tenants, or all.
     pub(crate) fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
         if let Some(upstream) = &self.upstream {
-            return upstream.reassess(tenant);
+            return upstream.reassess(self, tenant);
         }
         let realms = match tenant {
             Some(tenant) => {

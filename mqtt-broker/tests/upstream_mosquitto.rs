@@ -183,13 +183,15 @@ async fn a_mount_is_invisible() {
         workers[0].nothing().await;
         assert_eq!(witness.message().await.0, "acme/jobs/1");
 
-        let dying = front.client(version, "acme", "dying").will("gone/dying", "bye").connect().await;
+        let dying =
+            front.client(version, "acme", "dying").will("gone/dying", "bye").connect().await;
         acme.subscribe(&["gone/+"]).await;
         drop(dying);
         assert_eq!(acme.message().await, pair("gone/dying", "bye"));
         assert_eq!(witness.message().await, pair("acme/gone/dying", "bye"));
         globex.nothing().await;
-        let quiet = front.client(version, "acme", "quiet").will("gone/quiet", "bye").connect().await;
+        let quiet =
+            front.client(version, "acme", "quiet").will("gone/quiet", "bye").connect().await;
         quiet.disconnect().await;
         acme.nothing().await;
     }

@@ -20,7 +20,8 @@ const OLD: Version = Version::V311;
 
 fn nats(dir: &Path) -> (NatsServer, u16) {
     let port = free_port().unwrap();
-    let config = format!("server_name: one\njetstream {{}}\nmqtt {{ listen: \"127.0.0.1:{port}\" }}\n");
+    let config =
+        format!("server_name: one\njetstream {{}}\nmqtt {{ listen: \"127.0.0.1:{port}\" }}\n");
     let binary = Tools::open().unwrap().nats_server().unwrap();
     (NatsServer::start(&binary, dir, &config).unwrap(), port)
 }

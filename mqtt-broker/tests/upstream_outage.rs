@@ -233,7 +233,8 @@ async fn a_broker_that_talks_nonsense_ends_its_connection_only() {
         assert!(front.broker.is_ready());
     }
     // What belongs to another tenant is not passed on, whoever sends it.
-    let front = Front::before(&fake(b"\x30\x0b\x00\x08globex/x\x00").await, &World::of(&["acme"])).await;
+    let front =
+        Front::before(&fake(b"\x30\x0b\x00\x08globex/x\x00").await, &World::of(&["acme"])).await;
     let mut client = front.connected(Version::V5, "acme", "x").await;
     client.nothing().await;
     // Its goodbye is passed on, but not where it wants clients to go.

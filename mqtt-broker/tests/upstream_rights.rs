@@ -25,12 +25,8 @@ async fn suspension_cuts_the_tenant_and_nobody_else() {
     let mut globex = front.connected(Version::V5, "globex", "g").await;
     globex.subscribe(&["globex/#"]).await;
     let mut old = front.client(Version::V311, "acme", "a").will("acme/gone", "old").connect().await;
-    let mut new = front
-        .client(Version::V5, "acme", "b")
-        .kept()
-        .will("acme/gone", "new")
-        .connect()
-        .await;
+    let mut new =
+        front.client(Version::V5, "acme", "b").kept().will("acme/gone", "new").connect().await;
     assert_eq!(front.change("acme", |rights| rights.suspended = true), 2);
     assert_eq!(old.cut().await, None);
     assert_eq!(new.cut().await, Some(ReasonCode::ADMINISTRATIVE_ACTION));
@@ -149,6 +145,42 @@ async fn wills_are_decided_about_when_they_are_due() {
         witness.nothing().await;
         front.change("acme", |rights| rights.publish = vec!["acme/#".to_owned()]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_will_that_waits_is_taken_back_with_its_rights() {
+    let (_dir, _mosquitto, front) = site(&World::of(&["acme", "globex"])).await;
+    let mut witness = front.connected(Version::V5, "globex", "w").await;
+    front.change("globex", |rights| {
+        rights.subscribe.push("acme/#".to_owned());
+    });
+    assert_eq!(witness.subscribe(&["acme/#"]).await, [2]);
+    let waiting = |id: &str, delay| {
+        front.client(Version::V5, "acme", id).kept().will("acme/gone", id).delayed(delay)
+    };
+    let mut kept = waiting("revoked", 3).connect().await;
+    kept.subscribe(&["acme/queue"]).await;
+    drop(kept);
+    drop(waiting("due", 3).connect().await);
+    drop(waiting("back", 3).connect().await);
+    let mut back = front.client(Version::V5, "acme", "back").kept().resume().await;
+    witness.nothing().await;
+    let mut due = [witness.message().await.1, witness.message().await.1];
+    due.sort();
+    assert_eq!(due, ["due", "revoked"]);
+    back.nothing().await;
+    // The same, with rights that go in the meantime.
+    drop(waiting("revoked", 3).connect().await);
+    witness.nothing().await;
+    assert_eq!(front.change("acme", |rights| rights.suspended = true), 1, "the one that is back");
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    witness.nothing().await;
+    // Nothing else of the session is gone.
+    front.change("acme", |rights| rights.suspended = false);
+    let mut writer = front.connected(Version::V5, "acme", "writer").await;
+    writer.publish("acme/queue", "waited").await;
+    let mut back = front.client(Version::V5, "acme", "revoked").kept().resume().await;
+    assert_eq!(back.message().await.1, "waited");
 }
 
 #[tokio::test(flavor = "multi_thread")]

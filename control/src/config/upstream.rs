@@ -209,7 +209,11 @@ impl FromStr for UpstreamUrl {
         let port = match port {
             Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?,
             None if authority.ends_with(host) || authority.ends_with(']') => {
-                if tls { 8883 } else { 1883 }
+                if tls {
+                    8883
+                } else {
+                    1883
+                }
             }
             None => return Err(wrong()),
         };

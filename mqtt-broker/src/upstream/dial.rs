@@ -156,8 +156,9 @@ impl Tls {
         let client = match (&config.cert_file, &config.key_file) {
             (Some(chain), Some(key_file)) => {
                 let text = read_text(key_file)?;
-                let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
-                    .map_err(|_| UpstreamError::Pem { path: key_file.clone(), what: "private key" })?;
+                let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+                    UpstreamError::Pem { path: key_file.clone(), what: "private key" }
+                })?;
                 builder.with_client_auth_cert(certificates(chain)?, key)?
             }
             _ => builder.with_no_client_auth(),

@@ -22,7 +22,11 @@ enum Withheld {
 
 impl Relay {
     /// Does what a packet of the broker asks for. `whole` is the packet.
-    pub(super) fn from_broker(&mut self, packet: ServerPacket<'_>, whole: &[u8]) -> Result<(), End> {
+    pub(super) fn take_from_broker(
+        &mut self,
+        packet: ServerPacket<'_>,
+        whole: &[u8],
+    ) -> Result<(), End> {
         match packet {
             ServerPacket::Publish(message) => return self.publish_down(&message, whole),
             ServerPacket::PubAck(_) | ServerPacket::PubRec(_) | ServerPacket::PubComp(_) => {
@@ -31,8 +35,7 @@ impl Relay {
             ServerPacket::PubRel(released) => self.pubrel(&released, whole),
             ServerPacket::SubAck { packet_id, codes, .. } => {
                 let unfit = End::BrokerBroken("a SUBACK does not fit its SUBSCRIBE");
-                let (answer, failed) =
-                    self.requests.suback(packet_id, codes).map_err(|_| unfit)?;
+                let (answer, failed) = self.requests.suback(packet_id, codes).map_err(|_| unfit)?;
                 self.seat.tenancy.usage.subscriptions.remove(failed as u64);
                 answer.suback(self.client.out(), self.version, packet_id, whole);
             }

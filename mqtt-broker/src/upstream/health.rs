@@ -103,7 +103,7 @@ async fn connect(upstream: &Upstream) -> Result<Box<dyn Stream>, Failure> {
     let mut stream = upstream.dialer.dial().await?;
     let packet = hello::own_connect(upstream, &upstream.own_id);
     let answer = hello::introduce(&mut stream, &packet).await?;
-    hello::accepts(&answer)?;
+    hello::accepts(&answer, Version::V311)?;
     Ok(stream)
 }
 

@@ -1,6 +1,7 @@
 //! CONNECT to the broker and its answer.
 
 use super::names::{self, Names};
+use super::wills;
 use super::{Limits, Upstream};
 use crate::codec::{
     self, Connect, DecodeError, Frame, Properties, PropertiesBuf, Property, ReasonCode,
@@ -9,7 +10,7 @@ use crate::codec::{
 use crate::connection::{Stream, check_will};
 use crate::hook::Access;
 use crate::settings::{Settings, TOPIC_ALIASES};
-use bulkhead_policy::Verdict;
+use bulkhead_policy::{DenyReason, Verdict};
 use secrecy::ExposeSecret;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -130,23 +131,52 @@ pub(super) async fn introduce(
 /// A CONNECT of the front's own.
 pub(super) fn own_connect(upstream: &Upstream, client_id: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    write(&mut out, upstream, &Connect {
-        // Every broker speaks it.
-        version: Version::V311,
-        clean_start: true,
-        keep_alive: KEEP_ALIVE,
-        client_id,
-        properties: Properties::default(),
-        will: None,
-        user_name: None,
-        password: None,
-    });
+    write(
+        &mut out,
+        upstream,
+        &Connect {
+            // Every broker speaks it.
+            version: Version::V311,
+            clean_start: true,
+            keep_alive: KEEP_ALIVE,
+            client_id,
+            properties: Properties::default(),
+            will: None,
+            user_name: None,
+            password: None,
+        },
+    );
     out
 }
 
-/// Whether the broker accepts the front's own CONNECT.
-pub(super) fn accepts(answer: &Answer) -> Result<(), Failure> {
-    answer.read(Version::V311).map(drop)
+/// A CONNECT to the session of a client that has gone.
+pub(super) fn resume(upstream: &Upstream, client_id: &str, expiry: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    let properties = PropertiesBuf::from_iter([
+        Property::SessionExpiry(expiry),
+        // Nothing is wanted of what waits there.
+        Property::ReceiveMaximum(1),
+    ]);
+    write(
+        &mut out,
+        upstream,
+        &Connect {
+            version: Version::V5,
+            clean_start: false,
+            keep_alive: KEEP_ALIVE,
+            client_id,
+            properties: properties.as_properties(),
+            will: None,
+            user_name: None,
+            password: None,
+        },
+    );
+    out
+}
+
+/// Whether the broker accepts a CONNECT of the front's own.
+pub(super) fn accepts(answer: &Answer, version: Version) -> Result<(), Failure> {
+    answer.read(version).map(drop)
 }
 
 /// With the front's own user and password: what the client showed goes no further.
@@ -161,8 +191,7 @@ pub(super) struct Request {
     /// CONNECT.
     pub(super) packet: Vec<u8>,
     pub(super) limits: Limits,
-    /// Topic of the will, as rights are written.
-    pub(super) will: Option<Box<str>>,
+    pub(super) will: Option<wills::Will>,
     /// Seconds of keep alive towards the broker.
     keep_alive: u16,
     /// Seconds that the session outlives the connection.
@@ -204,22 +233,28 @@ impl Request {
             let most = u32::try_from(from_broker).unwrap_or(u32::MAX);
             properties.push(Property::MaximumPacketSize(most));
             let problems = asked.request_problem_information();
-            problems.into_iter().for_each(|p| properties.push(Property::RequestProblemInformation(p)));
+            problems
+                .into_iter()
+                .for_each(|p| properties.push(Property::RequestProblemInformation(p)));
         }
         let id = names::client_id(access, upstream.dialer.prefix(), client_id);
         let mut packet = Vec::new();
-        let mut will_topic = None;
+        let mut own_will = None;
         let say = |packet: &mut Vec<u8>, will| {
-            write(packet, upstream, &Connect {
-                version: connect.version,
-                clean_start: connect.clean_start,
-                keep_alive,
-                client_id: &id,
-                properties: properties.as_properties(),
-                will,
-                user_name: None,
-                password: None,
-            });
+            write(
+                packet,
+                upstream,
+                &Connect {
+                    version: connect.version,
+                    clean_start: connect.clean_start,
+                    keep_alive,
+                    client_id: &id,
+                    properties: properties.as_properties(),
+                    will,
+                    user_name: None,
+                    password: None,
+                },
+            );
         };
         match &connect.will {
             None => say(&mut packet, None),
@@ -227,28 +262,30 @@ impl Request {
                 let topic = names.topic(will.topic)?;
                 let response = will.properties.response_topic();
                 let response = response.map(|response| names.topic(response)).transpose();
-                let response = response.map_err(|_| bulkhead_policy::DenyReason::ResponseTopicDenied)?;
+                let response = response.map_err(|_| DenyReason::ResponseTopicDenied)?;
                 let mounted = names.mounted(&topic);
                 let answers_to = response.as_deref().map(|response| names.mounted(response));
                 check_will(access, mounted, answers_to, will.payload.len())?;
-                will_topic = Some(mounted.into());
+                own_will = Some(wills::Will {
+                    topic: mounted.into(),
+                    delay: will.properties.will_delay().unwrap_or(0),
+                    client_id: id.as_str().into(),
+                });
                 let properties: PropertiesBuf = will
                     .properties
                     .iter()
-                    .filter_map(|property| match (property, response.as_deref()) {
+                    .map(|property| match (property, response.as_deref()) {
                         (Property::ResponseTopic(_), Some(response)) => {
-                            Some(Property::ResponseTopic(response))
+                            Property::ResponseTopic(response)
                         }
-                        // A delayed will could not be taken back when its client's rights are.
-                        (Property::WillDelay(_), _) => None,
-                        (property, _) => Some(property),
+                        (property, _) => property,
                     })
                     .collect();
                 let properties = properties.as_properties();
                 say(&mut packet, Some(Will { topic: &topic, properties, ..*will }));
             }
         }
-        Ok(Self { packet, limits, will: will_topic, keep_alive, expiry })
+        Ok(Self { packet, limits, will: own_will, keep_alive, expiry })
     }
 
     /// Reads the broker's answer, and writes that of the front.
@@ -320,8 +357,7 @@ pub(super) struct Terms {
     /// What the client is told.
     pub(super) connack: Vec<u8>,
     pub(super) limits: Limits,
-    /// Topic of the will, as rights are written.
-    pub(super) will: Option<Box<str>>,
+    pub(super) will: Option<wills::Will>,
     /// Seconds of keep alive of the client; 0: none.
     pub(super) keep_alive: u16,
     /// Seconds of keep alive towards the broker; 0: none.

@@ -22,6 +22,7 @@ mod relay;
 mod requests;
 mod tenancy;
 mod up;
+mod wills;
 
 pub use dial::UpstreamError;
 pub(crate) use relay::Relay;
@@ -98,7 +99,10 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`] for what the files do not hold, or metrics that are there already.
-    pub(crate) fn open(config: &UpstreamConfig, registry: &Registry) -> Result<Arc<Self>, MqttError> {
+    pub(crate) fn open(
+        config: &UpstreamConfig,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, MqttError> {
         let mut random = [0; 16];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| UpstreamError::Random)?;
         Ok(Arc::new(Self {
@@ -126,6 +130,7 @@ impl Upstream {
         loop {
             tokio::time::sleep(TICK).await;
             let tenancies = self.all();
+            tenancies.iter().for_each(|tenancy| tenancy.wills.expire());
             let clients: usize = tenancies.iter().map(|tenancy| tenancy.len()).sum();
             metrics.sessions.set(i64::try_from(clients).unwrap_or(i64::MAX));
             metrics.tenants.set(i64::try_from(tenancies.len()).unwrap_or(i64::MAX));
@@ -154,7 +159,11 @@ impl Upstream {
     }
 
     /// Asks again what clients may do: those of one tenant, or all.
-    pub(crate) fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
+    pub(crate) fn reassess(
+        self: &Arc<Self>,
+        shared: &Shared,
+        tenant: Option<&TenantId>,
+    ) -> HashMap<DenyReason, u64> {
         let tenancies = match tenant {
             Some(tenant) => {
                 let known = self.tenancies.read().unwrap_or_else(PoisonError::into_inner);
@@ -166,6 +175,14 @@ impl Upstream {
         for tenancy in tenancies {
             for (reason, n) in tenancy.reassess() {
                 *cut.entry(reason).or_default() += n;
+            }
+            for (waiting, reason) in tenancy.wills.denied() {
+                shared.metrics.denied(Operation::Will, reason, 1);
+                waiting.access().note(Noted::Denied(Operation::Will, reason));
+                let (taking_back, stop) = (Arc::clone(self), shared.stop.clone());
+                shared.tasks.spawn(async move {
+                    stop.run_until_cancelled(wills::take_back(taking_back, waiting)).await
+                });
             }
         }
         cut
@@ -206,8 +223,7 @@ impl Upstream {
         let introduced = timeout(health::ANSWER, self.introduce(packet)).await;
         let introduced = introduced.unwrap_or(Err(Failure::Timeout));
         let met = introduced.and_then(|(stream, answer)| {
-            let terms =
-                request.answered(settings, &names, connect, client_id, method, &answer)?;
+            let terms = request.answered(settings, &names, connect, client_id, method, &answer)?;
             Ok((Pipe::new(stream, answer.into_rest()), terms))
         });
         let (broker, terms) = match met {

@@ -138,10 +138,17 @@ pub(super) fn client_id(access: &dyn Access, prefix: &str, chosen: &str) -> Stri
 
 /// Whether every broker takes a name for nothing but a name. What begins with `$` is a broker's own,
 /// and some of it is a command (`$delayed/10/…` of EMQX publishes elsewhere); levels that are `*` or
-/// `>` are wildcards where NATS keeps the messages.
+/// `>` are wildcards to nats-server, which does not escape them; and control characters end lines in
+/// its protocol.
 fn is_plain(name: &str) -> bool {
-    !name.starts_with('$')
-        && (!name.contains(['*', '>']) || name.split('/').all(|level| !matches!(level, "*" | ">")))
+    let is_odd = |byte: u8| byte < b' ' || matches!(byte, b'*' | b'>' | 0x7F);
+    // Without an early exit the loop runs over many bytes at a time.
+    let odd = name.bytes().fold(false, |odd, byte| odd | is_odd(byte));
+    !name.starts_with('$') && (!odd || has_plain_levels(name))
+}
+
+fn has_plain_levels(name: &str) -> bool {
+    !name.contains(char::is_control) && name.split('/').all(|level| !matches!(level, "*" | ">"))
 }
 
 #[cfg(test)]
@@ -181,7 +188,8 @@ mod tests {
     #[test]
     fn what_brokers_take_for_more_than_a_name_is_refused() {
         let names = Names::of(&*everybody("acme"), "");
-        for name in ["$SYS/x", "$delayed/1/globex/x", "$", "a/*", "a/>/b", "*"] {
+        for name in ["$SYS/x", "$delayed/1/globex/x", "$", "a/*", "a/>/b", "*", "a\r\nb", "a\u{7f}"]
+        {
             assert!(names.topic(name).is_err(), "{name}");
             assert!(names.filter(TopicFilter::parse(name).unwrap()).is_err(), "{name}");
             assert_eq!(names.heard(name), None);

@@ -7,13 +7,14 @@ use super::pipe::{Pipe, poll_read};
 use super::requests::Requests;
 use super::tenancy::Seat;
 use super::up::Up;
+use super::wills::{self, Will};
 use crate::broker::Shared;
 use crate::codec::{
     DecodeError, Frame, Packet, Property, ReasonCode, ServerPacket, Version, client_disconnect,
     disconnect, pingreq, unsubscribe,
 };
 use crate::connection::Stream;
-use crate::hook::{Access, Noted, Operation, Renewal};
+use crate::hook::{Access, Noted, Operation};
 use bulkhead_policy::DenyReason;
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -32,8 +33,11 @@ const WAITING_BYTES: usize = 256 * 1024;
 /// take answers may not ask for more. Besides, there is room for one packet of the other side.
 const UNTAKEN_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long the last packets may take to leave.
+/// How long the last packets may take to get to the client.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long they may take to get to the broker: among them is what keeps it from publishing a will.
+const FAREWELL: Duration = Duration::from_secs(8);
 
 /// How long the broker may be silent after it was asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -78,8 +82,7 @@ pub(crate) struct Relay {
     pub(super) withheld: HashSet<u16>,
     /// The last topic that the client may receive: most hear the same again and again.
     pub(super) heard: String,
-    /// Topic of the will, as rights are written.
-    will: Option<Box<str>>,
+    pub(super) will: Option<Will>,
     /// Seconds that the session outlives the connection.
     pub(super) expiry: u32,
     keep_alive: Option<Duration>,
@@ -170,7 +173,11 @@ impl Relay {
             expiry: terms.expiry,
             keep_alive: (terms.keep_alive > 0).then_some(silence),
             last_heard: now,
-            pulse: Pulse { every: (!every.is_zero()).then_some(every), last_sent: now, asked: None },
+            pulse: Pulse {
+                every: (!every.is_zero()).then_some(every),
+                last_sent: now,
+                asked: None,
+            },
         }
     }
 
@@ -198,7 +205,7 @@ impl Relay {
         };
         let broker_is_there =
             !matches!(end, End::BrokerGone | End::BrokerClosed(_) | End::BrokerBroken(_));
-        if broker_is_there && end != End::Goodbye && self.will.is_some() && !self.may_will() {
+        if end != End::Goodbye && !self.leave_will() && broker_is_there {
             // Whose rights are gone has no will either; without this, the broker would publish it.
             let normal = ReasonCode::NORMAL_DISCONNECTION;
             client_disconnect(self.broker.out(), self.version, normal, &[]);
@@ -216,7 +223,7 @@ impl Relay {
         let ends_broker = async {
             if broker_is_there {
                 // Whoever does not take it goes without.
-                let _ = timeout(GOODBYE, broker.finish()).await;
+                let _ = timeout(FAREWELL, broker.finish()).await;
             }
         };
         let ends_client = async {
@@ -227,17 +234,24 @@ impl Relay {
         tokio::join!(ends_broker, ends_client);
     }
 
-    /// Whether the will may be published now.
-    pub(super) fn may_will(&self) -> bool {
-        let Some(topic) = &self.will else { return true };
-        let allowed = self.access.renew().and_then(|renewal| match renewal {
-            Renewal::Unchanged => self.access.publish(topic),
-            Renewal::Changed(access) => access.publish(topic),
-        });
-        if let Err(reason) = allowed {
+    /// The client has gone, and has not taken its will with it. Whether the broker may publish that.
+    pub(super) fn leave_will(&self) -> bool {
+        let Some(will) = &self.will else { return true };
+        if let Err(reason) = wills::may_publish(&*self.access, &will.topic) {
             self.denied(Operation::Will, reason);
+            return false;
         }
-        allowed.is_ok()
+        let handle = &self.seat.handle;
+        if will.delay.min(self.expiry) == 0 || handle.ending() == Some(End::TakenOver) {
+            return true;
+        }
+        let access = Arc::clone(&self.access);
+        let waits =
+            self.seat.tenancy.wills.wait(handle.key.clone(), will.clone(), access, self.expiry);
+        if !waits {
+            self.denied(Operation::Will, DenyReason::Overloaded);
+        }
+        waits
     }
 
     async fn serve(&mut self) -> End {
@@ -260,6 +274,7 @@ impl Relay {
             }
             if self.rights != handle.rights() {
                 self.take_over_rights();
+                timer.as_mut().reset(self.next_look());
             }
             for side in [Side::Client, Side::Broker] {
                 if self.pipe(side).is_held && self.takes_from(side) {
@@ -318,11 +333,17 @@ impl Relay {
             Poll::Ready(Err(_)) => return Poll::Ready(Err(self.broker_ends())),
             Poll::Pending => {}
         }
-        if self.takes_from(Side::Client) {
-            let read = poll_read(self, cx, |relay| &mut relay.client, |relay, bytes| {
-                relay.last_heard = Instant::now();
-                relay.receive(Side::Client, bytes)
-            });
+        // What is held comes first, or the end would overtake it.
+        if !self.client.is_held && self.takes_from(Side::Client) {
+            let read = poll_read(
+                self,
+                cx,
+                |relay| &mut relay.client,
+                |relay, bytes| {
+                    relay.last_heard = Instant::now();
+                    relay.receive(Side::Client, bytes)
+                },
+            );
             match read {
                 Poll::Ready(Ok(received)) => {
                     progress = true;
@@ -334,11 +355,16 @@ impl Relay {
                 Poll::Pending => {}
             }
         }
-        if self.takes_from(Side::Broker) {
-            let read = poll_read(self, cx, |relay| &mut relay.broker, |relay, bytes| {
-                relay.pulse.asked = None;
-                relay.receive(Side::Broker, bytes)
-            });
+        if !self.broker.is_held && self.takes_from(Side::Broker) {
+            let read = poll_read(
+                self,
+                cx,
+                |relay| &mut relay.broker,
+                |relay, bytes| {
+                    relay.pulse.asked = None;
+                    relay.receive(Side::Broker, bytes)
+                },
+            );
             match read {
                 Poll::Ready(Ok(received)) => {
                     progress = true;
@@ -402,11 +428,11 @@ impl Relay {
             let whole = rest.get(..frame.len).unwrap_or_default();
             let outcome = match side {
                 Side::Client => match Packet::decode(&frame, self.version) {
-                    Ok(packet) => self.from_client(packet, whole),
+                    Ok(packet) => self.take_from_client(packet, whole),
                     Err(error) => Err(wrong(side, error)),
                 },
                 Side::Broker => match ServerPacket::decode(&frame, self.version) {
-                    Ok(packet) => self.from_broker(packet, whole),
+                    Ok(packet) => self.take_from_broker(packet, whole),
                     Err(error) => Err(wrong(side, error)),
                 },
             };

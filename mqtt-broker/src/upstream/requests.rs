@@ -3,11 +3,15 @@
 use crate::codec::{ReasonCode, Version, suback, unsuback};
 use std::collections::{HashSet, VecDeque};
 
-/// Answers that may be due before nothing more is read from the client.
-const MAX_DUE: usize = 256;
+/// Filters whose answers may be due before nothing more is read from the client. The last packet may
+/// add as many as fit into it.
+const MAX_DUE: usize = 1024;
 
 /// Subscriptions of one connection, where its tenant has no limit of its own.
-pub(super) const MAX_OPEN: usize = 100_000;
+const MAX_OPEN: usize = 100_000;
+
+/// Bytes of their filters.
+const MAX_OPEN_BYTES: usize = 4 * 1024 * 1024;
 
 /// The packet ids of the front's own requests are below this: clients mostly count up from 1.
 const OWN_IDS: u16 = u16::MAX;
@@ -20,7 +24,11 @@ pub(super) struct Unfit;
 pub(super) struct Requests {
     /// Filters as the client wrote them.
     open: HashSet<Box<str>>,
+    /// Bytes of `open`.
+    bytes: usize,
     due: VecDeque<Due>,
+    /// Filters in `due`.
+    due_filters: usize,
     own: u16,
 }
 
@@ -56,7 +64,7 @@ pub(super) enum Answer {
 impl Requests {
     /// Whether too many answers are due.
     pub(super) fn are_many(&self) -> bool {
-        self.due.len() >= MAX_DUE
+        self.due_filters >= MAX_DUE
     }
 
     /// How many subscriptions there are.
@@ -68,28 +76,43 @@ impl Requests {
         self.open.contains(filter)
     }
 
+    /// Whether there is room for one more.
+    pub(super) fn has_room(&self, filter: &str) -> bool {
+        self.open.len() < MAX_OPEN && self.bytes + filter.len() <= MAX_OPEN_BYTES
+    }
+
     /// Adds a subscription that the broker is being asked for.
     pub(super) fn add(&mut self, filter: &str) {
-        self.open.insert(filter.into());
+        if self.open.insert(filter.into()) {
+            self.bytes += filter.len();
+        }
     }
 
     /// Ends one. Says whether there was any.
     pub(super) fn remove(&mut self, filter: &str) -> bool {
-        self.open.remove(filter)
+        let was_there = self.open.remove(filter);
+        if was_there {
+            self.bytes -= filter.len();
+        }
+        was_there
     }
 
     /// Ends those that are not allowed any more, and returns them.
     pub(super) fn retain(&mut self, mut is_allowed: impl FnMut(&str) -> bool) -> Vec<Box<str>> {
-        self.open.extract_if(|filter| !is_allowed(filter)).collect()
+        let ended: Vec<_> = self.open.extract_if(|filter| !is_allowed(filter)).collect();
+        self.bytes -= ended.iter().map(|filter| filter.len()).sum::<usize>();
+        ended
     }
 
     /// A SUBSCRIBE goes to the broker.
     pub(super) fn subscribe(&mut self, packet_id: u16, asked: Vec<Asked>) {
+        self.due_filters += asked.len();
         self.due.push_back(Due::Subscribe(packet_id, asked));
     }
 
     /// An UNSUBSCRIBE goes to the broker: `None` is for it to decide.
     pub(super) fn unsubscribe(&mut self, packet_id: u16, codes: Vec<Option<ReasonCode>>) {
+        self.due_filters += codes.len();
         self.due.push_back(Due::Unsubscribe(packet_id, codes));
     }
 
@@ -129,7 +152,7 @@ impl Requests {
                 Asked::Front(code) => code,
                 Asked::Broker(filter, is_new) => {
                     let code = ReasonCode(*from_broker.next().ok_or(Unfit)?);
-                    if code.is_error() && is_new && self.open.remove(&filter) {
+                    if code.is_error() && is_new && self.remove(&filter) {
                         failed += 1;
                     }
                     code
@@ -182,7 +205,13 @@ impl Requests {
     /// The first that is due, of those that may be meant.
     fn take(&mut self, is_it: impl Fn(&Due) -> bool) -> Option<Due> {
         let index = self.due.iter().position(is_it)?;
-        self.due.remove(index)
+        let due = self.due.remove(index)?;
+        self.due_filters -= match &due {
+            Due::Subscribe(_, asked) => asked.len(),
+            Due::Unsubscribe(_, codes) => codes.len(),
+            Due::Own(_) => 0,
+        };
+        Some(due)
     }
 }
 
@@ -218,12 +247,15 @@ mod tests {
             requests.add(filter);
         }
         let denied = ReasonCode::NOT_AUTHORIZED;
-        requests.subscribe(7, vec![
-            Asked::Broker("a".into(), true),
-            Asked::Front(denied),
-            Asked::Broker("c".into(), true),
-            Asked::Broker("d".into(), false),
-        ]);
+        requests.subscribe(
+            7,
+            vec![
+                Asked::Broker("a".into(), true),
+                Asked::Front(denied),
+                Asked::Broker("c".into(), true),
+                Asked::Broker("d".into(), false),
+            ],
+        );
         let (answer, failed) = requests.suback(7, &[1, 0x97, 0x80]).unwrap();
         let codes = [1, 0x87, 0x97, 0x80].map(ReasonCode).to_vec();
         assert_eq!((answer, failed), (Answer::Instead(codes), 1));

@@ -1,6 +1,7 @@
 //! Who is connected through the front, by tenant.
 
 use super::relay::End;
+use super::wills::Wills;
 use crate::hook::{Access, Noted, Renewal};
 use crate::realm::{SessionKey, Usage, closing_reason};
 use bulkhead_policy::{DenyReason, Verdict};
@@ -14,12 +15,13 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(super) struct Tenancy {
     pub(super) usage: Usage,
+    pub(super) wills: Wills,
     clients: Mutex<HashMap<SessionKey, Arc<Handle>>>,
 }
 
 /// What others see of one client's relay.
 pub(super) struct Handle {
-    key: SessionKey,
+    pub(super) key: SessionKey,
     /// Tells the relay that there is something to look at.
     pub(super) wake: Notify,
     /// Counts the changes of its rights.
@@ -43,7 +45,7 @@ pub(super) struct Seat {
 
 impl Tenancy {
     pub(super) fn new() -> Self {
-        Self { usage: Usage::new(), clients: Mutex::default() }
+        Self { usage: Usage::new(), wills: Wills::default(), clients: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Arc<Handle>>> {
@@ -73,6 +75,7 @@ impl Tenancy {
         if !has_place && !self.usage.connections.add(access.quotas().connections) {
             return Err(DenyReason::ConnectionQuotaExceeded);
         }
+        self.wills.forget(&key);
         clients.insert(key, Arc::clone(&handle));
         drop(clients);
         if let Some(former) = former {

@@ -2,7 +2,7 @@
 
 use super::names::{Names, Wanted};
 use super::relay::{End, Relay};
-use super::requests::{Asked, MAX_OPEN};
+use super::requests::Asked;
 use crate::codec::{
     self, AckKind, Auth, Disconnect, Packet, Properties, Property, PropertyId, Publish,
     PublishHeader, QoS, ReasonCode, Subscribe, SubscriptionOptions, TopicFilter, Unsubscribe,
@@ -43,7 +43,7 @@ pub(super) fn wanted(names: &Names, filter: &str) -> Verdict<Wanted> {
 
 impl Relay {
     /// Does what a packet of the client asks for. `whole` is the packet.
-    pub(super) fn from_client(&mut self, packet: Packet<'_>, whole: &[u8]) -> Result<(), End> {
+    pub(super) fn take_from_client(&mut self, packet: Packet<'_>, whole: &[u8]) -> Result<(), End> {
         match packet {
             Packet::Publish(publish) => return self.publish_up(&publish, whole),
             Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
@@ -220,7 +220,7 @@ impl Relay {
         if is_new {
             let limit = self.access.quotas().subscriptions;
             let usage = &self.seat.tenancy.usage.subscriptions;
-            if self.requests.open() >= MAX_OPEN || !usage.add(limit) {
+            if !self.requests.has_room(filter) || !usage.add(limit) {
                 self.denied(Operation::Subscribe, DenyReason::SubscriptionQuotaExceeded);
                 return Err(ReasonCode::QUOTA_EXCEEDED);
             }
@@ -264,9 +264,10 @@ impl Relay {
             }
             let expiry = expiry.min(self.shared.settings.max_session_expiry);
             properties.push(Property::SessionExpiry(expiry));
+            self.expiry = expiry;
         }
         let wants_will = packet.reason != ReasonCode::NORMAL_DISCONNECTION;
-        let reason = if wants_will && !self.may_will() {
+        let reason = if wants_will && !self.leave_will() {
             ReasonCode::NORMAL_DISCONNECTION
         } else {
             packet.reason

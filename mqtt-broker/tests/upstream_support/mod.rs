@@ -59,14 +59,20 @@ impl World {
         let world = Self::default();
         for tenant in tenants {
             let all = vec![format!("{tenant}/#")];
-            world.0.lock().unwrap().insert((*tenant).to_owned(), (0, Rights {
-                publish: all.clone(),
-                subscribe: all,
-                suspended: false,
-                mount: String::new(),
-                quotas: Quotas::default(),
-                expires_at: None,
-            }));
+            world.0.lock().unwrap().insert(
+                (*tenant).to_owned(),
+                (
+                    0,
+                    Rights {
+                        publish: all.clone(),
+                        subscribe: all,
+                        suspended: false,
+                        mount: String::new(),
+                        quotas: Quotas::default(),
+                        expires_at: None,
+                    },
+                ),
+            );
         }
         world
     }
@@ -325,27 +331,39 @@ impl Hello {
         self
     }
 
+    /// Has the will wait so many seconds.
+    pub fn delayed(mut self, seconds: u32) -> Self {
+        if let Some(will) = &mut self.will {
+            will.4.push(Property::WillDelay(seconds));
+        }
+        self
+    }
+
     /// Says it. Returns the answer too, which may be the end.
     pub async fn say(self) -> (Client, Got) {
         let mut packet = Vec::new();
-        codec::connect(&mut packet, &Connect {
-            version: self.version,
-            clean_start: self.clean,
-            keep_alive: self.keep_alive,
-            client_id: &self.id,
-            properties: self.properties.as_properties(),
-            will: self.will.as_ref().map(|(topic, payload, qos, retain, properties)| Will {
-                qos: *qos,
-                retain: *retain,
-                topic,
-                properties: properties.as_properties(),
-                payload,
-            }),
-            user_name: Some("whoever"),
-            password: Some(self.token.as_bytes()),
-        });
+        codec::connect(
+            &mut packet,
+            &Connect {
+                version: self.version,
+                clean_start: self.clean,
+                keep_alive: self.keep_alive,
+                client_id: &self.id,
+                properties: self.properties.as_properties(),
+                will: self.will.as_ref().map(|(topic, payload, qos, retain, properties)| Will {
+                    qos: *qos,
+                    retain: *retain,
+                    topic,
+                    properties: properties.as_properties(),
+                    payload,
+                }),
+                user_name: Some("whoever"),
+                password: Some(self.token.as_bytes()),
+            },
+        );
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let mut client = Client { stream, buffer: Vec::new(), before: VecDeque::new(), version: self.version };
+        let mut client =
+            Client { stream, buffer: Vec::new(), before: VecDeque::new(), version: self.version };
         client.send(&packet).await;
         let answer = client.next().await;
         (client, answer)
@@ -386,8 +404,20 @@ pub struct Client {
 /// What came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Got {
-    ConnAck { present: bool, reason: ReasonCode, assigned: Option<String>, max_packet: Option<u32> },
-    Publish { topic: String, payload: Vec<u8>, qos: u8, retain: bool, id: u16, response: Option<String> },
+    ConnAck {
+        present: bool,
+        reason: ReasonCode,
+        assigned: Option<String>,
+        max_packet: Option<u32>,
+    },
+    Publish {
+        topic: String,
+        payload: Vec<u8>,
+        qos: u8,
+        retain: bool,
+        id: u16,
+        response: Option<String>,
+    },
     Ack(AckKind, u16, ReasonCode),
     SubAck(u16, Vec<u8>),
     UnsubAck(u16, Vec<u8>),
@@ -436,24 +466,21 @@ impl Client {
 
     /// The next message: its topic and payload. QoS 1 and 2 are acknowledged.
     pub async fn message(&mut self) -> (String, String) {
-        loop {
-            match self.next().await {
-                Got::Publish { topic, payload, qos, id, .. } => {
-                    match qos {
-                        1 => self.ack(AckKind::PubAck, id).await,
-                        2 => {
-                            self.ack(AckKind::PubRec, id).await;
-                            let released = self.next().await;
-                            assert_eq!(released, Got::Ack(AckKind::PubRel, id, ReasonCode::SUCCESS));
-                            self.ack(AckKind::PubComp, id).await;
-                        }
-                        _ => {}
-                    }
-                    return (topic, String::from_utf8(payload).unwrap());
-                }
-                other => panic!("no message: {other:?}"),
+        let got = self.next().await;
+        let Got::Publish { topic, payload, qos, id, .. } = got else {
+            panic!("no message: {got:?}");
+        };
+        match qos {
+            1 => self.ack(AckKind::PubAck, id).await,
+            2 => {
+                self.ack(AckKind::PubRec, id).await;
+                let released = self.next().await;
+                assert_eq!(released, Got::Ack(AckKind::PubRel, id, ReasonCode::SUCCESS));
+                self.ack(AckKind::PubComp, id).await;
             }
+            _ => {}
         }
+        (topic, String::from_utf8(payload).unwrap())
     }
 
     /// Nothing waits: a PINGREQ is the next to be answered, after what was to come has had its time.
