@@ -228,6 +228,46 @@ async fn quotas_are_the_tenants() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_of_a_session_count_while_its_client_is_away() {
+    let world = World::of(&["acme"]);
+    let (_dir, _mosquitto, front) = site(&world).await;
+    world.set("acme", |rights| {
+        rights.quotas = Quotas { subscriptions: Some(2), ..Quotas::default() };
+    });
+    for version in BOTH {
+        let mut first = front.client(version, "acme", "1").kept().connect().await;
+        assert_eq!(first.subscribe(&["acme/secret/x", "acme/open/x"]).await, [2, 2]);
+        let full = if version == Version::V311 { 0x80 } else { 0x97 };
+        first.disconnect().await;
+        let mut other = front.connected(version, "acme", "2").await;
+        assert_eq!(other.subscribe(&["acme/x"]).await, [full]);
+        // Taken over, they are still the same two.
+        let first = front.client(version, "acme", "1").kept().resume().await;
+        let mut again = front.client(version, "acme", "1").kept().resume().await;
+        assert_eq!(again.subscribe(&["acme/x"]).await, [full]);
+        drop(first);
+        // One of them is lost while nobody is there, and ends at the broker.
+        again.disconnect().await;
+        front.change("acme", |rights| rights.subscribe = vec!["acme/open/#".to_owned()]);
+        let mut again = front.client(version, "acme", "1").kept().resume().await;
+        assert_eq!(again.subscribe(&["acme/open/y"]).await, [2]);
+        front.change("acme", |rights| rights.subscribe = vec!["acme/#".to_owned()]);
+        assert_eq!(other.publish("acme/secret/x", "x").await, OK);
+        again.nothing().await;
+        again.disconnect().await;
+        // A session that begins anew has none.
+        let mut fresh = front.connected(version, "acme", "1").await;
+        assert_eq!(fresh.subscribe(&["acme/a", "acme/b", "acme/c"]).await, [2, 2, full]);
+        fresh.disconnect().await;
+        eventually("they do not count any more", async || {
+            other.subscribe(&["acme/x"]).await == [2]
+        })
+        .await;
+        other.disconnect().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_renewed_without_reconnecting() {
     let world = World::of(&["acme", "globex"]);
     let (_dir, _mosquitto, front) = site(&world).await;

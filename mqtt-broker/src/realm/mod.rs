@@ -14,7 +14,7 @@ mod will;
 mod window;
 
 pub(crate) use session::{Link, Session, SessionKey, Subscription, Will};
-pub(crate) use usage::Usage;
+pub(crate) use usage::{Counter, Usage};
 
 use crate::broker::Shared;
 use crate::bus::{Drain, Lane};

@@ -36,7 +36,9 @@ impl Relay {
             ServerPacket::SubAck { packet_id, codes, .. } => {
                 let unfit = End::BrokerBroken("a SUBACK does not fit its SUBSCRIBE");
                 let (answer, failed) = self.requests.suback(packet_id, codes).map_err(|_| unfit)?;
-                self.seat.tenancy.usage.subscriptions.remove(failed as u64);
+                for filter in failed {
+                    self.open.remove(&filter, &self.seat.tenancy.usage.subscriptions);
+                }
                 answer.suback(self.client.out(), self.version, packet_id, whole);
             }
             ServerPacket::UnsubAck { packet_id, codes, .. } => {

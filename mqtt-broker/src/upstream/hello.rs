@@ -219,7 +219,14 @@ impl Request {
             .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let from_broker = client.min(settings.max_packet) + more;
         let limits = Limits { client, from_broker, to_broker: usize::MAX };
-        let expiry = asked.session_expiry().unwrap_or(0).min(settings.max_session_expiry);
+        let longest = settings.max_session_expiry;
+        let expiry = match connect.version {
+            Version::V5 => asked.session_expiry().unwrap_or(0).min(longest),
+            // MQTT 3.1.1 §3.1.2.4: a session that is not clean is kept, for as long as the broker
+            // likes.
+            Version::V311 if connect.clean_start => 0,
+            Version::V311 => longest,
+        };
         let receive_maximum =
             asked.receive_maximum().unwrap_or(u16::MAX).min(settings.max_in_flight);
         let keep_alive = match connect.keep_alive {
@@ -343,6 +350,7 @@ impl Request {
         connack(&mut out, connect.version, present, ReasonCode::SUCCESS, &properties);
         Ok(Terms {
             connack: out,
+            goes_on: present,
             limits: self.limits,
             will: self.will,
             keep_alive: server_keep_alive.unwrap_or(connect.keep_alive),
@@ -356,6 +364,8 @@ impl Request {
 pub(super) struct Terms {
     /// What the client is told.
     pub(super) connack: Vec<u8>,
+    /// Whether the broker has the session of before.
+    pub(super) goes_on: bool,
     pub(super) limits: Limits,
     pub(super) will: Option<wills::Will>,
     /// Seconds of keep alive of the client; 0: none.

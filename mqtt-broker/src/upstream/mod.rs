@@ -20,6 +20,7 @@ mod names;
 mod pipe;
 mod relay;
 mod requests;
+mod subscriptions;
 mod tenancy;
 mod up;
 mod wills;
@@ -130,7 +131,7 @@ impl Upstream {
         loop {
             tokio::time::sleep(TICK).await;
             let tenancies = self.all();
-            tenancies.iter().for_each(|tenancy| tenancy.wills.expire());
+            tenancies.iter().for_each(|tenancy| tenancy.expire());
             let clients: usize = tenancies.iter().map(|tenancy| tenancy.len()).sum();
             metrics.sessions.set(i64::try_from(clients).unwrap_or(i64::MAX));
             metrics.tenants.set(i64::try_from(tenancies.len()).unwrap_or(i64::MAX));
@@ -239,6 +240,8 @@ impl Upstream {
         };
         self.metrics.connects.with_label_values(&["connected"]).inc();
         access.note(Noted::Connected);
+        let counter = &seat.tenancy.usage.subscriptions;
+        let open = seat.tenancy.sessions.attach(&seat.handle, terms.goes_on, counter);
         Ok(Admitted(Beginning {
             shared: Arc::clone(shared),
             upstream: Arc::clone(self),
@@ -250,6 +253,7 @@ impl Upstream {
             method: method.map(Box::from),
             broker,
             terms,
+            open,
         }))
     }
 

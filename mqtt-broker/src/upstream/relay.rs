@@ -5,6 +5,7 @@ use super::hello::Terms;
 use super::names::Names;
 use super::pipe::{Pipe, poll_read};
 use super::requests::Requests;
+use super::subscriptions::Open;
 use super::tenancy::Seat;
 use super::up::Up;
 use super::wills::{self, Will};
@@ -78,6 +79,8 @@ pub(crate) struct Relay {
     pub(super) limits: Limits,
     pub(super) up: Up,
     pub(super) requests: Requests,
+    /// Subscriptions of the session.
+    pub(super) open: Open,
     /// Messages of QoS 2 that the broker sent and the client does not get.
     pub(super) withheld: HashSet<u16>,
     /// The last topic that the client may receive: most hear the same again and again.
@@ -140,6 +143,8 @@ pub(super) struct Beginning {
     pub(super) method: Option<Box<str>>,
     pub(super) broker: Pipe,
     pub(super) terms: Terms,
+    /// Subscriptions of the session, maybe from before.
+    pub(super) open: Open,
 }
 
 impl Relay {
@@ -155,7 +160,8 @@ impl Relay {
             shared: beginning.shared,
             upstream: beginning.upstream,
             access: beginning.seat.handle.access(),
-            rights: 0,
+            // Subscriptions of before are looked at again.
+            rights: u64::MAX,
             seat: beginning.seat,
             names: beginning.names,
             version: beginning.version,
@@ -167,6 +173,7 @@ impl Relay {
             limits: terms.limits,
             up: Up::default(),
             requests: Requests::default(),
+            open: beginning.open,
             withheld: HashSet::new(),
             heard: String::new(),
             will: terms.will,
@@ -210,8 +217,10 @@ impl Relay {
             let normal = ReasonCode::NORMAL_DISCONNECTION;
             client_disconnect(self.broker.out(), self.version, normal, &[]);
         }
-        let Self { seat, mut client, mut broker, version, requests, .. } = self;
-        seat.tenancy.usage.subscriptions.remove(requests.open() as u64);
+        let Self { seat, mut client, mut broker, version, .. } = self;
+        let outlives = Duration::from_secs(self.expiry.into());
+        let counter = &seat.tenancy.usage.subscriptions;
+        seat.tenancy.sessions.detach(&seat.handle, outlives, counter);
         // The place is free before the last bytes have left.
         drop(seat);
         if let Some(reason) = reason {
@@ -451,11 +460,11 @@ impl Relay {
         self.heard.clear();
         self.up.forget_decisions();
         let (access, names) = (&*self.access, &self.names);
-        let ended = self.requests.retain(|filter| {
+        let is_allowed = |filter: &str| {
             let wanted = super::up::wanted(names, filter);
             wanted.is_ok_and(|wanted| access.subscribe(wanted.mounted()).is_ok())
-        });
-        self.seat.tenancy.usage.subscriptions.remove(ended.len() as u64);
+        };
+        let ended = self.open.retain(is_allowed, &self.seat.tenancy.usage.subscriptions);
         self.shared.metrics.denied(Operation::Subscribe, DenyReason::RightsChanged, ended.len());
         let wire: Vec<_> = ended
             .iter()

@@ -1,17 +1,11 @@
-//! What a client has asked the broker for: open subscriptions, and answers that are due.
+//! What a client has asked the broker for, and is not answered yet.
 
 use crate::codec::{ReasonCode, Version, suback, unsuback};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 /// Filters whose answers may be due before nothing more is read from the client. The last packet may
 /// add as many as fit into it.
 const MAX_DUE: usize = 1024;
-
-/// Subscriptions of one connection, where its tenant has no limit of its own.
-const MAX_OPEN: usize = 100_000;
-
-/// Bytes of their filters.
-const MAX_OPEN_BYTES: usize = 4 * 1024 * 1024;
 
 /// The packet ids of the front's own requests are below this: clients mostly count up from 1.
 const OWN_IDS: u16 = u16::MAX;
@@ -22,10 +16,6 @@ pub(super) struct Unfit;
 
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    /// Filters as the client wrote them.
-    open: HashSet<Box<str>>,
-    /// Bytes of `open`.
-    bytes: usize,
     due: VecDeque<Due>,
     /// Filters in `due`.
     due_filters: usize,
@@ -67,43 +57,6 @@ impl Requests {
         self.due_filters >= MAX_DUE
     }
 
-    /// How many subscriptions there are.
-    pub(super) fn open(&self) -> usize {
-        self.open.len()
-    }
-
-    pub(super) fn has(&self, filter: &str) -> bool {
-        self.open.contains(filter)
-    }
-
-    /// Whether there is room for one more.
-    pub(super) fn has_room(&self, filter: &str) -> bool {
-        self.open.len() < MAX_OPEN && self.bytes + filter.len() <= MAX_OPEN_BYTES
-    }
-
-    /// Adds a subscription that the broker is being asked for.
-    pub(super) fn add(&mut self, filter: &str) {
-        if self.open.insert(filter.into()) {
-            self.bytes += filter.len();
-        }
-    }
-
-    /// Ends one. Says whether there was any.
-    pub(super) fn remove(&mut self, filter: &str) -> bool {
-        let was_there = self.open.remove(filter);
-        if was_there {
-            self.bytes -= filter.len();
-        }
-        was_there
-    }
-
-    /// Ends those that are not allowed any more, and returns them.
-    pub(super) fn retain(&mut self, mut is_allowed: impl FnMut(&str) -> bool) -> Vec<Box<str>> {
-        let ended: Vec<_> = self.open.extract_if(|filter| !is_allowed(filter)).collect();
-        self.bytes -= ended.iter().map(|filter| filter.len()).sum::<usize>();
-        ended
-    }
-
     /// A SUBSCRIBE goes to the broker.
     pub(super) fn subscribe(&mut self, packet_id: u16, asked: Vec<Asked>) {
         self.due_filters += asked.len();
@@ -133,7 +86,7 @@ impl Requests {
         id
     }
 
-    /// A SUBACK. Also returns which subscriptions did not come to be.
+    /// A SUBACK. Also returns the filters of new subscriptions that did not come to be.
     ///
     /// # Errors
     /// [`Unfit`].
@@ -141,19 +94,19 @@ impl Requests {
         &mut self,
         packet_id: u16,
         codes: &[u8],
-    ) -> Result<(Answer, usize), Unfit> {
+    ) -> Result<(Answer, Vec<Box<str>>), Unfit> {
         let is_it = |due: &Due| matches!(due, Due::Subscribe(id, _) if *id == packet_id);
         let Some(Due::Subscribe(_, asked)) = self.take(is_it) else { return Err(Unfit) };
         let is_mixed = asked.iter().any(|asked| matches!(asked, Asked::Front(_)));
         let mut from_broker = codes.iter();
-        let (mut all, mut failed) = (Vec::with_capacity(asked.len()), 0);
+        let (mut all, mut failed) = (Vec::with_capacity(asked.len()), Vec::new());
         for asked in asked {
             all.push(match asked {
                 Asked::Front(code) => code,
                 Asked::Broker(filter, is_new) => {
                     let code = ReasonCode(*from_broker.next().ok_or(Unfit)?);
-                    if code.is_error() && is_new && self.remove(&filter) {
-                        failed += 1;
+                    if code.is_error() && is_new {
+                        failed.push(filter);
                     }
                     code
                 }
@@ -243,9 +196,6 @@ mod tests {
     #[test]
     fn answers_of_front_and_broker_are_merged_in_order() {
         let mut requests = Requests::default();
-        for filter in ["a", "c", "d"] {
-            requests.add(filter);
-        }
         let denied = ReasonCode::NOT_AUTHORIZED;
         requests.subscribe(
             7,
@@ -258,9 +208,7 @@ mod tests {
         );
         let (answer, failed) = requests.suback(7, &[1, 0x97, 0x80]).unwrap();
         let codes = [1, 0x87, 0x97, 0x80].map(ReasonCode).to_vec();
-        assert_eq!((answer, failed), (Answer::Instead(codes), 1));
-        assert!(requests.has("a") && !requests.has("c"), "what was not had is not kept");
-        assert!(requests.has("d"), "what was had before is");
+        assert_eq!((answer, failed), (Answer::Instead(codes), vec!["c".into()]));
         assert!(requests.suback(7, &[0]).is_err(), "nobody asked");
         requests.subscribe(8, vec![Asked::Broker("a".into(), false)]);
         assert!(requests.suback(8, &[0, 0]).is_err(), "too many");

@@ -1,6 +1,7 @@
 //! Who is connected through the front, by tenant.
 
 use super::relay::End;
+use super::subscriptions::Sessions;
 use super::wills::Wills;
 use crate::hook::{Access, Noted, Renewal};
 use crate::realm::{SessionKey, Usage, closing_reason};
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 pub(super) struct Tenancy {
     pub(super) usage: Usage,
     pub(super) wills: Wills,
+    pub(super) sessions: Sessions,
     clients: Mutex<HashMap<SessionKey, Arc<Handle>>>,
 }
 
@@ -45,7 +47,12 @@ pub(super) struct Seat {
 
 impl Tenancy {
     pub(super) fn new() -> Self {
-        Self { usage: Usage::new(), wills: Wills::default(), clients: Mutex::default() }
+        Self {
+            usage: Usage::new(),
+            wills: Wills::default(),
+            sessions: Sessions::default(),
+            clients: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Arc<Handle>>> {
@@ -88,6 +95,12 @@ impl Tenancy {
             Renewal::Changed(access) => seat.handle.replace(access),
         }
         Ok(seat)
+    }
+
+    /// Forgets what has come to its end while its client was away.
+    pub(super) fn expire(&self) {
+        self.wills.expire();
+        self.sessions.expire(&self.usage.subscriptions);
     }
 
     /// How many clients there are.

@@ -216,15 +216,11 @@ impl Relay {
             self.denied(Operation::Subscribe, reason);
             ReasonCode::NOT_AUTHORIZED
         })?;
-        let is_new = !self.requests.has(filter);
-        if is_new {
-            let limit = self.access.quotas().subscriptions;
-            let usage = &self.seat.tenancy.usage.subscriptions;
-            if !self.requests.has_room(filter) || !usage.add(limit) {
-                self.denied(Operation::Subscribe, DenyReason::SubscriptionQuotaExceeded);
-                return Err(ReasonCode::QUOTA_EXCEEDED);
-            }
-            self.requests.add(filter);
+        let is_new = !self.open.has(filter);
+        let limit = self.access.quotas().subscriptions;
+        if !self.open.add(filter, &self.seat.tenancy.usage.subscriptions, limit) {
+            self.denied(Operation::Subscribe, DenyReason::SubscriptionQuotaExceeded);
+            return Err(ReasonCode::QUOTA_EXCEEDED);
         }
         Ok((wanted, is_new))
     }
@@ -233,9 +229,7 @@ impl Relay {
         let mut codes = Vec::new();
         let mut filters = Vec::new();
         for filter in packet.filters() {
-            if self.requests.remove(filter) {
-                self.seat.tenancy.usage.subscriptions.remove(1);
-            }
+            self.open.remove(filter, &self.seat.tenancy.usage.subscriptions);
             codes.push(match wanted(&self.names, filter) {
                 Ok(wanted) => {
                     filters.push(wanted.wire);
