@@ -6,6 +6,7 @@ use crate::hook::{Access, Hook};
 use crate::metrics::Metrics;
 use crate::realm::Realm;
 use crate::settings::Settings;
+use crate::store::{Restored, Store};
 use bulkhead_policy::{DenyReason, Scope, TenantId};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -19,6 +20,9 @@ use tokio_util::task::TaskTracker;
 /// How often is looked at what is due.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long clients may take to go when the broker stops.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// Ticks between two looks at what has expired.
 const TICKS_PER_SWEEP: u32 = 50;
 
@@ -31,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Connections, whether or not they have come to their CONNECT.
     pub(crate) open: AtomicUsize,
+    /// Where what survives a restart is kept.
+    pub(crate) store: Option<Store>,
     bus: Bus,
     tenants: RwLock<HashMap<TenantId, Arc<Realm>>>,
     services: OnceLock<Arc<Realm>>,
@@ -43,9 +49,11 @@ impl Shared {
         settings: Settings,
         routers: usize,
         metrics: Metrics,
+        store: Option<(Store, Restored)>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Option<Arc<Self>> {
+        let (store, restored) = store.unzip();
         let shared = Arc::new(Self {
             hook,
             settings,
@@ -53,6 +61,7 @@ impl Shared {
             stop: stop.clone(),
             tasks: tasks.clone(),
             open: AtomicUsize::new(0),
+            store,
             bus: Bus::start(routers, tasks, stop),
             tenants: RwLock::default(),
             services: OnceLock::new(),
@@ -60,6 +69,7 @@ impl Shared {
         });
         let services = shared.open_realm(None, "")?;
         shared.services.set(services).ok()?;
+        shared.restore(restored.unwrap_or_default())?;
         tasks.spawn(Arc::clone(&shared).keep_house());
         Some(shared)
     }
@@ -79,6 +89,10 @@ impl Shared {
             Scope::Service => return self.services().cloned(),
             Scope::Tenant(tenant) => tenant,
         };
+        self.realm_named(tenant)
+    }
+
+    fn realm_named(self: &Arc<Self>, tenant: &TenantId) -> Option<Arc<Realm>> {
         let known = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(realm) = known.get(tenant) {
             return Some(Arc::clone(realm));
@@ -88,9 +102,30 @@ impl Shared {
         if let Some(realm) = tenants.get(tenant) {
             return Some(Arc::clone(realm));
         }
-        let realm = self.open_realm(Some(tenant.clone()), access.mount())?;
+        let realm = self.open_realm(Some(tenant.clone()), &self.hook.mount(tenant))?;
         tenants.insert(tenant.clone(), Arc::clone(&realm));
         Some(realm)
+    }
+
+    /// Puts back what survived a restart.
+    fn restore(self: &Arc<Self>, restored: Restored) -> Option<()> {
+        let Some(store) = &self.store else { return Some(()) };
+        for (id, session) in restored.sessions {
+            let realm = self.realm_of(&session.meta.tenant)?;
+            realm.restore_session(session, store.known_session(id));
+        }
+        for (tenant, _, record) in restored.retained {
+            self.realm_of(&tenant)?.restore_retained(record);
+        }
+        Some(())
+    }
+
+    /// The realm of a name in the store.
+    fn realm_of(self: &Arc<Self>, tenant: &str) -> Option<Arc<Realm>> {
+        if tenant.is_empty() {
+            return self.services().cloned();
+        }
+        self.realm_named(&TenantId::parse(tenant).ok()?)
     }
 
     fn open_realm(self: &Arc<Self>, tenant: Option<TenantId>, mount: &str) -> Option<Arc<Realm>> {
@@ -162,6 +197,16 @@ impl Shared {
         }
         for realm in self.all() {
             realm.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
+        }
+        let gone = async {
+            while self.open.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(TICK / 10).await;
+            }
+        };
+        // Whoever does not go in time is left.
+        let _ = tokio::time::timeout(FAREWELL, gone).await;
+        if let Some(store) = self.store.clone() {
+            let _ = tokio::task::spawn_blocking(move || store.close()).await;
         }
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -26,7 +26,9 @@ mod realm;
 mod record;
 mod service;
 mod settings;
+mod store;
 
 pub use listen::{ListenError, TlsError};
 pub use policy::TenantPolicy;
 pub use service::{Broker, MqttError, start};
+pub use store::StoreError;

@@ -6,6 +6,7 @@ use crate::listen::{ListenError, listen};
 use crate::metrics::Metrics;
 use crate::policy::TenantPolicy;
 use crate::settings::Settings;
+use crate::store::{Store, StoreError};
 use bulkhead_control::Control;
 use bulkhead_control::config::MqttConfig;
 use bulkhead_policy::{DenyReason, TenantId};
@@ -26,6 +27,9 @@ pub enum MqttError {
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The data folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -72,7 +76,9 @@ impl Broker {
     ) -> Result<Self, MqttError> {
         let metrics = Metrics::new(registry)?;
         let settings = Settings::of(config);
-        let shared = Shared::start(Box::new(hook), settings, config.routers, metrics, tasks, stop)
+        let store = config.data.as_deref().map(Store::open).transpose()?;
+        let hook = Box::new(hook);
+        let shared = Shared::start(hook, settings, config.routers, metrics, store, tasks, stop)
             .ok_or(MqttError::Router)?;
         let addresses = listen(config, &shared)?.into();
         Ok(Self { shared, addresses })

@@ -27,6 +27,9 @@ pub struct MqttConfig {
     /// told. Default `close`.
     #[serde(default)]
     pub denied_publish: DeniedPublish,
+    /// Folder of sessions and retained messages that survive a restart. Nothing does unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
     /// Largest packet, in bytes. Default 262,144.
     #[serde(default = "max_packet_bytes")]
     pub max_packet_bytes: usize,
@@ -199,6 +202,7 @@ impl MqttConfig {
             plaintext: false,
             mount: None,
             denied_publish: DeniedPublish::default(),
+            data: None,
             max_packet_bytes: max_packet_bytes(),
             max_in_flight: max_in_flight(),
             session_queue_bytes: session_queue_bytes(),
@@ -294,6 +298,6 @@ impl MqttConfig {
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        self.tls.iter_mut().flat_map(TlsFiles::paths)
+        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(&mut self.data)
     }
 }

@@ -82,6 +82,14 @@ enum End {
     TakenOver,
 }
 
+/// Waits until more may be taken from the tenant's clients.
+async fn room(realm: &Realm, shared: &Shared) {
+    if let Some(store) = &shared.store {
+        store.caught_up().await;
+    }
+    realm.lane.room().await;
+}
+
 impl Connection {
     /// Serves the client until it ends.
     async fn run(mut self) {
@@ -116,6 +124,7 @@ impl Connection {
     async fn serve(&mut self) -> End {
         let session = Arc::clone(&self.session);
         let realm = Arc::clone(&self.realm);
+        let shared = Arc::clone(&self.shared);
         let mut timer = Box::pin(sleep_until(self.next_look()));
         if let Err(end) = self.receive(&[]) {
             return end;
@@ -146,7 +155,7 @@ impl Connection {
                     }
                 }
                 () = session.wake.notified() => {}
-                () = realm.lane.room(), if self.inbound.waits_for_room => {
+                () = room(&realm, &shared), if self.inbound.waits_for_room => {
                     self.inbound.waits_for_room = false;
                 }
             }
@@ -161,7 +170,8 @@ impl Connection {
         self.out.clear();
         self.sent = 0;
         let mut state = self.session.lock();
-        let taken = state.take_out(self.generation, &mut self.out, self.realm.mount.len());
+        let taken =
+            state.take_out(&self.session, self.generation, &mut self.out, self.realm.mount.len());
         if self.out.is_empty() && self.out.capacity() > 0 {
             // Nothing is going on, so nothing is held on to.
             self.out = Vec::new();

@@ -3,7 +3,11 @@
 //! Nothing of it can be named from another realm. Platform services have a realm of their own, which
 //! is offered every message, and whose messages are offered to the tenants that their topics name.
 
+mod acknowledge;
+mod delivery;
+mod link;
 mod outgoing;
+mod restore;
 mod retained;
 mod route;
 mod session;
@@ -13,15 +17,19 @@ mod usage;
 mod will;
 mod window;
 
-pub(crate) use session::{Link, Session, SessionKey, Subscription, Will};
+pub(crate) use link::Link;
+pub(crate) use session::{Session, SessionKey, Subscription, Will};
 
 use crate::broker::Shared;
 use crate::bus::{Drain, Lane};
+use crate::clock::Deadline;
 use crate::codec::{ReasonCode, Version};
 use crate::hook::{Access, Noted, Operation, Renewal};
+use crate::store::{Meta, Steps};
 use arc_swap::ArcSwap;
 use bulkhead_policy::{DenyReason, Quotas, TenantId, Verdict};
 use retained::Retained;
+use session::State;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,7 +133,6 @@ impl Realm {
         loop {
             let batch = drain.next().await;
             let behind = self.route(&batch);
-            self.lane.routed(batch.records.len());
             for session in behind {
                 route::wait_for(&session).await;
             }
@@ -186,6 +193,7 @@ impl Realm {
             unacknowledged: 0,
         });
         let generation = state.generation;
+        self.keep(&session, &mut state, 0);
         state.resend(self.mount.len());
         drop(state);
         Ok(Attached { session, generation })
@@ -231,6 +239,7 @@ impl Realm {
             state.timers.push(at);
             inside.timers.insert((at, session.serial), (Timer::Expiry, Arc::clone(session)));
         }
+        self.keep(session, &mut state, Deadline::after(expiry).to_bits());
         drop(state);
         if let Some(will) = due {
             self.publish_will(session, &will);
@@ -238,6 +247,36 @@ impl Realm {
         if expiry == 0 {
             self.end(&mut inside, session);
         }
+    }
+
+    /// Keeps a session that outlives its connection, where there is a store; `ends` is when it does,
+    /// 0 while it is connected.
+    fn keep(&self, session: &Session, state: &mut State, ends: u32) {
+        let Some(store) = &self.shared.store else { return };
+        if state.expiry == 0 {
+            return state.keep_no_longer();
+        }
+        if state.store().is_none() {
+            state.keep_in(store.session());
+        }
+        let text = |text: &str| Box::from(text);
+        let meta = Meta {
+            tenant: text(self.name()),
+            device: session.key.device.as_ref().map_or(text(""), |device| text(device.as_str())),
+            client_id: text(&session.key.client_id),
+            expiry: state.expiry,
+            ends,
+        };
+        if let Some(store) = state.store() {
+            let mut steps = Steps::default();
+            store.put_meta(&mut steps, &meta);
+            store.take(steps);
+        }
+    }
+
+    /// The tenant's name; empty for services.
+    pub(crate) fn name(&self) -> &str {
+        self.tenant.as_ref().map_or("", TenantId::as_str)
     }
 
     /// Does what is due for sessions that are away.
@@ -259,7 +298,12 @@ impl Realm {
 
     /// Forgets retained messages that have expired.
     pub(crate) fn expire_retained(&self) {
-        self.lock().retained.expire();
+        let gone = self.lock().retained.expire();
+        if let Some(store) = &self.shared.store {
+            let mut steps = Steps::default();
+            gone.iter().for_each(|topic| steps.release(self.name(), topic));
+            store.take(steps);
+        }
     }
 
     /// Ends a session: nothing of it is left.
@@ -268,6 +312,7 @@ impl Realm {
         let will = state.will.take();
         let subscriptions = std::mem::take(&mut state.subscriptions);
         let waiting = state.take_waiting();
+        state.keep_no_longer();
         drop(state);
         for filter in subscriptions.keys() {
             self.remove_from_trie(inside, session, filter);
@@ -327,6 +372,11 @@ impl Realm {
             .collect();
         state.subscriptions.retain(|filter, _| !denied.contains(filter));
         let dropped = state.filter_waiting(|topic| access.receives(topic));
+        if let Some(store) = state.store() {
+            let mut steps = Steps::default();
+            denied.iter().for_each(|filter| store.unsubscribe(&mut steps, filter));
+            store.take(steps);
+        }
         state.access = access;
         drop(state);
         session.rights.fetch_add(1, Ordering::Release);
