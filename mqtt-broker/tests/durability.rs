@@ -97,7 +97,7 @@ fn publish_all(address: SocketAddr, stop: &AtomicBool) -> BTreeSet<u32> {
     let mut acknowledged = BTreeSet::new();
     let mut under_way: BTreeMap<u16, (u32, Stage)> = BTreeMap::new();
     let mut next = 0_u32;
-    let qos_of = |n: u32| if n % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+    let qos_of = |n: u32| if n.is_multiple_of(2) { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
     loop {
         let (mut client, _) = connect(address, "publisher", false);
         let mut attempt = || -> io::Result<bool> {
