@@ -55,6 +55,8 @@ impl Connection {
     /// Takes bytes of the client, and does what its packets ask for.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.last_heard = Instant::now();
+        // They may have changed while there was nothing to do.
+        self.look_at_rights();
         let mut publishes = Publishes::default();
         let outcome = if self.partial.is_empty() {
             let (used, outcome) = self.packets(bytes, &mut publishes);

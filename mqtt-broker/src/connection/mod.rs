@@ -166,18 +166,22 @@ impl Connection {
             // Nothing is going on, so nothing is held on to.
             self.out = Vec::new();
         }
-        let rights = self.session.rights.load(Ordering::Acquire);
-        if self.rights != rights {
-            self.rights = rights;
-            self.access = Arc::clone(&state.access);
-            self.inbound.forget_decisions();
-        }
         drop(state);
         self.session.drained.notify_waiters();
         match taken {
             None => Err(End::TakenOver),
             Some(Some(reason)) => Err(End::Closed(reason)),
             Some(None) => Ok(()),
+        }
+    }
+
+    /// Goes on with the rights that the session has now.
+    fn look_at_rights(&mut self) {
+        let rights = self.session.rights.load(Ordering::Acquire);
+        if self.rights != rights {
+            self.rights = rights;
+            self.access = Arc::clone(&self.session.lock().access);
+            self.inbound.forget_decisions();
         }
     }
 
@@ -227,6 +231,7 @@ impl Connection {
 
     /// Ends the connection if the client was silent for too long or its token has expired.
     fn look(&mut self, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        self.look_at_rights();
         let now = Instant::now();
         if self.keep_alive.is_some_and(|longest| now >= self.last_heard + longest) {
             return Err(End::Closed(ReasonCode::KEEP_ALIVE_TIMEOUT));
