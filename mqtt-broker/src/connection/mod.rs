@@ -128,6 +128,8 @@ impl Connection {
                 if let Err(end) = self.receive(&[]) {
                     return end;
                 }
+                // The newer token may end sooner.
+                timer.as_mut().reset(self.next_look());
                 continue;
             }
             if let Err(end) = self.collect() {
