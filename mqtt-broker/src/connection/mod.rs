@@ -158,7 +158,12 @@ impl Connection {
     /// Takes from the session what there is for the client, once what was taken before has left.
     fn collect(&mut self) -> Result<(), End> {
         if self.sent < self.out.len() {
-            return Ok(());
+            // Whoever takes nothing has to go all the same.
+            return match self.session.lock().closing(self.generation) {
+                None => Err(End::TakenOver),
+                Some(Some(reason)) => Err(End::Closed(reason)),
+                Some(None) => Ok(()),
+            };
         }
         self.out.clear();
         self.sent = 0;

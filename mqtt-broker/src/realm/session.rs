@@ -324,6 +324,11 @@ impl State {
         }
     }
 
+    /// Why the connection has to end, if it has to. `None` if it is not the session's any more.
+    pub(crate) fn closing(&self, generation: u64) -> Option<Option<ReasonCode>> {
+        self.link.as_ref().filter(|_| self.generation == generation).map(|link| link.close)
+    }
+
     /// Gives the connection what there is for it, in exchange for an empty buffer. `None` if the
     /// connection is not the session's any more.
     pub(crate) fn take_out(
