@@ -351,6 +351,8 @@ impl Connection {
             return Err(End::Closed(ReasonCode::NOT_AUTHORIZED));
         }
         self.realm.renew(&self.session, access);
+        // What has changed since the hook was asked found the rights of before.
+        self.realm.reassess_session(&self.session);
         let method = self.method.clone().unwrap_or_default();
         let properties = [crate::codec::Property::AuthenticationMethod(&method)];
         self.say(|out, _| auth(out, ReasonCode::SUCCESS, &properties));
