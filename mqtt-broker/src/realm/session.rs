@@ -186,11 +186,13 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends its connection, if it has one.
+    /// Ends its connection. Says whether it has one that was not to end anyway.
     pub(crate) fn close(&self, reason: ReasonCode) -> bool {
         let mut state = self.lock();
-        let Some(link) = &mut state.link else { return false };
-        link.close.get_or_insert(reason);
+        let Some(link) = state.link.as_mut().filter(|link| link.close.is_none()) else {
+            return false;
+        };
+        link.close = Some(reason);
         drop(state);
         self.wake.notify_one();
         true
