@@ -181,6 +181,7 @@ impl Connected {
             partial: self.rest,
             out: Vec::new(),
             sent: 0,
+            behind: 0,
             unflushed: false,
             inbound: Inbound::default(),
         }

@@ -63,6 +63,8 @@ struct Connection {
     out: Vec<u8>,
     /// Bytes of `out` that are on their way.
     sent: usize,
+    /// Bytes that wait behind those of `out`.
+    behind: usize,
     unflushed: bool,
     inbound: inbound::Inbound,
 }
@@ -159,14 +161,16 @@ impl Connection {
     fn collect(&mut self) -> Result<(), End> {
         if self.sent < self.out.len() {
             // Whoever takes nothing has to go all the same.
-            return match self.session.lock().closing(self.generation) {
+            let state = self.session.lock();
+            self.behind = state.link.as_ref().map_or(0, |link| link.out.len());
+            return match state.closing(self.generation) {
                 None => Err(End::TakenOver),
                 Some(Some(reason)) => Err(End::Closed(reason)),
                 Some(None) => Ok(()),
             };
         }
         self.out.clear();
-        self.sent = 0;
+        (self.sent, self.behind) = (0, 0);
         let mut state = self.session.lock();
         let taken = state.take_out(self.generation, &mut self.out, self.realm.mount.len());
         if self.out.is_empty() && self.out.capacity() > 0 {
@@ -215,7 +219,7 @@ impl Connection {
         }
         let waits = self.inbound.waits_for_room
             || self.inbound.reauthentication.is_some()
-            || self.out.len() - self.sent > UNTAKEN_BYTES;
+            || self.out.len() - self.sent + self.behind > UNTAKEN_BYTES;
         if !waits {
             match self.poll_receive(cx) {
                 Poll::Ready(received) => return Poll::Ready(received),
