@@ -155,6 +155,8 @@ async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Connected, 
         refuse(refusing_reason(reason), reason.code())
     })?;
     access.note(Noted::Connected);
+    // What has changed since the hook was asked did not find the session yet.
+    realm.reassess_session(&attached.session);
     let keep_alive = terms.server_keep_alive.unwrap_or(connect.keep_alive);
     Ok(Connected { realm, attached, access, version, method, keep_alive, rest })
 }
@@ -179,6 +181,7 @@ impl Connected {
             partial: self.rest,
             out: Vec::new(),
             sent: 0,
+            behind: 0,
             unflushed: false,
             inbound: Inbound::default(),
         }

@@ -55,6 +55,8 @@ impl Connection {
     /// Takes bytes of the client, and does what its packets ask for.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.last_heard = Instant::now();
+        // They may have changed while there was nothing to do.
+        self.look_at_rights();
         let mut publishes = Publishes::default();
         let outcome = if self.partial.is_empty() {
             let (used, outcome) = self.packets(bytes, &mut publishes);
@@ -333,6 +335,8 @@ impl Connection {
             return Err(End::Closed(ReasonCode::NOT_AUTHORIZED));
         }
         self.realm.renew(&self.session, access);
+        // What has changed since the hook was asked found the rights of before.
+        self.realm.reassess_session(&self.session);
         let method = self.method.clone().unwrap_or_default();
         let properties = [crate::codec::Property::AuthenticationMethod(&method)];
         self.say(|out, _| auth(out, ReasonCode::SUCCESS, &properties));

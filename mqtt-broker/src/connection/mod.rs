@@ -63,6 +63,8 @@ struct Connection {
     out: Vec<u8>,
     /// Bytes of `out` that are on their way.
     sent: usize,
+    /// Bytes that wait behind those of `out`.
+    behind: usize,
     unflushed: bool,
     inbound: inbound::Inbound,
 }
@@ -137,6 +139,8 @@ impl Connection {
                 if let Err(end) = self.receive(&[]) {
                     return end;
                 }
+                // The newer token may end sooner.
+                timer.as_mut().reset(self.next_look());
                 continue;
             }
             if let Err(end) = self.collect() {
@@ -165,10 +169,17 @@ impl Connection {
     /// Takes from the session what there is for the client, once what was taken before has left.
     fn collect(&mut self) -> Result<(), End> {
         if self.sent < self.out.len() {
-            return Ok(());
+            // Whoever takes nothing has to go all the same.
+            let state = self.session.lock();
+            self.behind = state.link.as_ref().map_or(0, |link| link.out.len());
+            return match state.closing(self.generation) {
+                None => Err(End::TakenOver),
+                Some(Some(reason)) => Err(End::Closed(reason)),
+                Some(None) => Ok(()),
+            };
         }
         self.out.clear();
-        self.sent = 0;
+        (self.sent, self.behind) = (0, 0);
         let mut state = self.session.lock();
         let taken =
             state.take_out(&self.session, self.generation, &mut self.out, self.realm.mount.len());
@@ -176,18 +187,22 @@ impl Connection {
             // Nothing is going on, so nothing is held on to.
             self.out = Vec::new();
         }
-        let rights = self.session.rights.load(Ordering::Acquire);
-        if self.rights != rights {
-            self.rights = rights;
-            self.access = Arc::clone(&state.access);
-            self.inbound.forget_decisions();
-        }
         drop(state);
         self.session.drained.notify_waiters();
         match taken {
             None => Err(End::TakenOver),
             Some(Some(reason)) => Err(End::Closed(reason)),
             Some(None) => Ok(()),
+        }
+    }
+
+    /// Goes on with the rights that the session has now.
+    fn look_at_rights(&mut self) {
+        let rights = self.session.rights.load(Ordering::Acquire);
+        if self.rights != rights {
+            self.rights = rights;
+            self.access = Arc::clone(&self.session.lock().access);
+            self.inbound.forget_decisions();
         }
     }
 
@@ -214,7 +229,7 @@ impl Connection {
         }
         let waits = self.inbound.waits_for_room
             || self.inbound.reauthentication.is_some()
-            || self.out.len() - self.sent > UNTAKEN_BYTES;
+            || self.out.len() - self.sent + self.behind > UNTAKEN_BYTES;
         if !waits {
             match self.poll_receive(cx) {
                 Poll::Ready(received) => return Poll::Ready(received),
@@ -237,6 +252,7 @@ impl Connection {
 
     /// Ends the connection if the client was silent for too long or its token has expired.
     fn look(&mut self, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        self.look_at_rights();
         let now = Instant::now();
         if self.keep_alive.is_some_and(|longest| now >= self.last_heard + longest) {
             return Err(End::Closed(ReasonCode::KEEP_ALIVE_TIMEOUT));

@@ -334,22 +334,28 @@ impl Realm {
         let sessions: Vec<_> = self.lock().sessions.values().cloned().collect();
         let mut cut = HashMap::new();
         for session in sessions {
-            let access = Arc::clone(&session.lock().access);
-            match access.renew() {
-                Ok(Renewal::Unchanged) => {}
-                Ok(Renewal::Changed(access)) => {
-                    self.quotas.store(Arc::new(access.quotas()));
-                    self.take_over_access(&mut self.lock(), &session, access);
-                }
-                Err(reason) => {
-                    if session.close(closing_reason(reason)) {
-                        access.note(Noted::Terminated(reason));
-                        *cut.entry(reason).or_default() += 1;
-                    }
-                }
+            if let Some(reason) = self.reassess_session(&session) {
+                *cut.entry(reason).or_default() += 1;
             }
         }
         cut
+    }
+
+    /// The same for one session. Says why it was cut off, if it was.
+    pub(crate) fn reassess_session(&self, session: &Arc<Session>) -> Option<DenyReason> {
+        let access = Arc::clone(&session.lock().access);
+        match access.renew() {
+            Ok(Renewal::Unchanged) => None,
+            Ok(Renewal::Changed(access)) => {
+                self.quotas.store(Arc::new(access.quotas()));
+                self.take_over_access(&mut self.lock(), session, access);
+                None
+            }
+            Err(reason) => session.close(closing_reason(reason)).then(|| {
+                access.note(Noted::Terminated(reason));
+                reason
+            }),
+        }
     }
 
     /// Gives a session other rights: subscriptions and waiting messages beyond them are gone.

@@ -137,11 +137,13 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends its connection, if it has one.
+    /// Ends its connection. Says whether it has one that was not to end anyway.
     pub(crate) fn close(&self, reason: ReasonCode) -> bool {
         let mut state = self.lock();
-        let Some(link) = &mut state.link else { return false };
-        link.close.get_or_insert(reason);
+        let Some(link) = state.link.as_mut().filter(|link| link.close.is_none()) else {
+            return false;
+        };
+        link.close = Some(reason);
         drop(state);
         self.wake.notify_one();
         true
@@ -180,6 +182,11 @@ impl State {
         } else {
             self.tenant_queued.fetch_sub(before - after, Ordering::Relaxed);
         }
+    }
+
+    /// Why the connection has to end, if it has to. `None` if it is not the session's any more.
+    pub(crate) fn closing(&self, generation: u64) -> Option<Option<ReasonCode>> {
+        self.link.as_ref().filter(|_| self.generation == generation).map(|link| link.close)
     }
 
     /// Takes out everything that waits, for whoever comes after this session.
