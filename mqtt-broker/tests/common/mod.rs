@@ -10,7 +10,8 @@
 
 use bulkhead_mqtt_broker::codec::{
     AckKind, Connect, Frame, Properties, PropertiesBuf, Property, PublishHeader, QoS, ReasonCode,
-    ServerPacket, SubscriptionOptions, Version, ack, connect, publish, subscribe,
+    ServerPacket, SubscriptionOptions, Version, ack, client_disconnect, connect, pingreq, publish,
+    subscribe, unsubscribe,
 };
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -37,12 +38,14 @@ fn token() -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     ConnAck { present: bool, reason: ReasonCode },
-    Publish { topic: String, payload: Vec<u8>, qos: QoS, id: u16, dup: bool },
+    Publish { topic: String, payload: Vec<u8>, qos: QoS, id: u16, dup: bool, retain: bool },
     PubAck(u16, ReasonCode),
     PubRec(u16, ReasonCode),
     PubRel(u16),
     PubComp(u16),
     SubAck(u16, Vec<u8>),
+    UnsubAck(u16, Vec<u8>),
+    PingResp,
     Other,
 }
 
@@ -56,6 +59,16 @@ pub struct Client {
 impl Client {
     /// Connects with MQTT 5 and a session that outlives the connection.
     pub fn connect(address: SocketAddr, client_id: &str, clean: bool) -> io::Result<(Self, bool)> {
+        Self::connect_as(address, "any", client_id, clean)
+    }
+
+    /// The same with a user name.
+    pub fn connect_as(
+        address: SocketAddr,
+        user: &str,
+        client_id: &str,
+        clean: bool,
+    ) -> io::Result<(Self, bool)> {
         let stream = TcpStream::connect_timeout(&address, WITHIN)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_millis(20)))?;
@@ -71,7 +84,7 @@ impl Client {
                 client_id,
                 properties: properties.as_properties(),
                 will: None,
-                user_name: Some("any"),
+                user_name: Some(user),
                 password: Some(token().as_bytes()),
             },
         );
@@ -114,6 +127,32 @@ impl Client {
         let header = PublishHeader { dup, qos, retain, topic, packet_id };
         publish(&mut out, Version::V5, header, Properties::default().raw(), &[], payload);
         self.stream.write_all(&out)
+    }
+
+    pub fn unsubscribe(&mut self, filter: &str) -> io::Result<()> {
+        let mut out = Vec::new();
+        unsubscribe(&mut out, Version::V5, 1, &[], &[filter]);
+        self.stream.write_all(&out)
+    }
+
+    pub fn ping(&mut self) -> io::Result<()> {
+        let mut out = Vec::new();
+        pingreq(&mut out);
+        self.stream.write_all(&out)
+    }
+
+    /// Ends the connection in order; the session stays.
+    pub fn disconnect(mut self) -> io::Result<()> {
+        let mut out = Vec::new();
+        client_disconnect(&mut out, Version::V5, ReasonCode::SUCCESS, &[]);
+        self.stream.write_all(&out)?;
+        // The broker has seen it when it closes.
+        loop {
+            match self.poll() {
+                Err(_) => return Ok(()),
+                Ok(_) => {}
+            }
+        }
     }
 
     pub fn ack(&mut self, kind: AckKind, id: u16) -> io::Result<()> {
@@ -170,12 +209,17 @@ fn hear(packet: &ServerPacket<'_>) -> Heard {
             qos: publish.qos,
             id: publish.packet_id,
             dup: publish.dup,
+            retain: publish.retain,
         },
         ServerPacket::PubAck(ack) => Heard::PubAck(ack.packet_id, ack.reason),
         ServerPacket::PubRec(ack) => Heard::PubRec(ack.packet_id, ack.reason),
         ServerPacket::PubRel(ack) => Heard::PubRel(ack.packet_id),
         ServerPacket::PubComp(ack) => Heard::PubComp(ack.packet_id),
         ServerPacket::SubAck { packet_id, codes, .. } => Heard::SubAck(*packet_id, codes.to_vec()),
+        ServerPacket::UnsubAck { packet_id, codes, .. } => {
+            Heard::UnsubAck(*packet_id, codes.to_vec())
+        }
+        ServerPacket::PingResp => Heard::PingResp,
         _ => Heard::Other,
     }
 }
