@@ -1,6 +1,7 @@
 //! The broker within a running [`Control`].
 
 use crate::broker::Shared;
+use crate::connection::{self, Arrival};
 use crate::hook::Hook;
 use crate::listen::{ListenError, listen};
 use crate::metrics::Metrics;
@@ -12,8 +13,10 @@ use bulkhead_control::config::MqttConfig;
 use bulkhead_policy::{DenyReason, TenantId};
 use prometheus::Registry;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -87,6 +90,17 @@ impl Broker {
     /// Where it listens, in the configuration's order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Serves a client whose bytes come some other way than through a listener, until it ends.
+    pub async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        source: IpAddr,
+    ) {
+        let arrival = Arrival { stream: Box::new(stream), source, bearer: None, certificate: None };
+        let deadline = Instant::now() + self.shared.settings.handshake_timeout;
+        connection::serve(Arc::clone(&self.shared), arrival, deadline, ()).await;
     }
 
     /// Asks every [`Access`](crate::hook::Access) again whether it still holds: those of one tenant,

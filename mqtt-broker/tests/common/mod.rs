@@ -147,12 +147,8 @@ impl Client {
         client_disconnect(&mut out, Version::V5, ReasonCode::SUCCESS, &[]);
         self.stream.write_all(&out)?;
         // The broker has seen it when it closes.
-        loop {
-            match self.poll() {
-                Err(_) => return Ok(()),
-                Ok(_) => {}
-            }
-        }
+        while self.poll().is_ok() {}
+        Ok(())
     }
 
     pub fn ack(&mut self, kind: AckKind, id: u16) -> io::Result<()> {
