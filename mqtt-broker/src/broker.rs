@@ -131,9 +131,10 @@ impl Shared {
     fn open_realm(self: &Arc<Self>, tenant: Option<TenantId>, mount: &str) -> Option<Arc<Realm>> {
         let name = tenant.as_ref().map_or("", TenantId::as_str);
         let (lane, drain) = self.bus.lane(name)?;
-        let realm = Arc::new(Realm::new(tenant, mount, lane, Arc::clone(self)));
+        let stop = self.stop.child_token();
+        let realm = Arc::new(Realm::new(tenant, mount, lane, stop, Arc::clone(self)));
         let dispatch = Arc::clone(&realm).dispatch(drain);
-        let stop = self.stop.clone();
+        let stop = realm.stop.clone();
         self.tasks.spawn(async move { stop.run_until_cancelled(dispatch).await });
         Some(realm)
     }
@@ -177,6 +178,20 @@ impl Shared {
         cut
     }
 
+    /// Forgets tenants of which nothing is left.
+    fn retire(&self) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.retain(|_, realm| {
+            // This map and its dispatcher have it; whoever else has it is about to use it, and
+            // nobody gets it meanwhile.
+            let is_idle = Arc::strong_count(realm) == 2 && realm.is_idle();
+            if is_idle {
+                realm.stop.cancel();
+            }
+            !is_idle
+        });
+    }
+
     /// Does what is due, until it is told to stop; then says goodbye to everybody.
     async fn keep_house(self: Arc<Self>) {
         let mut ticks: u32 = 0;
@@ -188,12 +203,17 @@ impl Shared {
             if ticks.is_multiple_of(TICKS_PER_SWEEP) {
                 realms.iter().for_each(|realm| realm.expire_retained());
             }
+            let tenants = realms.len() - 1;
             let counts = realms.iter().map(|realm| realm.counts());
             let (sessions, retained) =
                 counts.fold((0, 0), |(s, r), (sessions, retained)| (s + sessions, r + retained));
             self.metrics.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
             self.metrics.retained.set(i64::try_from(retained).unwrap_or(i64::MAX));
-            self.metrics.tenants.set(i64::try_from(realms.len() - 1).unwrap_or(i64::MAX));
+            self.metrics.tenants.set(i64::try_from(tenants).unwrap_or(i64::MAX));
+            drop(realms);
+            if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+                self.retire();
+            }
         }
         for realm in self.all() {
             realm.close_all(ReasonCode::SERVER_SHUTTING_DOWN);

@@ -35,6 +35,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use trie::Trie;
 use usage::Usage;
 
@@ -46,6 +47,8 @@ pub(crate) struct Realm {
     pub(crate) mount: Box<str>,
     /// Where its messages go.
     pub(crate) lane: Arc<Lane>,
+    /// Ends its dispatcher.
+    pub(crate) stop: CancellationToken,
     /// What it uses of its quotas.
     pub(crate) usage: Usage,
     /// Its quotas, as its clients were last admitted with.
@@ -105,12 +108,14 @@ impl Realm {
         tenant: Option<TenantId>,
         mount: &str,
         lane: Arc<Lane>,
+        stop: CancellationToken,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             tenant,
             mount: mount.into(),
             lane,
+            stop,
             usage: Usage::new(),
             quotas: ArcSwap::default(),
             queued: Arc::default(),
@@ -406,6 +411,11 @@ impl Realm {
         for session in sessions {
             session.close(reason);
         }
+    }
+
+    /// Whether nothing is left of the tenant.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.counts() == (0, 0) && self.lane.is_idle()
     }
 
     /// How many sessions and retained messages there are.
