@@ -57,6 +57,12 @@ pub struct MqttConfig {
     /// Connections of all tenants. Default 100,000.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
+    /// Sessions of one tenant, connected or not. Default 50,000.
+    #[serde(default = "max_sessions")]
+    pub max_sessions_per_tenant: usize,
+    /// Subscriptions of one session. Default 1,000.
+    #[serde(default = "max_subscriptions")]
+    pub max_subscriptions_per_session: usize,
     /// Routers that move the messages; each serves some of the tenants. Default 2.
     #[serde(default = "routers")]
     pub routers: usize,
@@ -189,6 +195,14 @@ fn max_connections() -> usize {
     100_000
 }
 
+fn max_sessions() -> usize {
+    50_000
+}
+
+fn max_subscriptions() -> usize {
+    1_000
+}
+
 fn routers() -> usize {
     2
 }
@@ -211,6 +225,8 @@ impl MqttConfig {
             handshake_timeout: handshake_timeout(),
             pending_per_source: pending_per_source(),
             max_connections: max_connections(),
+            max_sessions_per_tenant: max_sessions(),
+            max_subscriptions_per_session: max_subscriptions(),
             routers: routers(),
         }
     }
@@ -287,6 +303,12 @@ impl MqttConfig {
             ("handshake_timeout", self.handshake_timeout >= second, "choose at least \"1s\""),
             ("pending_per_source", self.pending_per_source > 0, "choose at least 1"),
             ("max_connections", self.max_connections > 0, "choose at least 1"),
+            ("max_sessions_per_tenant", self.max_sessions_per_tenant > 0, "choose at least 1"),
+            (
+                "max_subscriptions_per_session",
+                self.max_subscriptions_per_session > 0,
+                "choose at least 1",
+            ),
             ("routers", (1..=64).contains(&self.routers), "choose 1 to 64"),
         ];
         match least.into_iter().find(|(_, good, _)| !good) {

@@ -362,7 +362,9 @@ impl Terms {
 /// The reason in CONNACK for why a client is refused.
 fn refusing_reason(reason: DenyReason) -> ReasonCode {
     match reason {
-        DenyReason::ConnectionQuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
+        DenyReason::ConnectionQuotaExceeded | DenyReason::SessionQuotaExceeded => {
+            ReasonCode::QUOTA_EXCEEDED
+        }
         DenyReason::AuthRateExceeded | DenyReason::SourceRateExceeded => {
             ReasonCode::CONNECTION_RATE_EXCEEDED
         }

@@ -25,6 +25,7 @@ use crate::bus::{Drain, Lane};
 use crate::clock::Deadline;
 use crate::codec::{ReasonCode, Version};
 use crate::hook::{Access, Noted, Operation, Renewal};
+use crate::settings::FALLBACK;
 use crate::store::{Meta, Steps};
 use arc_swap::ArcSwap;
 use bulkhead_policy::{DenyReason, Quotas, TenantId, Verdict};
@@ -149,12 +150,15 @@ impl Realm {
     /// Gives a client its session, and takes it from a former connection.
     ///
     /// # Errors
-    /// [`DenyReason::ConnectionQuotaExceeded`].
+    /// [`DenyReason::ConnectionQuotaExceeded`], [`DenyReason::SessionQuotaExceeded`].
     pub(crate) fn attach(&self, attach: Attach<'_>) -> Verdict<Attached> {
-        let quotas = attach.access.quotas();
+        let quotas = attach.access.quotas().or(FALLBACK);
         self.quotas.store(Arc::new(quotas));
         let mut inside = self.lock();
         let known = inside.sessions.get(&attach.key).cloned();
+        if known.is_none() && inside.sessions.len() >= self.shared.settings.max_sessions {
+            return Err(DenyReason::SessionQuotaExceeded);
+        }
         let is_connected = known.as_ref().is_some_and(|session| session.lock().link.is_some());
         if !is_connected && !self.usage.connections.add(quotas.connections) {
             return Err(DenyReason::ConnectionQuotaExceeded);
@@ -352,7 +356,7 @@ impl Realm {
         match access.renew() {
             Ok(Renewal::Unchanged) => None,
             Ok(Renewal::Changed(access)) => {
-                self.quotas.store(Arc::new(access.quotas()));
+                self.quotas.store(Arc::new(access.quotas().or(FALLBACK)));
                 self.take_over_access(&mut self.lock(), session, access);
                 None
             }

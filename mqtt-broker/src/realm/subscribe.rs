@@ -35,8 +35,13 @@ impl Realm {
             return Err(ReasonCode::NOT_AUTHORIZED);
         }
         let mut inside = self.lock();
-        let is_new = !session.lock().subscriptions.contains_key(text);
-        if is_new && !self.usage.subscriptions.add(access.quotas().subscriptions) {
+        let (is_new, own) = {
+            let subscriptions = &session.lock().subscriptions;
+            (!subscriptions.contains_key(text), subscriptions.len())
+        };
+        let limit = self.quotas.load().subscriptions;
+        let has_room = own < self.shared.settings.max_subscriptions;
+        if is_new && !(has_room && self.usage.subscriptions.add(limit)) {
             self.denied(&*access, Operation::Subscribe, DenyReason::SubscriptionQuotaExceeded);
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
