@@ -251,8 +251,8 @@ impl State {
             };
             let sent = link.write(message, terms, id, limits.mount);
             if sent {
-                // What ends with its connection is never sent again.
-                let kept = (self.expiry > 0)
+                // What ends with its connection is never sent again, but a group has others.
+                let kept = (self.expiry > 0 || terms.group.is_some())
                     .then(|| Waiting { record: message.record(), terms: terms.clone() });
                 let number = self.next_number;
                 self.next_number += 1;
@@ -302,7 +302,8 @@ impl State {
             }
             let mut outgoing = Outgoing::of_record(message, record);
             if link.write(&mut outgoing, terms, id, mount) {
-                let kept = (self.expiry > 0).then(|| queued.waiting.clone());
+                let kept =
+                    (self.expiry > 0 || terms.group.is_some()).then(|| queued.waiting.clone());
                 let stage = published(terms, kept);
                 self.window.add(Flight { id, stage, number: queued.number });
             }
