@@ -143,10 +143,19 @@ impl Shared {
     /// other tenant can have a subscription that matches.
     pub(crate) fn tenants_in(&self, topic: &str) -> Vec<Arc<Realm>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        let mut named: Vec<_> =
-            topic.split('/').filter_map(|level| tenants.get(level).cloned()).collect();
-        named.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let mut named: Vec<Arc<Realm>> = Vec::new();
+        for realm in topic.split('/').filter_map(|level| tenants.get(level)) {
+            if !named.iter().any(|known| Arc::ptr_eq(known, realm)) {
+                named.push(Arc::clone(realm));
+            }
+        }
         named
+    }
+
+    /// Whether there are any.
+    pub(crate) fn names_tenants(&self, topic: &str) -> bool {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        topic.split('/').any(|level| tenants.contains_key(level))
     }
 
     /// What tenants have retained that a service's filter matches.

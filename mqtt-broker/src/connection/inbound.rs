@@ -132,7 +132,10 @@ impl Connection {
         } else {
             Cow::Owned(self.realm.mounted(&topic))
         };
-        if publish.qos != QoS::AtMostOnce && self.version == Version::V5 {
+        if publish.qos != QoS::AtMostOnce
+            && self.version == Version::V5
+            && !self.is_under_way(publish)
+        {
             self.take_allowance(publishes)?;
         }
         if let Err(reason) = self.may_publish(&topic, publish) {
@@ -187,6 +190,12 @@ impl Connection {
             *slot = Some(publish.topic.into());
         }
         Ok(Cow::Borrowed(publish.topic))
+    }
+
+    /// Whether a message of QoS 2 was received before and not released, so that it is counted
+    /// already.
+    fn is_under_way(&self, publish: &Publish<'_>) -> bool {
+        publish.qos == QoS::ExactlyOnce && self.session.lock().received.contains(&publish.packet_id)
     }
 
     /// Counts a publish of QoS 1 or 2 against the client's Receive Maximum (§3.3.4).

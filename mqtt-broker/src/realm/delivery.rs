@@ -77,8 +77,8 @@ impl State {
             let has_room = self.queue.is_empty() && link.out.len() < OUT_BYTES;
             let id = self.window.next_id(link.receive_maximum).filter(|_| has_room);
             let Some(id) = id else { return self.enqueue(message, terms, handover) };
-            // What ends with its connection is never sent again.
-            let kept = (self.expiry > 0)
+            // What ends with its connection is never sent again, but a group has others.
+            let kept = (self.expiry > 0 || terms.group.is_some())
                 .then(|| Waiting { record: message.record(), terms: terms.clone() });
             let number = self.next_number;
             self.next_number += 1;
@@ -176,7 +176,7 @@ impl State {
             if let Some(store) = self.store.as_ref().filter(|_| terms.qos == 2) {
                 store.put(steps, number, &stored(&waiting, Kept::Published(id)));
             }
-            let kept = (self.expiry > 0).then(|| waiting.clone());
+            let kept = (self.expiry > 0 || terms.group.is_some()).then(|| waiting.clone());
             let flight = Flight { id, stage: published(terms, kept), number };
             let mut outgoing = Outgoing::of_record(message, &waiting.record);
             self.send(session, &mut outgoing, terms, flight, mount, steps);

@@ -96,7 +96,9 @@ impl Realm {
         publisher: Option<&Arc<Session>>,
         routed: &mut Routed,
     ) -> (ReasonCode, u64) {
-        if message.retain {
+        // What a service says to a tenant is kept with the tenant alone.
+        let is_kept_there = || self.tenant.is_none() && self.shared.names_tenants(message.topic);
+        if message.retain && !is_kept_there() {
             let record = Bytes::copy_from_slice(raw);
             let quotas = self.quotas.load();
             let kept = inside.retained.put(message, record.clone(), &quotas);

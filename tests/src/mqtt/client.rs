@@ -76,17 +76,32 @@ impl Client {
     }
 
     /// Sends bytes only as long as the broker takes them: says how many it took before it took none
-    /// for `patience`.
+    /// for `patience`. They are sent over and over again.
     pub async fn pour(&mut self, bytes: &[u8], most: usize, patience: Duration) -> usize {
         let Wire::Stream(stream) = &mut self.wire else { panic!("not over a WebSocket") };
         let mut taken = 0;
         while taken < most {
-            match timeout(patience, stream.write(bytes)).await {
+            let rest = &bytes[taken % bytes.len()..];
+            match timeout(patience, stream.write(rest)).await {
                 Ok(Ok(n)) => taken += n,
                 Ok(Err(_)) | Err(_) => return taken,
             }
         }
         taken
+    }
+
+    /// Reads so many bytes, whatever they mean.
+    pub async fn drain(&mut self, bytes: usize) {
+        let Wire::Stream(stream) = &mut self.wire else { panic!("not over a WebSocket") };
+        let mut buffer = vec![0; 64 * 1024];
+        let mut left = bytes;
+        while left > 0 {
+            let most = left.min(buffer.len());
+            let reading = stream.read(&mut buffer[..most]);
+            let n = timeout(WITHIN, reading).await.expect("bytes in time").unwrap();
+            assert!(n > 0, "the connection ended");
+            left -= n;
+        }
     }
 
     /// Sends a text message, on a WebSocket.
@@ -209,6 +224,23 @@ impl Client {
         self.ping().await;
         let message = self.heard.iter().find(|heard| matches!(heard, Heard::Publish(_)));
         assert_eq!(message, None, "nothing arrives");
+    }
+
+    /// What has arrived and nobody asked for.
+    pub fn heard_so_far(&self) -> Vec<Heard> {
+        self.heard.iter().cloned().collect()
+    }
+
+    /// Forgets the messages that have arrived.
+    pub async fn forget_messages(&mut self) {
+        self.ping().await;
+        self.heard.retain(|heard| !matches!(heard, Heard::Publish(_)));
+    }
+
+    /// Whether CONNECT is answered with success rather than the end of the connection.
+    pub async fn answered(&mut self) -> bool {
+        let heard = timeout(WITHIN, self.read()).await.expect("an answer in time");
+        matches!(heard, Some(Heard::ConnAck { reason: ReasonCode::SUCCESS, .. }))
     }
 
     /// Makes sure that the broker answers, which it does in order.
