@@ -192,6 +192,7 @@ fn is_quota(reason: DenyReason) -> bool {
         DenyReason::AuthRateExceeded
             | DenyReason::SourceRateExceeded
             | DenyReason::ConnectionQuotaExceeded
+            | DenyReason::SessionQuotaExceeded
             | DenyReason::SubscriptionQuotaExceeded
             | DenyReason::MessageRateExceeded
             | DenyReason::PayloadQuotaExceeded

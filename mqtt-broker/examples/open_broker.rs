@@ -1,5 +1,5 @@
 //! A broker that lets everybody do everything: to compare other brokers with, and to run conformance
-//! suites against. `cargo run --release --example open_broker -- 127.0.0.1:1883`
+//! suites against. `cargo run --release --example open_broker -- 127.0.0.1:1883 [data folder]`
 
 use bulkhead_control::config::MqttConfig;
 use bulkhead_mqtt_broker::Broker;
@@ -60,6 +60,7 @@ impl Access for Everybody {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:1883".to_owned());
     let mut config = MqttConfig::new(vec![format!("tcp://{address}").parse()?]);
+    config.data = std::env::args_os().nth(2).map(Into::into);
     config.max_keep_alive = SignedDuration::from_secs(60);
     let everybody = Everybody(AllowAll::of(TenantId::parse("home")?));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

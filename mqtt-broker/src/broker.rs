@@ -6,6 +6,7 @@ use crate::hook::{Access, Hook};
 use crate::metrics::Metrics;
 use crate::realm::Realm;
 use crate::settings::Settings;
+use crate::store::{Restored, Store};
 use crate::upstream::Upstream;
 use bulkhead_policy::{DenyReason, Scope, TenantId};
 use bytes::Bytes;
@@ -19,6 +20,9 @@ use tokio_util::task::TaskTracker;
 
 /// How often is looked at what is due.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long clients may take to go when the broker stops.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Ticks between two looks at what has expired.
 const TICKS_PER_SWEEP: u32 = 50;
@@ -34,22 +38,38 @@ pub(crate) struct Shared {
     pub(crate) open: AtomicUsize,
     /// The broker behind this one, which then has no realms.
     pub(crate) upstream: Option<Arc<Upstream>>,
+    /// Where what survives a restart is kept.
+    pub(crate) store: Option<Store>,
     bus: Option<Bus>,
     tenants: RwLock<HashMap<TenantId, Arc<Realm>>>,
     services: OnceLock<Arc<Realm>>,
     serials: AtomicU64,
 }
 
+/// What keeps sessions and messages.
+pub(crate) enum Behind {
+    /// This broker itself, with so many routers, and maybe a store.
+    Routers(usize, Option<(Store, Restored)>),
+    /// Another broker.
+    Upstream(Arc<Upstream>),
+}
+
 impl Shared {
     pub(crate) fn start(
         hook: Box<dyn Hook>,
         settings: Settings,
-        routers: usize,
-        upstream: Option<Arc<Upstream>>,
+        behind: Behind,
         metrics: Metrics,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Option<Arc<Self>> {
+        let (bus, store, upstream) = match behind {
+            Behind::Routers(routers, store) => {
+                (Some(Bus::start(routers, tasks, stop)), store, None)
+            }
+            Behind::Upstream(upstream) => (None, None, Some(upstream)),
+        };
+        let (store, restored) = store.unzip();
         let shared = Arc::new(Self {
             hook,
             settings,
@@ -57,7 +77,8 @@ impl Shared {
             stop: stop.clone(),
             tasks: tasks.clone(),
             open: AtomicUsize::new(0),
-            bus: upstream.is_none().then(|| Bus::start(routers, tasks, stop)),
+            store,
+            bus,
             upstream,
             tenants: RwLock::default(),
             services: OnceLock::new(),
@@ -69,6 +90,7 @@ impl Shared {
         }
         let services = shared.open_realm(None, "")?;
         shared.services.set(services).ok()?;
+        shared.restore(restored.unwrap_or_default())?;
         tasks.spawn(Arc::clone(&shared).keep_house());
         Some(shared)
     }
@@ -88,6 +110,10 @@ impl Shared {
             Scope::Service => return self.services().cloned(),
             Scope::Tenant(tenant) => tenant,
         };
+        self.realm_named(tenant)
+    }
+
+    fn realm_named(self: &Arc<Self>, tenant: &TenantId) -> Option<Arc<Realm>> {
         let known = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(realm) = known.get(tenant) {
             return Some(Arc::clone(realm));
@@ -97,17 +123,39 @@ impl Shared {
         if let Some(realm) = tenants.get(tenant) {
             return Some(Arc::clone(realm));
         }
-        let realm = self.open_realm(Some(tenant.clone()), access.mount())?;
+        let realm = self.open_realm(Some(tenant.clone()), &self.hook.mount(tenant))?;
         tenants.insert(tenant.clone(), Arc::clone(&realm));
         Some(realm)
+    }
+
+    /// Puts back what survived a restart.
+    fn restore(self: &Arc<Self>, restored: Restored) -> Option<()> {
+        let Some(store) = &self.store else { return Some(()) };
+        for (id, session) in restored.sessions {
+            let realm = self.realm_of(&session.meta.tenant)?;
+            realm.restore_session(session, store.known_session(id));
+        }
+        for (tenant, _, record) in restored.retained {
+            self.realm_of(&tenant)?.restore_retained(record);
+        }
+        Some(())
+    }
+
+    /// The realm of a name in the store.
+    fn realm_of(self: &Arc<Self>, tenant: &str) -> Option<Arc<Realm>> {
+        if tenant.is_empty() {
+            return self.services().cloned();
+        }
+        self.realm_named(&TenantId::parse(tenant).ok()?)
     }
 
     fn open_realm(self: &Arc<Self>, tenant: Option<TenantId>, mount: &str) -> Option<Arc<Realm>> {
         let name = tenant.as_ref().map_or("", TenantId::as_str);
         let (lane, drain) = self.bus.as_ref()?.lane(name)?;
-        let realm = Arc::new(Realm::new(tenant, mount, lane, Arc::clone(self)));
+        let stop = self.stop.child_token();
+        let realm = Arc::new(Realm::new(tenant, mount, lane, stop, Arc::clone(self)));
         let dispatch = Arc::clone(&realm).dispatch(drain);
-        let stop = self.stop.clone();
+        let stop = realm.stop.clone();
         self.tasks.spawn(async move { stop.run_until_cancelled(dispatch).await });
         Some(realm)
     }
@@ -116,10 +164,19 @@ impl Shared {
     /// other tenant can have a subscription that matches.
     pub(crate) fn tenants_in(&self, topic: &str) -> Vec<Arc<Realm>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        let mut named: Vec<_> =
-            topic.split('/').filter_map(|level| tenants.get(level).cloned()).collect();
-        named.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let mut named: Vec<Arc<Realm>> = Vec::new();
+        for realm in topic.split('/').filter_map(|level| tenants.get(level)) {
+            if !named.iter().any(|known| Arc::ptr_eq(known, realm)) {
+                named.push(Arc::clone(realm));
+            }
+        }
         named
+    }
+
+    /// Whether there are any.
+    pub(crate) fn names_tenants(&self, topic: &str) -> bool {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        topic.split('/').any(|level| tenants.contains_key(level))
     }
 
     /// What tenants have retained that a service's filter matches.
@@ -154,6 +211,20 @@ impl Shared {
         cut
     }
 
+    /// Forgets tenants of which nothing is left.
+    fn retire(&self) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.retain(|_, realm| {
+            // This map and its dispatcher have it; whoever else has it is about to use it, and
+            // nobody gets it meanwhile.
+            let is_idle = Arc::strong_count(realm) == 2 && realm.is_idle();
+            if is_idle {
+                realm.stop.cancel();
+            }
+            !is_idle
+        });
+    }
+
     /// Does what is due, until it is told to stop; then says goodbye to everybody.
     async fn keep_house(self: Arc<Self>) {
         let mut ticks: u32 = 0;
@@ -165,15 +236,30 @@ impl Shared {
             if ticks.is_multiple_of(TICKS_PER_SWEEP) {
                 realms.iter().for_each(|realm| realm.expire_retained());
             }
+            let tenants = realms.len() - 1;
             let counts = realms.iter().map(|realm| realm.counts());
             let (sessions, retained) =
                 counts.fold((0, 0), |(s, r), (sessions, retained)| (s + sessions, r + retained));
             self.metrics.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
             self.metrics.retained.set(i64::try_from(retained).unwrap_or(i64::MAX));
-            self.metrics.tenants.set(i64::try_from(realms.len() - 1).unwrap_or(i64::MAX));
+            self.metrics.tenants.set(i64::try_from(tenants).unwrap_or(i64::MAX));
+            drop(realms);
+            if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+                self.retire();
+            }
         }
         for realm in self.all() {
             realm.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
+        }
+        let gone = async {
+            while self.open.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(TICK / 10).await;
+            }
+        };
+        // Whoever does not go in time is left.
+        let _ = tokio::time::timeout(FAREWELL, gone).await;
+        if let Some(store) = self.store.clone() {
+            let _ = tokio::task::spawn_blocking(move || store.close()).await;
         }
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

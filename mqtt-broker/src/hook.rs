@@ -4,7 +4,7 @@
 //! asks about each topic before anything is acknowledged. Bulkhead's own is
 //! [`TenantPolicy`](crate::TenantPolicy).
 
-use bulkhead_policy::{DenyReason, DeviceId, Quotas, Scope, Verdict};
+use bulkhead_policy::{DenyReason, DeviceId, Quotas, Scope, TenantId, Verdict};
 use jiff::Timestamp;
 use std::future::Future;
 use std::net::IpAddr;
@@ -18,6 +18,12 @@ pub trait Hook: Send + Sync + 'static {
     /// # Errors
     /// Why it is refused.
     fn connect<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a>;
+
+    /// What stands before every name that a tenant's clients say and hear, with a `/` at its end;
+    /// empty for nothing. An [`Access`] is asked about names with it.
+    fn mount(&self, _tenant: &TenantId) -> String {
+        String::new()
+    }
 }
 
 /// What a [`Hook`] answers, when it can.
@@ -68,12 +74,6 @@ pub trait Access: Send + Sync + 'static {
 
     /// The limits of its tenant.
     fn quotas(&self) -> Quotas;
-
-    /// What stands before every name that the client says and hears, with a `/` at its end; empty for
-    /// nothing. The other methods are asked about names with it.
-    fn mount(&self) -> &str {
-        ""
-    }
 
     /// Is told what became of the client, to count it or to write it down.
     fn note(&self, _event: Noted) {}
@@ -143,7 +143,7 @@ pub struct AllowAll {
 
 impl AllowAll {
     /// Everybody is of this tenant.
-    pub fn of(tenant: bulkhead_policy::TenantId) -> Self {
+    pub fn of(tenant: TenantId) -> Self {
         Self { scope: Scope::Tenant(tenant) }
     }
 }

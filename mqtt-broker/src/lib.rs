@@ -26,9 +26,11 @@ mod realm;
 mod record;
 mod service;
 mod settings;
+mod store;
 mod upstream;
 
 pub use listen::{ListenError, TlsError};
 pub use policy::TenantPolicy;
 pub use service::{Broker, MqttError, start};
+pub use store::StoreError;
 pub use upstream::UpstreamError;

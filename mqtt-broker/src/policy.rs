@@ -4,7 +4,7 @@ use crate::hook::{Access, Answer, Attempt, Hook, Noted, Operation, Renewal};
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::{Admission, Authenticator};
 use bulkhead_policy::{
-    Broker, DenyReason, DeviceId, Principal, Quotas, Scope, TokenBucket, Verdict,
+    Broker, DenyReason, DeviceId, Principal, Quotas, Scope, TenantId, TokenBucket, Verdict,
 };
 use jiff::Timestamp;
 use std::net::IpAddr;
@@ -59,16 +59,11 @@ impl TenantPolicy {
     }
 
     fn access(&self, admission: Admission, source: IpAddr, started: Instant) -> TenantAccess {
-        let tenant = admission.principal.tenant();
-        let mount = tenant.zip(self.mount.as_ref()).map_or_else(String::new, |(tenant, mount)| {
-            format!("{}/", mount.replace("{tenant}", tenant.as_str()))
-        });
         let records = TokenBucket::new(RECORDS_PER_MINUTE, Duration::from_secs(60), Duration::ZERO);
         TenantAccess {
             auth: Arc::clone(&self.auth),
             policy: self.clone(),
             admission,
-            mount: mount.into(),
             source,
             started,
             records: Mutex::new(records),
@@ -80,6 +75,11 @@ impl Hook for TenantPolicy {
     fn connect<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a> {
         Box::pin(self.admit(attempt))
     }
+
+    fn mount(&self, tenant: &TenantId) -> String {
+        let mount = self.mount.as_ref();
+        mount.map_or_else(String::new, |m| format!("{}/", m.replace("{tenant}", tenant.as_str())))
+    }
 }
 
 /// What a token's bearer may do.
@@ -87,7 +87,6 @@ struct TenantAccess {
     auth: Arc<Authenticator>,
     policy: TenantPolicy,
     admission: Admission,
-    mount: Box<str>,
     source: IpAddr,
     started: Instant,
     records: Mutex<TokenBucket>,
@@ -144,10 +143,6 @@ impl Access for TenantAccess {
 
     fn quotas(&self) -> Quotas {
         self.admission.quotas
-    }
-
-    fn mount(&self) -> &str {
-        &self.mount
     }
 
     fn note(&self, event: Noted) {

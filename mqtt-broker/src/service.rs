@@ -1,19 +1,23 @@
 //! The broker within a running [`Control`].
 
-use crate::broker::Shared;
+use crate::broker::{Behind, Shared};
+use crate::connection::{self, Arrival};
 use crate::hook::Hook;
 use crate::listen::{ListenError, listen};
 use crate::metrics::Metrics;
 use crate::policy::TenantPolicy;
 use crate::settings::Settings;
+use crate::store::{Store, StoreError};
 use crate::upstream::{Upstream, UpstreamError};
 use bulkhead_control::Control;
 use bulkhead_control::config::MqttConfig;
 use bulkhead_policy::{DenyReason, TenantId};
 use prometheus::Registry;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +31,9 @@ pub enum MqttError {
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The data folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -76,10 +83,14 @@ impl Broker {
     ) -> Result<Self, MqttError> {
         let metrics = Metrics::new(registry)?;
         let settings = Settings::of(config);
-        let upstream = config.upstream.as_ref();
-        let upstream = upstream.map(|upstream| Upstream::open(upstream, registry)).transpose()?;
-        let (hook, routers) = (Box::new(hook), config.routers);
-        let shared = Shared::start(hook, settings, routers, upstream, metrics, tasks, stop)
+        let behind = match &config.upstream {
+            Some(upstream) => Behind::Upstream(Upstream::open(upstream, registry)?),
+            None => {
+                let store = config.data.as_deref().map(Store::open).transpose()?;
+                Behind::Routers(config.routers, store)
+            }
+        };
+        let shared = Shared::start(Box::new(hook), settings, behind, metrics, tasks, stop)
             .ok_or(MqttError::Router)?;
         let addresses = listen(config, &shared)?.into();
         Ok(Self { shared, addresses })
@@ -93,6 +104,17 @@ impl Broker {
     /// Whether clients can be served: with a broker behind this one, whether that is there.
     pub fn is_ready(&self) -> bool {
         self.shared.upstream.as_ref().is_none_or(|upstream| upstream.is_up())
+    }
+
+    /// Serves a client whose bytes come some other way than through a listener, until it ends.
+    pub async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        source: IpAddr,
+    ) {
+        let arrival = Arrival { stream: Box::new(stream), source, bearer: None, certificate: None };
+        let deadline = Instant::now() + self.shared.settings.handshake_timeout;
+        connection::serve(Arc::clone(&self.shared), arrival, deadline, ()).await;
     }
 
     /// Asks every [`Access`](crate::hook::Access) again whether it still holds: those of one tenant,

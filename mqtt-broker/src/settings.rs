@@ -1,6 +1,7 @@
 //! What of the configuration the broker looks at while it runs.
 
 use bulkhead_control::config::{DeniedPublish, MqttConfig};
+use bulkhead_policy::Quotas;
 use jiff::SignedDuration;
 use std::time::Duration;
 
@@ -12,6 +13,21 @@ pub(crate) const OWN_TOPIC_ALIASES: u16 = 32;
 
 /// Longest client id, in bytes.
 pub(crate) const MAX_CLIENT_ID_BYTES: usize = 1024;
+
+/// What holds for a tenant where neither it nor the configuration has a quota: nobody may fill the
+/// memory.
+pub(crate) const FALLBACK: Quotas = Quotas {
+    connections: None,
+    subscriptions: Some(100_000),
+    messages_per_second: None,
+    bytes_per_second: None,
+    payload_bytes: None,
+    retained_messages: Some(100_000),
+    retained_bytes: Some(256 * 1024 * 1024),
+    queued_bytes: Some(512 * 1024 * 1024),
+    authentications_per_minute: None,
+    jetstream: None,
+};
 
 /// Bounds and choices.
 #[derive(Clone, Debug)]
@@ -25,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) handshake_timeout: Duration,
     pub(crate) pending_per_source: usize,
     pub(crate) max_connections: usize,
+    pub(crate) max_sessions: usize,
+    pub(crate) max_subscriptions: usize,
 }
 
 impl Settings {
@@ -41,6 +59,8 @@ impl Settings {
             handshake_timeout: config.handshake_timeout.unsigned_abs(),
             pending_per_source: config.pending_per_source,
             max_connections: config.max_connections,
+            max_sessions: config.max_sessions_per_tenant,
+            max_subscriptions: config.max_subscriptions_per_session,
         }
     }
 }

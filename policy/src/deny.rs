@@ -98,6 +98,8 @@ deny_reasons! {
     PublishDenied => "publish_denied",
     /// No grant covers subscribing to all of this.
     SubscribeDenied => "subscribe_denied",
+    /// The tenant has as many sessions, connected or not, as it may.
+    SessionQuotaExceeded => "session_quota_exceeded",
     /// The tenant has as many subscriptions as it may.
     SubscriptionQuotaExceeded => "subscription_quota_exceeded",
     /// The tenant publishes more messages or bytes per second than it may.

@@ -1,4 +1,4 @@
-//! Runs the Python programs of this folder: real clients in processes of their own.
+//! Runs the Python programs of this folder, and others: real clients in processes of their own.
 
 #![allow(dead_code, reason = "each test needs a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at a surprise")]
@@ -24,14 +24,35 @@ impl Script {
     /// Starts a program with its one argument. What it prints goes to `<name>.log` in the folder.
     pub async fn start(folder: &Path, program: &str, name: &str, input: &Value) -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(program);
-        let (folder, name, input) = (folder.to_owned(), name.to_owned(), input.to_string());
-        let server = spawn_blocking(move || {
+        let input = input.to_string();
+        Self::of(folder, name, move || {
             let mut command = Command::new(Tools::open().unwrap().python().unwrap());
             // The environment could tell a Device Connect device to go elsewhere.
             command.env_clear().env("PYTHONDONTWRITEBYTECODE", "1").arg(program).arg(input);
-            Server::spawn(&name, command, &folder).unwrap()
-        });
+            command
+        })
+        .await
+    }
+
+    /// Starts another program.
+    pub async fn of(
+        folder: &Path,
+        name: &str,
+        command: impl FnOnce() -> Command + Send + 'static,
+    ) -> Self {
+        let (folder, name) = (folder.to_owned(), name.to_owned());
+        let server = spawn_blocking(move || Server::spawn(&name, command(), &folder).unwrap());
         Self { server: server.await.unwrap() }
+    }
+
+    /// Waits until the program has ended by itself and returns what it has printed.
+    pub async fn output(self) -> String {
+        let deadline = Instant::now() + WITHIN;
+        while self.server.is_running() {
+            assert!(Instant::now() < deadline, "takes too long: {}", self.server.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.server.log()
     }
 
     /// Waits until the program has printed something.
@@ -42,16 +63,12 @@ impl Script {
 
     /// Waits until the program has ended by itself and returns its result.
     pub async fn result(self) -> Value {
-        let deadline = Instant::now() + WITHIN;
-        while self.server.is_running() {
-            assert!(Instant::now() < deadline, "takes too long: {}", self.server.log());
-            sleep(Duration::from_millis(20)).await;
-        }
-        let log = self.server.log();
+        let name = self.server.name().to_owned();
+        let log = self.output().await;
         log.lines()
             .last()
             .and_then(|line| serde_json::from_str(line).ok())
-            .unwrap_or_else(|| panic!("{} could not be run: {log}", self.server.name()))
+            .unwrap_or_else(|| panic!("{name} could not be run: {log}"))
     }
 
     /// Asks the program to end, if it has not, and returns its result.

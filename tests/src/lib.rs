@@ -17,10 +17,12 @@
 
 mod client;
 mod config_mode;
+pub mod mqtt;
 mod process;
 mod stack;
 mod wait;
 
+pub use bulkhead_control::config::Transport;
 pub use client::{Actor, connect_error, next, nothing};
 pub use config_mode::ConfigModeSite;
 pub use process::Replica;

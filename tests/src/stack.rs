@@ -1,13 +1,15 @@
-//! A nats-server or a cluster of them, and Bulkhead's services before it.
+//! A nats-server or a cluster of them with Bulkhead's services before it, or Bulkhead's MQTT broker.
 
+use crate::mqtt::Door;
 use crate::process::Replica;
 use crate::wait::eventually;
 use bulkhead_cli::signer::{Signer, TokenRequest};
 use bulkhead_cli::{Services, start_services};
 use bulkhead_control::Control;
-use bulkhead_control::config::Config;
+use bulkhead_control::config::{Config, Transport};
 use bulkhead_control::directory::Store;
 use bulkhead_devkit::{Etcd, NatsServer, Tools};
+use bulkhead_mqtt_broker::Broker;
 use bulkhead_policy::{Tenant, TenantId};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -20,6 +22,9 @@ pub const ISSUER: &str = "https://issuer.test";
 /// `aud` of the tokens.
 pub const AUDIENCE: &str = "bulkhead";
 
+/// The MQTT broker's listeners, in the order of its configuration.
+const TRANSPORTS: [Transport; 4] = [Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
+
 /// What is to be started.
 #[derive(Clone, Debug)]
 pub struct StackBuilder {
@@ -29,6 +34,7 @@ pub struct StackBuilder {
     server_config: String,
     config: String,
     nats: String,
+    mqtt: Option<String>,
     issuer_keys: String,
     issuer_roles: Vec<String>,
     tenants: Vec<String>,
@@ -41,6 +47,7 @@ pub struct Stack {
     servers: Vec<NatsServer>,
     etcd: Option<Etcd>,
     exchange: Option<SocketAddr>,
+    mqtt: Option<Broker>,
     signer: Signer,
     folder: tempfile::TempDir,
 }
@@ -108,6 +115,7 @@ impl Default for StackBuilder {
             server_config: String::new(),
             config: String::new(),
             nats: String::new(),
+            mqtt: None,
             issuer_keys: "jwks_file = \"issuer.jwks.json\"".to_owned(),
             issuer_roles: ["device", "member", "viewer", "operator"].map(str::to_owned).to_vec(),
             tenants: vec!["acme".to_owned(), "globex".to_owned()],
@@ -152,6 +160,12 @@ impl StackBuilder {
         Self { nats: format!("{}{text}\n", self.nats), ..self }
     }
 
+    /// Adds to the table `[mqtt]`.
+    #[must_use]
+    pub fn mqtt(self, text: &str) -> Self {
+        Self { mqtt: Some(format!("{}{text}\n", self.mqtt.unwrap_or_default())), ..self }
+    }
+
     /// Replaces where the issuer's keys come from.
     #[must_use]
     pub fn issuer_keys(self, text: &str) -> Self {
@@ -175,11 +189,22 @@ impl StackBuilder {
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::create(&folder.path().join("issuer.pem")).unwrap();
         std::fs::write(folder.path().join("issuer.jwks.json"), signer.jwks().to_string()).unwrap();
-        let keys = folder.path().join("nats");
-        bulkhead_auth_callout::init(&keys, "").unwrap();
-        let servers = start_servers(&keys, self.servers, self.server_config.clone()).await;
+        let mut servers = Vec::new();
+        if self.servers > 0 {
+            let keys = folder.path().join("nats");
+            bulkhead_auth_callout::init(&keys, "").unwrap();
+            servers = start_servers(&keys, self.servers, self.server_config.clone()).await;
+        }
+        if self.mqtt.is_some() {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            let write =
+                |name, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+            write("mqtt.pem", made.cert.pem());
+            write("mqtt.key", made.signing_key.serialize_pem());
+        }
         let etcd = if self.etcd { Some(start_etcd(folder.path()).await) } else { None };
-        let mut stack = Stack { control: None, servers, etcd, exchange: None, signer, folder };
+        let mut stack =
+            Stack { control: None, servers, etcd, exchange: None, mqtt: None, signer, folder };
         std::fs::write(stack.config_path(), self.configuration(&stack)).unwrap();
         let store = stack.store().await;
         for tenant in &self.tenants {
@@ -197,6 +222,19 @@ impl StackBuilder {
             Some(etcd) => format!("etcd = {{ endpoints = [\"{}\"] }}", etcd.endpoint()),
             None => "file = \"tenants.toml\"".to_owned(),
         };
+        let nats = if stack.servers.is_empty() {
+            String::new()
+        } else {
+            let own = &self.nats;
+            format!("[nats]\nservers = {urls:?}\noperator = {{ keys = \"nats\" }}\n{own}\n")
+        };
+        let mqtt = self.mqtt.as_ref().map_or_else(String::new, |own| {
+            let listeners = TRANSPORTS.map(|transport| format!("{transport}://127.0.0.1:0"));
+            format!(
+                "[mqtt]\nlisteners = {listeners:?}\n\
+                 tls = {{ cert_file = \"mqtt.pem\", key_file = \"mqtt.key\" }}\n{own}\n"
+            )
+        });
         format!(
             "dev = true\n\
              audit = {{ path = \"audit.jsonl\" }}\n\
@@ -207,8 +245,8 @@ impl StackBuilder {
              name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
              roles = {:?}\nkeys = {{ {} }}\n\
-             [nats]\nservers = {urls:?}\noperator = {{ keys = \"nats\" }}\n{}\n{}",
-            self.issuer_roles, self.issuer_keys, self.nats, self.config
+             {nats}{mqtt}{}",
+            self.issuer_roles, self.issuer_keys, self.config
         )
     }
 }
@@ -220,17 +258,24 @@ impl Stack {
         StackBuilder::default()
     }
 
+    /// The MQTT broker with a listener of each transport and no nats-server, with the tenants `acme`
+    /// and `globex`.
+    pub fn mqtt() -> StackBuilder {
+        StackBuilder { servers: 0, ..StackBuilder::default() }.mqtt("")
+    }
+
     /// Starts the service in this process.
     pub async fn start_service(&mut self) {
         let config = Config::load(&self.config_path()).unwrap();
         if std::env::var_os("BULKHEAD__LOG__FILTER").is_some() {
             bulkhead_control::log::init(&config.log).unwrap();
         }
-        let Services { control, exchange, .. } =
+        let Services { control, exchange, mqtt } =
             start_services(config, Some(self.config_path())).await.unwrap();
         eventually("the service is ready", || control.readiness().missing().is_empty()).await;
         self.control = Some(control);
         self.exchange = exchange;
+        self.mqtt = mqtt;
     }
 
     /// Ends the service of this process.
@@ -253,6 +298,23 @@ impl Stack {
     /// Where `POST /v1/credentials` is.
     pub fn exchange_url(&self) -> String {
         format!("http://{}/v1/credentials", self.exchange.expect("the exchange is configured"))
+    }
+
+    /// The MQTT broker.
+    pub fn broker(&self) -> &Broker {
+        self.mqtt.as_ref().expect("the stack has an MQTT broker")
+    }
+
+    /// The MQTT broker's listener of a transport.
+    pub fn door(&self, transport: Transport) -> Door {
+        let at = TRANSPORTS.iter().position(|t| *t == transport).unwrap();
+        let address = self.broker().addresses()[at];
+        Door { transport, address, certificate: self.folder().join("mqtt.pem") }
+    }
+
+    /// Where MQTT clients come in over TCP.
+    pub fn tcp(&self) -> Door {
+        self.door(Transport::Tcp)
     }
 
     /// The folder of everything.
@@ -310,6 +372,33 @@ impl Stack {
     /// The metrics, in text.
     pub fn metrics(&self) -> String {
         self.control().auth().metrics().encode().unwrap()
+    }
+
+    /// The value of a metric, whose name is written with its labels; 0 as long as it is not there.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// How often the MQTT broker refused this operation for this reason.
+    pub fn refusals(&self, operation: &str, reason: &str) -> u64 {
+        let labels = format!("operation=\"{operation}\",reason=\"{reason}\"");
+        self.metric(&format!("bulkhead_mqtt_denied_total{{{labels}}}"))
+    }
+
+    /// How many live MQTT connections were cut for this reason.
+    pub fn terminations(&self, reason: &str) -> u64 {
+        let labels = format!("backend=\"mqtt\",reason=\"{reason}\"");
+        self.metric(&format!("bulkhead_terminations_total{{{labels}}}"))
+    }
+
+    /// Writes another `bulkhead.toml`, made of the present one, which running services take over.
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) {
+        let config = std::fs::read_to_string(self.config_path()).unwrap();
+        let next = self.folder().join("bulkhead.toml.next");
+        std::fs::write(&next, change(config)).unwrap();
+        std::fs::rename(next, self.config_path()).unwrap();
     }
 
     /// The records of the audit log so far.

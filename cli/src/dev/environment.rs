@@ -10,6 +10,7 @@ use bulkhead_devkit::{NatsServer, Tools};
 use bulkhead_policy::{DeviceId, NameError, RoleName, Tenant, TenantId};
 use jiff::SignedDuration;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub struct Environment {
     nats: NatsServer,
     control: Control,
     exchange: Option<std::net::SocketAddr>,
+    mqtt: SocketAddr,
 }
 
 /// Why it could not start.
@@ -103,8 +105,10 @@ impl Environment {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Services { control, exchange, .. } = start_services(config, Some(path)).await?;
-        let environment = Self { folder, signer, nats, control, exchange };
+        let Services { control, exchange, mqtt } = start_services(config, Some(path)).await?;
+        let mqtt = mqtt.and_then(|broker| broker.addresses().first().copied());
+        let mqtt = mqtt.ok_or_else(|| DevError::Client("MQTT is not served".to_owned()))?;
+        let environment = Self { folder, signer, nats, control, exchange, mqtt };
         environment.ready().await?;
         Ok(environment)
     }
@@ -131,6 +135,11 @@ impl Environment {
         self.nats.client_url()
     }
 
+    /// Where MQTT clients connect.
+    pub fn mqtt_address(&self) -> SocketAddr {
+        self.mqtt
+    }
+
     /// What a person could try now.
     ///
     /// # Errors
@@ -141,15 +150,20 @@ impl Environment {
         let key = self.folder.join("issuer.pem");
         let key = key.display();
         let mut text = format!(
-            "NATS {nats}\nTry, in another terminal:\n\n  \
+            "NATS {nats}\nMQTT mqtt://{mqtt}\nTry, in another terminal:\n\n  \
              export BULKHEAD_CONFIG={config}\n  \
              bulkhead token mint --key {key} --tenant acme --device cam-1\n  \
+             mosquitto_sub -h {host} -p {port} -u any -P \"$(bulkhead token mint --key {key} --tenant \
+             acme --role member)\" -t 'device-connect/acme/#' -v\n  \
              bulkhead creds issue --tenant acme --device cam-1 --out cam-1.creds.json\n  \
              bulkhead tenant suspend acme     # cuts acme's connections within a second\n  \
              bulkhead tenant resume acme\n  \
              bulkhead audit verify\n  \
              curl -s http://{admin}/metrics | grep bulkhead_\n",
             nats = self.nats_url(),
+            mqtt = self.mqtt,
+            host = self.mqtt.ip(),
+            port = self.mqtt.port(),
             admin = self.control.admin_address(),
         );
         if let Some(exchange) = self.exchange {
@@ -211,6 +225,7 @@ fn configuration(nats: &str) -> String {
          audit = {{ path = \"audit.jsonl\" }}\n\
          admin = {{ listen = \"127.0.0.1:0\" }}\n\
          exchange = {{ listen = \"127.0.0.1:0\" }}\n\
+         mqtt = {{ listeners = [\"tcp://127.0.0.1:0\"], data = \"mqtt\" }}\n\
          nats = {{ servers = [\"{nats}\"], operator = {{ keys = \"nats\" }} }}\n\
          \n\
          [[issuers]]\n\

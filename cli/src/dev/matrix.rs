@@ -1,7 +1,7 @@
 //! The isolation matrix: what one tenant's clients can do within their tenant, and across.
 
 use super::environment::{DevError, Environment};
-use super::nats;
+use super::{mqtt, nats};
 use serde::Serialize;
 use std::fmt;
 
@@ -42,7 +42,9 @@ impl Matrix {
     /// # Errors
     /// [`DevError`] if a client cannot even connect.
     pub async fn measure(environment: &Environment) -> Result<Self, DevError> {
-        Ok(Self { rows: nats::measure(environment).await? })
+        let mut rows = nats::measure(environment).await?;
+        rows.extend(mqtt::measure(environment).await?);
+        Ok(Self { rows })
     }
 
     /// The rows.

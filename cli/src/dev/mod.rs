@@ -2,6 +2,7 @@
 
 mod environment;
 mod matrix;
+mod mqtt;
 mod nats;
 
 pub use environment::{DevError, Environment};

@@ -31,6 +31,9 @@ pub struct MqttConfig {
     /// told. Default `close`.
     #[serde(default)]
     pub denied_publish: DeniedPublish,
+    /// Folder of sessions and retained messages that survive a restart. Nothing does unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
     /// Largest packet, in bytes. Default 262,144.
     #[serde(default = "max_packet_bytes")]
     pub max_packet_bytes: usize,
@@ -58,6 +61,12 @@ pub struct MqttConfig {
     /// Connections of all tenants. Default 100,000.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
+    /// Sessions of one tenant, connected or not. Default 50,000.
+    #[serde(default = "max_sessions")]
+    pub max_sessions_per_tenant: usize,
+    /// Subscriptions of one session. Default 1,000.
+    #[serde(default = "max_subscriptions")]
+    pub max_subscriptions_per_session: usize,
     /// Routers that move the messages; each serves some of the tenants. Default 2.
     #[serde(default = "routers")]
     pub routers: usize,
@@ -190,6 +199,14 @@ fn max_connections() -> usize {
     100_000
 }
 
+fn max_sessions() -> usize {
+    50_000
+}
+
+fn max_subscriptions() -> usize {
+    1_000
+}
+
 fn routers() -> usize {
     2
 }
@@ -204,6 +221,7 @@ impl MqttConfig {
             mount: None,
             upstream: None,
             denied_publish: DeniedPublish::default(),
+            data: None,
             max_packet_bytes: max_packet_bytes(),
             max_in_flight: max_in_flight(),
             session_queue_bytes: session_queue_bytes(),
@@ -212,6 +230,8 @@ impl MqttConfig {
             handshake_timeout: handshake_timeout(),
             pending_per_source: pending_per_source(),
             max_connections: max_connections(),
+            max_sessions_per_tenant: max_sessions(),
+            max_subscriptions_per_session: max_subscriptions(),
             routers: routers(),
         }
     }
@@ -263,6 +283,13 @@ impl MqttConfig {
         }
         if let Some(upstream) = &self.upstream {
             upstream.check(&self.listeners).map_err(|p| p.under("upstream"))?;
+            if self.data.is_some() {
+                return Err(Problem::new(
+                    "data",
+                    "would stay empty, since the upstream broker keeps sessions and messages",
+                    "leave out data or upstream",
+                ));
+            }
         }
         let second = SignedDuration::from_secs(1);
         let least = [
@@ -291,6 +318,12 @@ impl MqttConfig {
             ("handshake_timeout", self.handshake_timeout >= second, "choose at least \"1s\""),
             ("pending_per_source", self.pending_per_source > 0, "choose at least 1"),
             ("max_connections", self.max_connections > 0, "choose at least 1"),
+            ("max_sessions_per_tenant", self.max_sessions_per_tenant > 0, "choose at least 1"),
+            (
+                "max_subscriptions_per_session",
+                self.max_subscriptions_per_session > 0,
+                "choose at least 1",
+            ),
             ("routers", (1..=64).contains(&self.routers), "choose 1 to 64"),
         ];
         match least.into_iter().find(|(_, good, _)| !good) {
@@ -303,6 +336,6 @@ impl MqttConfig {
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let upstream = self.upstream.iter_mut().flat_map(UpstreamConfig::paths);
-        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(upstream)
+        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(&mut self.data).chain(upstream)
     }
 }

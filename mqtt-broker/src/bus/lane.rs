@@ -97,6 +97,11 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).bytes < CREDIT
     }
 
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).bytes == 0
+    }
+
     /// Waits until more may be published.
     pub(crate) async fn room(&self) {
         loop {

@@ -179,6 +179,8 @@ async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Opened, Ref
         refuse(refusing_reason(reason), reason.code())
     })?;
     access.note(Noted::Connected);
+    // What has changed since the hook was asked did not find the session yet.
+    realm.reassess_session(&attached.session);
     let keep_alive = terms.server_keep_alive.unwrap_or(connect.keep_alive);
     let connected = Connected { realm, attached, access, version, method, keep_alive, rest };
     Ok(Opened::Session(Box::new(connected)))
@@ -204,6 +206,7 @@ impl Connected {
             partial: self.rest,
             out: Vec::new(),
             sent: 0,
+            behind: 0,
             unflushed: false,
             inbound: Inbound::default(),
         }
@@ -393,7 +396,9 @@ impl Terms {
 /// The reason in CONNACK for why a client is refused.
 pub(crate) fn refusing_reason(reason: DenyReason) -> ReasonCode {
     match reason {
-        DenyReason::ConnectionQuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
+        DenyReason::ConnectionQuotaExceeded | DenyReason::SessionQuotaExceeded => {
+            ReasonCode::QUOTA_EXCEEDED
+        }
         DenyReason::AuthRateExceeded | DenyReason::SourceRateExceeded => {
             ReasonCode::CONNECTION_RATE_EXCEEDED
         }

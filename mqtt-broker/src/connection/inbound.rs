@@ -2,14 +2,14 @@ use super::{Connection, End};
 use crate::bus::Batch;
 use crate::clock::Deadline;
 use crate::codec::{
-    Ack, AckKind, Auth, Disconnect, Frame, Packet, Properties, PropertyId, Publish, QoS,
-    ReasonCode, Subscribe, Unsubscribe, Version, ack, auth, is_topic_name, pingresp, suback,
-    unsuback,
+    AckKind, Auth, Disconnect, Frame, Packet, Properties, PropertyId, Publish, QoS, ReasonCode,
+    Subscribe, Unsubscribe, Version, ack, auth, is_topic_name, pingresp, suback, unsuback,
 };
 use crate::hook::{Attempt, Operation};
 use crate::realm::Subscription;
 use crate::record::Message;
 use crate::settings::TOPIC_ALIASES;
+use crate::store::{Steps, Store};
 use bulkhead_control::config::DeniedPublish;
 use bulkhead_policy::DenyReason;
 use std::borrow::Cow;
@@ -55,6 +55,8 @@ impl Connection {
     /// Takes bytes of the client, and does what its packets ask for.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.last_heard = Instant::now();
+        // They may have changed while there was nothing to do.
+        self.look_at_rights();
         let mut publishes = Publishes::default();
         let outcome = if self.partial.is_empty() {
             let (used, outcome) = self.packets(bytes, &mut publishes);
@@ -70,6 +72,8 @@ impl Connection {
         };
         // What came before something wrong was right.
         self.send_on(publishes);
+        let is_behind = self.shared.store.as_ref().is_some_and(Store::is_behind);
+        self.inbound.waits_for_room |= is_behind;
         outcome
     }
 
@@ -97,14 +101,12 @@ impl Connection {
     fn packet(&mut self, packet: Packet<'_>, publishes: &mut Publishes) -> Result<(), End> {
         match packet {
             Packet::Publish(publish) => self.publish(&publish, publishes)?,
-            Packet::PubAck(ack) => {
-                self.session.lock().puback(ack.packet_id);
+            Packet::PubAck(ack) => self.session.lock().puback(ack.packet_id),
+            Packet::PubRec(ack) => {
+                self.session.lock().pubrec(&self.session, ack.packet_id, ack.reason);
             }
-            Packet::PubRec(ack) => self.pubrec(&ack),
-            Packet::PubRel(ack) => self.pubrel(&ack),
-            Packet::PubComp(ack) => {
-                self.session.lock().pubcomp(ack.packet_id);
-            }
+            Packet::PubRel(ack) => self.session.lock().pubrel(&self.session, ack.packet_id),
+            Packet::PubComp(ack) => self.session.lock().pubcomp(ack.packet_id),
             Packet::Subscribe(subscribe) => self.subscribe(&subscribe),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Packet::PingReq => self.say(|out, _| pingresp(out)),
@@ -130,7 +132,10 @@ impl Connection {
         } else {
             Cow::Owned(self.realm.mounted(&topic))
         };
-        if publish.qos != QoS::AtMostOnce && self.version == Version::V5 {
+        if publish.qos != QoS::AtMostOnce
+            && self.version == Version::V5
+            && !self.is_under_way(publish)
+        {
             self.take_allowance(publishes)?;
         }
         if let Err(reason) = self.may_publish(&topic, publish) {
@@ -185,6 +190,12 @@ impl Connection {
             *slot = Some(publish.topic.into());
         }
         Ok(Cow::Borrowed(publish.topic))
+    }
+
+    /// Whether a message of QoS 2 was received before and not released, so that it is counted
+    /// already.
+    fn is_under_way(&self, publish: &Publish<'_>) -> bool {
+        publish.qos == QoS::ExactlyOnce && self.session.lock().received.contains(&publish.packet_id)
     }
 
     /// Counts a publish of QoS 1 or 2 against the client's Receive Maximum (§3.3.4).
@@ -258,26 +269,6 @@ impl Connection {
         self.inbound.waits_for_room = !self.realm.lane.has_room();
     }
 
-    fn pubrec(&self, received: &Ack<'_>) {
-        let mut state = self.session.lock();
-        let (_, answer) = state.pubrec(received.packet_id, received.reason);
-        if let (Some(reason), Some(link)) = (answer, &mut state.link) {
-            ack(&mut link.out, self.version, AckKind::PubRel, received.packet_id, reason);
-        }
-    }
-
-    fn pubrel(&self, released: &Ack<'_>) {
-        let mut state = self.session.lock();
-        let reason = if state.received.remove(&released.packet_id) {
-            ReasonCode::SUCCESS
-        } else {
-            ReasonCode::PACKET_IDENTIFIER_NOT_FOUND
-        };
-        if let Some(link) = &mut state.link {
-            ack(&mut link.out, self.version, AckKind::PubComp, released.packet_id, reason);
-        }
-    }
-
     fn subscribe(&self, subscribe: &Subscribe<'_>) {
         let id = subscribe.properties.subscription_identifier();
         let mut codes = Vec::new();
@@ -292,7 +283,9 @@ impl Connection {
                 Err(reason) => reason,
             });
         }
-        self.say(|out, version| suback(out, version, subscribe.packet_id, &codes));
+        let mut packets = Vec::new();
+        suback(&mut packets, self.version, subscribe.packet_id, &codes);
+        self.session.lock().tell(&self.session, &packets, Steps::default());
         for (found, subscription) in retained {
             self.realm.send_retained(&self.session, &found, subscription);
         }
@@ -303,7 +296,9 @@ impl Connection {
             .filters()
             .map(|filter| self.realm.unsubscribe(&self.session, filter))
             .collect();
-        self.say(|out, version| unsuback(out, version, unsubscribe.packet_id, &codes));
+        let mut packets = Vec::new();
+        unsuback(&mut packets, self.version, unsubscribe.packet_id, &codes);
+        self.session.lock().tell(&self.session, &packets, Steps::default());
     }
 
     fn disconnect(&self, disconnect: &Disconnect<'_>) -> End {
@@ -349,6 +344,8 @@ impl Connection {
             return Err(End::Closed(ReasonCode::NOT_AUTHORIZED));
         }
         self.realm.renew(&self.session, access);
+        // What has changed since the hook was asked found the rights of before.
+        self.realm.reassess_session(&self.session);
         let method = self.method.clone().unwrap_or_default();
         let properties = [crate::codec::Property::AuthenticationMethod(&method)];
         self.say(|out, _| auth(out, ReasonCode::SUCCESS, &properties));

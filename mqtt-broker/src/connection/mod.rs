@@ -64,6 +64,8 @@ struct Connection {
     out: Vec<u8>,
     /// Bytes of `out` that are on their way.
     sent: usize,
+    /// Bytes that wait behind those of `out`.
+    behind: usize,
     unflushed: bool,
     inbound: inbound::Inbound,
 }
@@ -81,6 +83,14 @@ enum End {
     Denied(DenyReason),
     /// Another connection has the session.
     TakenOver,
+}
+
+/// Waits until more may be taken from the tenant's clients.
+async fn room(realm: &Realm, shared: &Shared) {
+    if let Some(store) = &shared.store {
+        store.caught_up().await;
+    }
+    realm.lane.room().await;
 }
 
 impl Connection {
@@ -117,6 +127,7 @@ impl Connection {
     async fn serve(&mut self) -> End {
         let session = Arc::clone(&self.session);
         let realm = Arc::clone(&self.realm);
+        let shared = Arc::clone(&self.shared);
         let mut timer = Box::pin(sleep_until(self.next_look()));
         if let Err(end) = self.receive(&[]) {
             return end;
@@ -129,6 +140,8 @@ impl Connection {
                 if let Err(end) = self.receive(&[]) {
                     return end;
                 }
+                // The newer token may end sooner.
+                timer.as_mut().reset(self.next_look());
                 continue;
             }
             if let Err(end) = self.collect() {
@@ -147,7 +160,7 @@ impl Connection {
                     }
                 }
                 () = session.wake.notified() => {}
-                () = realm.lane.room(), if self.inbound.waits_for_room => {
+                () = room(&realm, &shared), if self.inbound.waits_for_room => {
                     self.inbound.waits_for_room = false;
                 }
             }
@@ -157,21 +170,23 @@ impl Connection {
     /// Takes from the session what there is for the client, once what was taken before has left.
     fn collect(&mut self) -> Result<(), End> {
         if self.sent < self.out.len() {
-            return Ok(());
+            // Whoever takes nothing has to go all the same.
+            let state = self.session.lock();
+            self.behind = state.link.as_ref().map_or(0, |link| link.out.len());
+            return match state.closing(self.generation) {
+                None => Err(End::TakenOver),
+                Some(Some(reason)) => Err(End::Closed(reason)),
+                Some(None) => Ok(()),
+            };
         }
         self.out.clear();
-        self.sent = 0;
+        (self.sent, self.behind) = (0, 0);
         let mut state = self.session.lock();
-        let taken = state.take_out(self.generation, &mut self.out, self.realm.mount.len());
+        let taken =
+            state.take_out(&self.session, self.generation, &mut self.out, self.realm.mount.len());
         if self.out.is_empty() && self.out.capacity() > 0 {
             // Nothing is going on, so nothing is held on to.
             self.out = Vec::new();
-        }
-        let rights = self.session.rights.load(Ordering::Acquire);
-        if self.rights != rights {
-            self.rights = rights;
-            self.access = Arc::clone(&state.access);
-            self.inbound.forget_decisions();
         }
         drop(state);
         self.session.drained.notify_waiters();
@@ -179,6 +194,16 @@ impl Connection {
             None => Err(End::TakenOver),
             Some(Some(reason)) => Err(End::Closed(reason)),
             Some(None) => Ok(()),
+        }
+    }
+
+    /// Goes on with the rights that the session has now.
+    fn look_at_rights(&mut self) {
+        let rights = self.session.rights.load(Ordering::Acquire);
+        if self.rights != rights {
+            self.rights = rights;
+            self.access = Arc::clone(&self.session.lock().access);
+            self.inbound.forget_decisions();
         }
     }
 
@@ -205,7 +230,7 @@ impl Connection {
         }
         let waits = self.inbound.waits_for_room
             || self.inbound.reauthentication.is_some()
-            || self.out.len() - self.sent > UNTAKEN_BYTES;
+            || self.out.len() - self.sent + self.behind > UNTAKEN_BYTES;
         if !waits {
             match self.poll_receive(cx) {
                 Poll::Ready(received) => return Poll::Ready(received),
@@ -228,6 +253,7 @@ impl Connection {
 
     /// Ends the connection if the client was silent for too long or its token has expired.
     fn look(&mut self, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        self.look_at_rights();
         let now = Instant::now();
         if self.keep_alive.is_some_and(|longest| now >= self.last_heard + longest) {
             return Err(End::Closed(ReasonCode::KEEP_ALIVE_TIMEOUT));

@@ -3,7 +3,11 @@
 //! Nothing of it can be named from another realm. Platform services have a realm of their own, which
 //! is offered every message, and whose messages are offered to the tenants that their topics name.
 
+mod acknowledge;
+mod delivery;
+mod link;
 mod outgoing;
+mod restore;
 mod retained;
 mod route;
 mod session;
@@ -13,21 +17,27 @@ mod usage;
 mod will;
 mod window;
 
-pub(crate) use session::{Link, Session, SessionKey, Subscription, Will};
+pub(crate) use link::Link;
+pub(crate) use session::{Session, SessionKey, Subscription, Will};
 pub(crate) use usage::{Counter, Usage};
 
 use crate::broker::Shared;
 use crate::bus::{Drain, Lane};
+use crate::clock::Deadline;
 use crate::codec::{ReasonCode, Version};
 use crate::hook::{Access, Noted, Operation, Renewal};
+use crate::settings::FALLBACK;
+use crate::store::{Meta, Steps};
 use arc_swap::ArcSwap;
 use bulkhead_policy::{DenyReason, Quotas, TenantId, Verdict};
 use retained::Retained;
+use session::State;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use trie::Trie;
 
 /// One tenant's part of the broker; or that of the platform's services.
@@ -38,6 +48,8 @@ pub(crate) struct Realm {
     pub(crate) mount: Box<str>,
     /// Where its messages go.
     pub(crate) lane: Arc<Lane>,
+    /// Ends its dispatcher.
+    pub(crate) stop: CancellationToken,
     /// What it uses of its quotas.
     pub(crate) usage: Usage,
     /// Its quotas, as its clients were last admitted with.
@@ -97,12 +109,14 @@ impl Realm {
         tenant: Option<TenantId>,
         mount: &str,
         lane: Arc<Lane>,
+        stop: CancellationToken,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             tenant,
             mount: mount.into(),
             lane,
+            stop,
             usage: Usage::new(),
             quotas: ArcSwap::default(),
             queued: Arc::default(),
@@ -125,7 +139,6 @@ impl Realm {
         loop {
             let batch = drain.next().await;
             let behind = self.route(&batch);
-            self.lane.routed(batch.records.len());
             for session in behind {
                 route::wait_for(&session).await;
             }
@@ -137,12 +150,15 @@ impl Realm {
     /// Gives a client its session, and takes it from a former connection.
     ///
     /// # Errors
-    /// [`DenyReason::ConnectionQuotaExceeded`].
+    /// [`DenyReason::ConnectionQuotaExceeded`], [`DenyReason::SessionQuotaExceeded`].
     pub(crate) fn attach(&self, attach: Attach<'_>) -> Verdict<Attached> {
-        let quotas = attach.access.quotas();
+        let quotas = attach.access.quotas().or(FALLBACK);
         self.quotas.store(Arc::new(quotas));
         let mut inside = self.lock();
         let known = inside.sessions.get(&attach.key).cloned();
+        if known.is_none() && inside.sessions.len() >= self.shared.settings.max_sessions {
+            return Err(DenyReason::SessionQuotaExceeded);
+        }
         let is_connected = known.as_ref().is_some_and(|session| session.lock().link.is_some());
         if !is_connected && !self.usage.connections.add(quotas.connections) {
             return Err(DenyReason::ConnectionQuotaExceeded);
@@ -186,6 +202,7 @@ impl Realm {
             unacknowledged: 0,
         });
         let generation = state.generation;
+        self.keep(&session, &mut state, 0);
         state.resend(self.mount.len());
         drop(state);
         Ok(Attached { session, generation })
@@ -231,6 +248,7 @@ impl Realm {
             state.timers.push(at);
             inside.timers.insert((at, session.serial), (Timer::Expiry, Arc::clone(session)));
         }
+        self.keep(session, &mut state, Deadline::after(expiry).to_bits());
         drop(state);
         if let Some(will) = due {
             self.publish_will(session, &will);
@@ -238,6 +256,36 @@ impl Realm {
         if expiry == 0 {
             self.end(&mut inside, session);
         }
+    }
+
+    /// Keeps a session that outlives its connection, where there is a store; `ends` is when it does,
+    /// 0 while it is connected.
+    fn keep(&self, session: &Session, state: &mut State, ends: u32) {
+        let Some(store) = &self.shared.store else { return };
+        if state.expiry == 0 {
+            return state.keep_no_longer();
+        }
+        if state.store().is_none() {
+            state.keep_in(store.session());
+        }
+        let text = |text: &str| Box::from(text);
+        let meta = Meta {
+            tenant: text(self.name()),
+            device: session.key.device.as_ref().map_or(text(""), |device| text(device.as_str())),
+            client_id: text(&session.key.client_id),
+            expiry: state.expiry,
+            ends,
+        };
+        if let Some(store) = state.store() {
+            let mut steps = Steps::default();
+            store.put_meta(&mut steps, &meta);
+            store.take(steps);
+        }
+    }
+
+    /// The tenant's name; empty for services.
+    pub(crate) fn name(&self) -> &str {
+        self.tenant.as_ref().map_or("", TenantId::as_str)
     }
 
     /// Does what is due for sessions that are away.
@@ -259,7 +307,12 @@ impl Realm {
 
     /// Forgets retained messages that have expired.
     pub(crate) fn expire_retained(&self) {
-        self.lock().retained.expire();
+        let gone = self.lock().retained.expire();
+        if let Some(store) = &self.shared.store {
+            let mut steps = Steps::default();
+            gone.iter().for_each(|topic| steps.release(self.name(), topic));
+            store.take(steps);
+        }
     }
 
     /// Ends a session: nothing of it is left.
@@ -268,6 +321,7 @@ impl Realm {
         let will = state.will.take();
         let subscriptions = std::mem::take(&mut state.subscriptions);
         let waiting = state.take_waiting();
+        state.keep_no_longer();
         drop(state);
         for filter in subscriptions.keys() {
             self.remove_from_trie(inside, session, filter);
@@ -289,22 +343,28 @@ impl Realm {
         let sessions: Vec<_> = self.lock().sessions.values().cloned().collect();
         let mut cut = HashMap::new();
         for session in sessions {
-            let access = Arc::clone(&session.lock().access);
-            match access.renew() {
-                Ok(Renewal::Unchanged) => {}
-                Ok(Renewal::Changed(access)) => {
-                    self.quotas.store(Arc::new(access.quotas()));
-                    self.take_over_access(&mut self.lock(), &session, access);
-                }
-                Err(reason) => {
-                    if session.close(closing_reason(reason)) {
-                        access.note(Noted::Terminated(reason));
-                        *cut.entry(reason).or_default() += 1;
-                    }
-                }
+            if let Some(reason) = self.reassess_session(&session) {
+                *cut.entry(reason).or_default() += 1;
             }
         }
         cut
+    }
+
+    /// The same for one session. Says why it was cut off, if it was.
+    pub(crate) fn reassess_session(&self, session: &Arc<Session>) -> Option<DenyReason> {
+        let access = Arc::clone(&session.lock().access);
+        match access.renew() {
+            Ok(Renewal::Unchanged) => None,
+            Ok(Renewal::Changed(access)) => {
+                self.quotas.store(Arc::new(access.quotas().or(FALLBACK)));
+                self.take_over_access(&mut self.lock(), session, access);
+                None
+            }
+            Err(reason) => session.close(closing_reason(reason)).then(|| {
+                access.note(Noted::Terminated(reason));
+                reason
+            }),
+        }
     }
 
     /// Gives a session other rights: subscriptions and waiting messages beyond them are gone.
@@ -327,6 +387,11 @@ impl Realm {
             .collect();
         state.subscriptions.retain(|filter, _| !denied.contains(filter));
         let dropped = state.filter_waiting(|topic| access.receives(topic));
+        if let Some(store) = state.store() {
+            let mut steps = Steps::default();
+            denied.iter().for_each(|filter| store.unsubscribe(&mut steps, filter));
+            store.take(steps);
+        }
         state.access = access;
         drop(state);
         session.rights.fetch_add(1, Ordering::Release);
@@ -350,6 +415,11 @@ impl Realm {
         for session in sessions {
             session.close(reason);
         }
+    }
+
+    /// Whether nothing is left of the tenant.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.counts() == (0, 0) && self.lane.is_idle()
     }
 
     /// How many sessions and retained messages there are.

@@ -3,7 +3,7 @@ use crate::codec::matches;
 use crate::record::Message;
 use bulkhead_policy::{DenyReason, Quotas, Verdict};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// What a retained message weighs beyond its record and the topic that it is found by.
@@ -13,6 +13,8 @@ const OVERHEAD: usize = 96;
 #[derive(Debug, Default)]
 pub(crate) struct Retained {
     messages: BTreeMap<Box<str>, Bytes>,
+    /// Those that expire, soonest first.
+    expiring: BTreeSet<(Deadline, Box<str>)>,
     bytes: usize,
 }
 
@@ -41,7 +43,9 @@ impl Retained {
         if !within(quotas.retained_messages, count) || !within(quotas.retained_bytes, bytes) {
             return Err(DenyReason::RetainedQuotaExceeded);
         }
+        self.remove(message.topic);
         self.bytes = bytes;
+        self.expiring.extend(message.deadline.map(|deadline| (deadline, message.topic.into())));
         self.messages.insert(message.topic.into(), record);
         Ok(())
     }
@@ -50,6 +54,9 @@ impl Retained {
     pub(crate) fn remove(&mut self, topic: &str) {
         if let Some((topic, record)) = self.messages.remove_entry(topic) {
             self.bytes -= weight(&topic, &record);
+            if let Some(deadline) = deadline(&record) {
+                self.expiring.remove(&(deadline, topic));
+            }
         }
     }
 
@@ -70,13 +77,13 @@ impl Retained {
 
     /// Forgets what has expired.
     pub(crate) fn expire(&mut self) -> Vec<Box<str>> {
-        let gone: Vec<Box<str>> = self
-            .messages
-            .iter()
-            .filter(|(_, record)| has_expired(record))
-            .map(|(topic, _)| topic.clone())
-            .collect();
-        gone.iter().for_each(|topic| self.remove(topic));
+        let mut gone = Vec::new();
+        while let Some((deadline, topic)) = self.expiring.first().cloned()
+            && deadline.has_passed()
+        {
+            self.remove(&topic);
+            gone.push(topic);
+        }
         gone
     }
 
@@ -90,10 +97,12 @@ fn weight(topic: &str, record: &Bytes) -> usize {
     topic.len() + record.len() + OVERHEAD
 }
 
+fn deadline(record: &Bytes) -> Option<Deadline> {
+    Message::read(record)?.0.deadline
+}
+
 fn has_expired(record: &Bytes) -> bool {
-    Message::read(record)
-        .and_then(|(message, _)| message.deadline)
-        .is_some_and(Deadline::has_passed)
+    deadline(record).is_some_and(Deadline::has_passed)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
+use super::delivery::{Delivered, Handover, QueueLimits};
 use super::outgoing::Outgoing;
-use super::session::{Delivered, QueueLimits};
+use super::session::State;
 use super::trie::{Group, Match, Subscriber};
 use super::window::Terms;
 use super::{Inside, Realm, Session};
@@ -7,6 +8,7 @@ use crate::bus::Batch;
 use crate::codec::{AckKind, QoS, ReasonCode, Version, ack};
 use crate::hook::Operation;
 use crate::record::{Message, records};
+use crate::store::{After, Steps};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ struct Routed {
     behind: Vec<Arc<Session>>,
     delivered: u64,
     dropped: u64,
+    /// What is to be written down.
+    steps: Steps,
 }
 
 /// Who gets a message, and the group for which it does.
@@ -59,10 +63,22 @@ impl Realm {
             }
         }
         self.route_beyond(batch, &mut answers, &mut routed);
-        if let Some(publisher) = &batch.publisher
-            && !answers.is_empty()
-        {
-            answer(publisher, &answers, &mut routed);
+        let bytes = batch.records.len();
+        match &self.shared.store {
+            Some(store) => {
+                let mut steps = std::mem::take(&mut routed.steps);
+                if let Some(publisher) = batch.publisher.as_ref().filter(|_| !answers.is_empty()) {
+                    answer_later(publisher, &answers, &mut steps);
+                }
+                steps.after(After::Room { lane: Arc::clone(&self.lane), bytes });
+                store.take(steps);
+            }
+            None => {
+                if let Some(publisher) = batch.publisher.as_ref().filter(|_| !answers.is_empty()) {
+                    answer(publisher, &answers, &mut routed);
+                }
+                self.lane.routed(bytes);
+            }
         }
         for session in &routed.wake {
             session.wake.notify_one();
@@ -80,10 +96,20 @@ impl Realm {
         publisher: Option<&Arc<Session>>,
         routed: &mut Routed,
     ) -> (ReasonCode, u64) {
-        if message.retain {
+        // What a service says to a tenant is kept with the tenant alone.
+        let is_kept_there = || self.tenant.is_none() && self.shared.names_tenants(message.topic);
+        if message.retain && !is_kept_there() {
             let record = Bytes::copy_from_slice(raw);
             let quotas = self.quotas.load();
-            if let Err(reason) = inside.retained.put(message, record, &quotas) {
+            let kept = inside.retained.put(message, record.clone(), &quotas);
+            if self.shared.store.is_some() && kept.is_ok() {
+                if message.payload.is_empty() {
+                    routed.steps.release(self.name(), message.topic);
+                } else {
+                    routed.steps.retain(self.name(), message.topic, record);
+                }
+            }
+            if let Err(reason) = kept {
                 match publisher {
                     Some(publisher) => {
                         let access = Arc::clone(&publisher.lock().access);
@@ -179,6 +205,7 @@ impl Realm {
         message: &Message<'_>,
         record: &Bytes,
         group: &str,
+        steps: &mut Steps,
     ) {
         let mut chosen = None;
         inside.subscriptions.matches(message.topic, |matched| {
@@ -197,7 +224,9 @@ impl Realm {
         };
         let mut routed = Routed::default();
         let mut outgoing = Outgoing::of_record(*message, record);
+        std::mem::swap(steps, &mut routed.steps);
         hand_over(&subscriber.who, &mut outgoing, &terms, limits(self), &mut routed);
+        std::mem::swap(steps, &mut routed.steps);
         subscriber.who.wake.notify_one();
     }
 }
@@ -249,7 +278,8 @@ fn hand_over(
     routed: &mut Routed,
 ) {
     let mut state = session.lock();
-    let delivered = state.deliver(outgoing, terms, limits);
+    let mut handover = Handover { limits, steps: &mut routed.steps };
+    let delivered = state.deliver(session, outgoing, terms, &mut handover);
     let is_behind = state.has_backlog();
     drop(state);
     match delivered {
@@ -266,28 +296,59 @@ fn hand_over(
     }
 }
 
-/// Writes PUBACK or PUBREC of each message for its publisher (MQTT 5 §4.3).
+/// Tells a publisher what became of its messages (MQTT 5 §4.3).
 fn answer(publisher: &Arc<Session>, answers: &[Answer], routed: &mut Routed) {
     let mut state = publisher.lock();
+    forget_refused(&mut state, answers);
+    let Some(link) = &mut state.link else { return };
+    let was_idle = link.out.is_empty();
+    link.unacknowledged = link.unacknowledged.saturating_sub(acknowledged(answers));
+    write(&mut link.out, link.version, answers);
+    if was_idle {
+        routed.wake.push(Arc::clone(publisher));
+    }
+}
+
+/// The same, when everything is on disk. The packet id of a message of QoS 2 is written with the
+/// message itself, so that after a restart it is known to have been there if and only if it was.
+fn answer_later(publisher: &Arc<Session>, answers: &[Answer], steps: &mut Steps) {
+    let mut state = publisher.lock();
+    forget_refused(&mut state, answers);
+    if let Some(store) = state.store() {
+        for answer in answers.iter().filter(|a| a.qos == QoS::ExactlyOnce && !a.reason.is_error()) {
+            store.received(steps, answer.packet_id);
+        }
+    }
+    let Some(link) = &state.link else { return };
+    let mut packets = Vec::new();
+    write(&mut packets, link.version, answers);
+    let (session, generation) = (Arc::clone(publisher), state.generation);
+    steps.after(After::Say { session, generation, packets, acknowledged: acknowledged(answers) });
+}
+
+/// A refused message may be sent again.
+fn forget_refused(state: &mut State, answers: &[Answer]) {
     for answer in answers.iter().filter(|a| a.qos == QoS::ExactlyOnce && a.reason.is_error()) {
         state.received.remove(&answer.packet_id);
     }
-    let Some(link) = &mut state.link else { return };
-    let was_idle = link.out.is_empty();
+}
+
+/// How many messages of QoS 1 these are about.
+fn acknowledged(answers: &[Answer]) -> u16 {
+    let count = answers.iter().filter(|answer| answer.qos == QoS::AtLeastOnce).count();
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+/// Writes PUBACK or PUBREC of each message.
+fn write(out: &mut Vec<u8>, version: Version, answers: &[Answer]) {
     for answer in answers {
         let kind = match answer.qos {
             QoS::ExactlyOnce => AckKind::PubRec,
             _ => AckKind::PubAck,
         };
         // MQTT 3.1.1 has no way to say no; the message is lost to its quota and not acknowledged.
-        if link.version == Version::V5 || !answer.reason.is_error() {
-            ack(&mut link.out, link.version, kind, answer.packet_id, answer.reason);
+        if version == Version::V5 || !answer.reason.is_error() {
+            ack(out, version, kind, answer.packet_id, answer.reason);
         }
-        if answer.qos == QoS::AtLeastOnce {
-            link.unacknowledged = link.unacknowledged.saturating_sub(1);
-        }
-    }
-    if was_idle {
-        routed.wake.push(Arc::clone(publisher));
     }
 }

@@ -1,30 +1,18 @@
-use super::outgoing::Outgoing;
-use super::window::{Flight, Stage, Terms, Waiting, Window};
-use crate::clock::Deadline;
-use crate::codec::{
-    AckKind, Property, PublishHeader, QoS, ReasonCode, SubscriptionOptions, Version, ack, publish,
-};
+use super::link::Link;
+use super::window::{Stage, Waiting, Window};
+use crate::codec::{ReasonCode, SubscriptionOptions};
 use crate::hook::Access;
-use crate::record::Message;
+use crate::store::SessionStore;
 use bulkhead_policy::DeviceId;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// Bytes that may wait for the socket before messages wait in the session's queue instead.
-pub(crate) const OUT_BYTES: usize = 256 * 1024;
-
-/// Bytes that may wait for the socket before messages of QoS 0 are dropped.
-const OUT_MAX_BYTES: usize = 1024 * 1024;
-
 /// Bytes that may wait for a client that keeps up before its tenant's publishers are slowed down.
 const BACKLOG_BYTES: usize = 128 * 1024;
-
-/// What a waiting message weighs beyond its record.
-const OVERHEAD: usize = 96;
 
 /// Whose session it is. Client ids are names that clients choose, so they are their device's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,14 +58,19 @@ pub(crate) struct State {
     pub(crate) timers: Vec<Instant>,
     /// Messages of QoS 2 that it published and has not released.
     pub(crate) received: HashSet<u16>,
-    window: Window,
-    queue: VecDeque<Queued>,
-    queued_bytes: usize,
+    /// Messages of QoS 1 and 2 on their way to it.
+    pub(super) window: Window,
+    /// Messages that wait.
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) queued_bytes: usize,
     /// What waits for all clients of the tenant, in bytes.
-    tenant_queued: Arc<AtomicU64>,
-    next_number: u64,
+    pub(super) tenant_queued: Arc<AtomicU64>,
+    /// The number of the next message that is kept for it.
+    pub(super) next_number: u64,
+    /// Where it is kept, if it survives a restart.
+    pub(super) store: Option<SessionStore>,
     /// It did not keep up, so nobody waits for it.
-    is_slow: bool,
+    pub(super) is_slow: bool,
 }
 
 /// How it subscribes to one filter.
@@ -100,54 +93,11 @@ pub(crate) struct Will {
     pub(crate) delay: u32,
 }
 
-/// The connection that a session has.
+/// A message that waits in a session's queue.
 #[derive(Debug)]
-pub(crate) struct Link {
-    /// What it speaks.
-    pub(crate) version: Version,
-    /// Packets for it, whole.
-    pub(crate) out: Vec<u8>,
-    /// Why it has to end.
-    pub(crate) close: Option<ReasonCode>,
-    /// Largest packet that the client takes, in bytes.
-    pub(crate) max_packet: usize,
-    /// Messages that it takes at a time.
-    pub(crate) receive_maximum: u16,
-    /// Topic aliases that it takes, and those given.
-    pub(crate) alias_maximum: u16,
-    pub(crate) aliases: HashMap<Box<str>, u16>,
-    /// Its publishes of QoS 1 that were not acknowledged.
-    pub(crate) unacknowledged: u16,
-}
-
-#[derive(Debug)]
-struct Queued {
-    waiting: Waiting,
-    number: u64,
-}
-
-/// What became of a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivered {
-    /// It is on its way, or waits.
-    Taken,
-    /// The same, and there was nothing on its way before: the connection should be woken.
-    Wake,
-    /// It was dropped, because too much waits already.
-    Dropped,
-    /// Nothing was to be done: the client is away and does not want it later, or cannot take it.
-    Skipped,
-}
-
-/// Bounds of a session's queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QueueLimits {
-    /// Bytes that may wait for one client.
-    pub(crate) bytes: usize,
-    /// Bytes that may wait for all clients of the tenant.
-    pub(crate) tenant_bytes: Option<u64>,
-    /// Bytes before every topic that the client does not hear.
-    pub(crate) mount: usize,
+pub(super) struct Queued {
+    pub(super) waiting: Waiting,
+    pub(super) number: u64,
 }
 
 impl Session {
@@ -177,6 +127,7 @@ impl Session {
                 queued_bytes: 0,
                 tenant_queued,
                 next_number: 1,
+                store: None,
                 is_slow: false,
             }),
         }
@@ -186,11 +137,13 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends its connection, if it has one.
+    /// Ends its connection. Says whether it has one that was not to end anyway.
     pub(crate) fn close(&self, reason: ReasonCode) -> bool {
         let mut state = self.lock();
-        let Some(link) = &mut state.link else { return false };
-        link.close.get_or_insert(reason);
+        let Some(link) = state.link.as_mut().filter(|link| link.close.is_none()) else {
+            return false;
+        };
+        link.close = Some(reason);
         drop(state);
         self.wake.notify_one();
         true
@@ -221,100 +174,7 @@ impl State {
         self.is_slow = true;
     }
 
-    /// Hands a message to the client, or keeps it.
-    pub(crate) fn deliver(
-        &mut self,
-        message: &mut Outgoing<'_>,
-        terms: &Terms,
-        limits: QueueLimits,
-    ) -> Delivered {
-        let Some(link) = &mut self.link else {
-            if terms.qos == 0 || self.expiry == 0 {
-                return Delivered::Skipped;
-            }
-            return self.enqueue(message, terms, limits);
-        };
-        let was_idle = link.out.is_empty();
-        let sent = if terms.qos == 0 {
-            if link.out.len() > OUT_BYTES && (self.is_slow || link.out.len() > OUT_MAX_BYTES) {
-                return Delivered::Dropped;
-            }
-            link.write(message, terms, 0, limits.mount)
-        } else {
-            let max = link.receive_maximum;
-            let id = self.window.next_id(max);
-            let Some(id) = id.filter(|_| self.queue.is_empty() && link.out.len() < OUT_BYTES)
-            else {
-                return self.enqueue(message, terms, limits);
-            };
-            let sent = link.write(message, terms, id, limits.mount);
-            if sent {
-                // What ends with its connection is never sent again.
-                let kept = (self.expiry > 0)
-                    .then(|| Waiting { record: message.record(), terms: terms.clone() });
-                let number = self.next_number;
-                self.next_number += 1;
-                self.window.add(Flight { id, stage: published(terms, kept), number });
-            }
-            sent
-        };
-        match (sent, was_idle) {
-            (false, _) => Delivered::Skipped,
-            (true, true) => Delivered::Wake,
-            (true, false) => Delivered::Taken,
-        }
-    }
-
-    fn enqueue(
-        &mut self,
-        message: &mut Outgoing<'_>,
-        terms: &Terms,
-        limits: QueueLimits,
-    ) -> Delivered {
-        let bytes = message.record_len() + OVERHEAD;
-        let of_tenant = self.tenant_queued.load(Ordering::Relaxed) + bytes as u64;
-        if self.queued_bytes + bytes > limits.bytes
-            || limits.tenant_bytes.is_some_and(|limit| of_tenant > limit)
-        {
-            return Delivered::Dropped;
-        }
-        self.set_queued(self.queued_bytes + bytes);
-        let waiting = Waiting { record: message.record(), terms: terms.clone() };
-        self.queue.push_back(Queued { waiting, number: self.next_number });
-        self.next_number += 1;
-        Delivered::Taken
-    }
-
-    /// Moves messages from the queue to the client, as far as both have room.
-    pub(crate) fn pump(&mut self, mount: usize) {
-        let Some(link) = &mut self.link else { return };
-        let mut freed = 0;
-        while link.out.len() < OUT_BYTES {
-            let Some(id) = self.window.next_id(link.receive_maximum) else { break };
-            let Some(queued) = self.queue.pop_front() else { break };
-            freed += queued.waiting.record.len() + OVERHEAD;
-            let Waiting { record, terms } = &queued.waiting;
-            let Some((message, _)) = Message::read(record) else { continue };
-            if message.deadline.is_some_and(Deadline::has_passed) {
-                continue;
-            }
-            let mut outgoing = Outgoing::of_record(message, record);
-            if link.write(&mut outgoing, terms, id, mount) {
-                let kept = (self.expiry > 0).then(|| queued.waiting.clone());
-                let stage = published(terms, kept);
-                self.window.add(Flight { id, stage, number: queued.number });
-            }
-        }
-        if freed > 0 {
-            self.set_queued(self.queued_bytes - freed);
-            // What it took in a burst is not kept for ever.
-            if self.queue.is_empty() {
-                self.queue.shrink_to(16);
-            }
-        }
-    }
-
-    fn set_queued(&mut self, bytes: usize) {
+    pub(super) fn set_queued(&mut self, bytes: usize) {
         let (before, after) = (self.queued_bytes as u64, bytes as u64);
         self.queued_bytes = bytes;
         if after >= before {
@@ -324,89 +184,9 @@ impl State {
         }
     }
 
-    /// Gives the connection what there is for it, in exchange for an empty buffer. `None` if the
-    /// connection is not the session's any more.
-    pub(crate) fn take_out(
-        &mut self,
-        generation: u64,
-        buffer: &mut Vec<u8>,
-        mount: usize,
-    ) -> Option<Option<ReasonCode>> {
-        if self.generation != generation {
-            return None;
-        }
-        self.pump(mount);
-        let link = self.link.as_mut()?;
-        std::mem::swap(&mut link.out, buffer);
-        if self.queue.is_empty() {
-            self.is_slow = false;
-        }
-        Some(link.close)
-    }
-
-    /// Sends again what a former connection has not acknowledged (MQTT 5 §4.4).
-    pub(crate) fn resend(&mut self, mount: usize) {
-        let Some(link) = &mut self.link else { return };
-        for flight in self.window.iter() {
-            match &flight.stage {
-                Stage::Released => {
-                    ack(
-                        &mut link.out,
-                        link.version,
-                        AckKind::PubRel,
-                        flight.id,
-                        ReasonCode::SUCCESS,
-                    );
-                }
-                Stage::Published1(kept) | Stage::Published2(kept) => {
-                    let Some(Waiting { record, terms }) = kept else { continue };
-                    let Some((message, _)) = Message::read(record) else { continue };
-                    link.write_again(&message, terms, flight.id, mount);
-                }
-            }
-        }
-    }
-
-    /// PUBACK of the client.
-    pub(crate) fn puback(&mut self, id: u16) -> Option<u64> {
-        self.window.acknowledged(id).map(|flight| flight.number)
-    }
-
-    /// PUBREC of the client. The answer is PUBREL, with this reason.
-    pub(crate) fn pubrec(
-        &mut self,
-        id: u16,
-        reason: ReasonCode,
-    ) -> (Option<u64>, Option<ReasonCode>) {
-        if reason.is_error() {
-            return (self.window.refused(id).map(|flight| flight.number), None);
-        }
-        match self.window.received(id) {
-            Some(number) => (Some(number), Some(ReasonCode::SUCCESS)),
-            None if self.window.is_released(id) => (None, Some(ReasonCode::SUCCESS)),
-            None => (None, Some(ReasonCode::PACKET_IDENTIFIER_NOT_FOUND)),
-        }
-    }
-
-    /// PUBCOMP of the client.
-    pub(crate) fn pubcomp(&mut self, id: u16) -> Option<u64> {
-        self.window.completed(id).map(|flight| flight.number)
-    }
-
-    /// Drops waiting messages that the client may not have (any more).
-    pub(crate) fn filter_waiting(&mut self, may_have: impl Fn(&str) -> bool) -> usize {
-        let before = self.queue.len();
-        let topic_of = |waiting: &Waiting| {
-            Message::read(&waiting.record).is_some_and(|(message, _)| may_have(message.topic))
-        };
-        self.queue.retain(|queued| topic_of(&queued.waiting));
-        let bytes = self.queue.iter().map(|queued| queued.waiting.record.len() + OVERHEAD).sum();
-        self.set_queued(bytes);
-        self.window.retain(|flight| match &flight.stage {
-            Stage::Published1(Some(kept)) | Stage::Published2(Some(kept)) => topic_of(kept),
-            _ => true,
-        });
-        before - self.queue.len()
+    /// Why the connection has to end, if it has to. `None` if it is not the session's any more.
+    pub(crate) fn closing(&self, generation: u64) -> Option<Option<ReasonCode>> {
+        self.link.as_ref().filter(|_| self.generation == generation).map(|link| link.close)
     }
 
     /// Takes out everything that waits, for whoever comes after this session.
@@ -422,84 +202,6 @@ impl State {
         self.window.clear();
         self.set_queued(0);
         in_flight.into_iter().chain(self.queue.drain(..).map(|queued| queued.waiting)).collect()
-    }
-}
-
-fn published(terms: &Terms, kept: Option<Waiting>) -> Stage {
-    if terms.qos == 1 { Stage::Published1(kept) } else { Stage::Published2(kept) }
-}
-
-impl Link {
-    /// Writes a message. Says whether it did: what is larger than the client takes is left out
-    /// (MQTT 5 §3.1.2.11.4).
-    fn write(&mut self, message: &mut Outgoing<'_>, terms: &Terms, id: u16, mount: usize) -> bool {
-        if self.alias_maximum == 0 && terms.ids.is_empty() {
-            let before = self.out.len();
-            message.append(&mut self.out, self.version, terms.qos, terms.retain, id, mount);
-            let fits = self.out.len() - before <= self.max_packet;
-            if !fits {
-                self.out.truncate(before);
-            }
-            return fits;
-        }
-        let message = message.message();
-        self.write_whole(&message, terms, id, false, mount)
-    }
-
-    fn write_again(&mut self, message: &Message<'_>, terms: &Terms, id: u16, mount: usize) {
-        self.write_whole(message, terms, id, true, mount);
-    }
-
-    fn write_whole(
-        &mut self,
-        message: &Message<'_>,
-        terms: &Terms,
-        id: u16,
-        dup: bool,
-        mount: usize,
-    ) -> bool {
-        let topic = message.topic.get(mount..).unwrap_or_default();
-        let mut extra: Vec<_> =
-            terms.ids.iter().map(|id| Property::SubscriptionIdentifier(*id)).collect();
-        if let Some(deadline) = message.deadline {
-            extra.push(Property::MessageExpiry(deadline.remaining()));
-        }
-        let (known, alias) = self.alias(topic);
-        extra.extend(alias.map(Property::TopicAlias));
-        let header = PublishHeader {
-            dup,
-            qos: QoS::from_bits(terms.qos).unwrap_or(QoS::AtMostOnce),
-            retain: terms.retain,
-            topic: if known { "" } else { topic },
-            packet_id: id,
-        };
-        let before = self.out.len();
-        publish(&mut self.out, self.version, header, message.properties, &extra, message.payload);
-        let fits = self.out.len() - before <= self.max_packet;
-        if !fits {
-            self.out.truncate(before);
-            if alias.is_some() && !known {
-                // The client has not heard of it.
-                self.aliases.remove(topic);
-            }
-        }
-        fits
-    }
-
-    /// The alias of a topic, and whether the client knows it already.
-    fn alias(&mut self, topic: &str) -> (bool, Option<u16>) {
-        if self.alias_maximum == 0 {
-            return (false, None);
-        }
-        if let Some(alias) = self.aliases.get(topic) {
-            return (true, Some(*alias));
-        }
-        let next = u16::try_from(self.aliases.len() + 1).ok();
-        let alias = next.filter(|next| *next <= self.alias_maximum);
-        if let Some(alias) = alias {
-            self.aliases.insert(topic.into(), alias);
-        }
-        (false, alias)
     }
 }
 

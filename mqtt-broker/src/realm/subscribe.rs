@@ -1,12 +1,13 @@
+use super::delivery::{Delivered, Handover};
 use super::outgoing::Outgoing;
 use super::route::limits;
-use super::session::Delivered;
 use super::trie::{MAX_LEVELS, Subscriber};
 use super::window::{Terms, Waiting};
 use super::{Inside, Realm, Session, Subscription};
 use crate::codec::{ReasonCode, RetainHandling, TopicFilter};
 use crate::hook::{Access, Operation};
 use crate::record::Message;
+use crate::store::Steps;
 use bulkhead_policy::DenyReason;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -34,12 +35,26 @@ impl Realm {
             return Err(ReasonCode::NOT_AUTHORIZED);
         }
         let mut inside = self.lock();
-        let is_new = !session.lock().subscriptions.contains_key(text);
-        if is_new && !self.usage.subscriptions.add(access.quotas().subscriptions) {
+        let (is_new, own) = {
+            let subscriptions = &session.lock().subscriptions;
+            (!subscriptions.contains_key(text), subscriptions.len())
+        };
+        let limit = self.quotas.load().subscriptions;
+        let has_room = own < self.shared.settings.max_subscriptions;
+        if is_new && !(has_room && self.usage.subscriptions.add(limit)) {
             self.denied(&*access, Operation::Subscribe, DenyReason::SubscriptionQuotaExceeded);
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
-        session.lock().subscriptions.insert(text.into(), subscription);
+        {
+            let mut state = session.lock();
+            state.subscriptions.insert(text.into(), subscription);
+            if let Some(store) = state.store() {
+                let mut steps = Steps::default();
+                let options = subscription.options.to_bits();
+                store.subscribe(&mut steps, text, options, subscription.id);
+                store.take(steps);
+            }
+        }
         let subscriber = Subscriber {
             who: Arc::clone(session),
             options: subscription.options,
@@ -68,8 +83,16 @@ impl Realm {
             return ReasonCode::TOPIC_FILTER_INVALID;
         }
         let mut inside = self.lock();
-        if session.lock().subscriptions.remove(text).is_none() {
-            return ReasonCode::NO_SUBSCRIPTION_EXISTED;
+        {
+            let mut state = session.lock();
+            if state.subscriptions.remove(text).is_none() {
+                return ReasonCode::NO_SUBSCRIPTION_EXISTED;
+            }
+            if let Some(store) = state.store() {
+                let mut steps = Steps::default();
+                store.unsubscribe(&mut steps, text);
+                store.take(steps);
+            }
         }
         self.usage.subscriptions.remove(1);
         self.remove_from_trie(&mut inside, session, text);
@@ -105,7 +128,8 @@ impl Realm {
         retained: &[Bytes],
         subscription: Subscription,
     ) {
-        let limits = limits(self);
+        let mut steps = Steps::default();
+        let mut handover = Handover { limits: limits(self), steps: &mut steps };
         for record in retained {
             let Some((message, _)) = Message::read(record) else { continue };
             let terms = Terms {
@@ -116,18 +140,24 @@ impl Realm {
             };
             let mut outgoing = Outgoing::of_record(message, record);
             // The connection itself asks for this, and looks afterwards.
-            if session.lock().deliver(&mut outgoing, &terms, limits) == Delivered::Dropped {
+            let delivered = session.lock().deliver(session, &mut outgoing, &terms, &mut handover);
+            if delivered == Delivered::Dropped {
                 self.shared.metrics.dropped(1);
             }
         }
+        session.lock().write_down(steps);
     }
 
     /// Gives what a session of a shared subscription did not get to the others (MQTT 5 §4.8.2).
     pub(super) fn hand_on(&self, inside: &Inside, session: &Arc<Session>, waiting: Vec<Waiting>) {
+        let mut steps = Steps::default();
         for Waiting { record, terms } in waiting {
             let Some(group) = terms.group.as_deref() else { continue };
             let Some((message, _)) = Message::read(&record) else { continue };
-            self.deliver_to_group(inside, session, &message, &record, group);
+            self.deliver_to_group(inside, session, &message, &record, group, &mut steps);
+        }
+        if let Some(store) = &self.shared.store {
+            store.take(steps);
         }
     }
 }

@@ -133,9 +133,19 @@ impl Upstream {
             let tenancies = self.all();
             tenancies.iter().for_each(|tenancy| tenancy.expire());
             let clients: usize = tenancies.iter().map(|tenancy| tenancy.len()).sum();
+            drop(tenancies);
+            let tenants = self.forget_idle();
             metrics.sessions.set(i64::try_from(clients).unwrap_or(i64::MAX));
-            metrics.tenants.set(i64::try_from(tenancies.len()).unwrap_or(i64::MAX));
+            metrics.tenants.set(i64::try_from(tenants).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Forgets tenants of which nothing is left. Returns how many there are.
+    fn forget_idle(&self) -> usize {
+        let mut tenancies = self.tenancies.write().unwrap_or_else(PoisonError::into_inner);
+        // Whoever is about to enter one holds it, and got it under this lock.
+        tenancies.retain(|_, tenancy| Arc::strong_count(tenancy) > 1 || !tenancy.is_idle());
+        tenancies.len()
     }
 
     /// Whether the broker is there.
@@ -204,7 +214,7 @@ impl Upstream {
             access.note(Noted::Denied(operation, reason));
         };
         let settings = &shared.settings;
-        let names = Names::of(&*access, self.dialer.prefix());
+        let names = Names::of(&*shared.hook, &*access, self.dialer.prefix());
         let request = Request::of(self, settings, &names, &*access, connect, client_id);
         let request = request.map_err(|reason| {
             denied(Operation::Will, reason);
@@ -215,7 +225,8 @@ impl Upstream {
             return Err((ReasonCode::SERVER_UNAVAILABLE, "upstream"));
         }
         let key = SessionKey { device: access.device().cloned(), client_id: client_id.into() };
-        let seat = self.tenancy(access.scope()).enter(key, Arc::clone(&access));
+        let tenancy = self.tenancy(access.scope());
+        let seat = tenancy.enter(key, Arc::clone(&access), settings.max_sessions);
         let seat = seat.map_err(|reason| {
             denied(Operation::Connect, reason);
             (refusing_reason(reason), reason.code())

@@ -1,7 +1,7 @@
 //! How names of the front's clients are written on the broker.
 
 use crate::codec::{TopicFilter, is_topic_name};
-use crate::hook::Access;
+use crate::hook::{Access, Hook};
 use bulkhead_policy::{DenyReason, Scope, Verdict};
 use std::borrow::Cow;
 
@@ -49,14 +49,17 @@ impl Wanted {
 
 impl Names {
     /// `prefix` may hold `{tenant}`.
-    pub(super) fn of(access: &dyn Access, prefix: &str) -> Self {
-        let (tenant, prefix) = match access.scope() {
-            Scope::Tenant(tenant) => (tenant.as_str(), prefix.replace("{tenant}", tenant.as_str())),
+    pub(super) fn of(hook: &dyn Hook, access: &dyn Access, prefix: &str) -> Self {
+        let (tenant, prefix, mount) = match access.scope() {
+            Scope::Tenant(tenant) => {
+                let prefix = prefix.replace("{tenant}", tenant.as_str());
+                (tenant.as_str(), prefix, hook.mount(tenant))
+            }
             // A service is about all tenants, and says itself which one it means.
-            Scope::Service => (NOBODY, String::new()),
+            Scope::Service => (NOBODY, String::new(), String::new()),
         };
         Self {
-            whole: format!("{prefix}{}", access.mount()).into(),
+            whole: format!("{prefix}{mount}").into(),
             prefix: prefix.len(),
             group: format!("{tenant}.").into(),
         }
@@ -155,12 +158,11 @@ fn has_plain_levels(name: &str) -> bool {
 mod tests {
     use super::{Heard, Names, client_id};
     use crate::codec::TopicFilter;
-    use crate::hook::{Access, AllowAll};
+    use crate::hook::AllowAll;
     use bulkhead_policy::TenantId;
-    use std::sync::Arc;
 
-    fn everybody(tenant: &str) -> Arc<dyn Access> {
-        Arc::new(AllowAll::of(TenantId::parse(tenant).unwrap()))
+    fn everybody(tenant: &str) -> AllowAll {
+        AllowAll::of(TenantId::parse(tenant).unwrap())
     }
 
     #[test]
@@ -169,10 +171,10 @@ mod tests {
         let ids = ["x", ":x", "-:x", "2:-:x"];
         for id in ids {
             for another in ids {
-                assert_ne!(client_id(&*acme, "", id), client_id(&*other, "", another));
+                assert_ne!(client_id(&acme, "", id), client_id(&other, "", another));
             }
         }
-        let names = [&acme, &other].map(|access| Names::of(&**access, "t/{tenant}/"));
+        let names = [&acme, &other].map(|access| Names::of(access, access, "t/{tenant}/"));
         let [a, b] = &names;
         assert_eq!(a.topic("x").unwrap(), "t/acme/x");
         assert_eq!(a.mounted("t/acme/x"), "x");
@@ -187,7 +189,8 @@ mod tests {
 
     #[test]
     fn what_brokers_take_for_more_than_a_name_is_refused() {
-        let names = Names::of(&*everybody("acme"), "");
+        let acme = everybody("acme");
+        let names = Names::of(&acme, &acme, "");
         for name in ["$SYS/x", "$delayed/1/globex/x", "$", "a/*", "a/>/b", "*", "a\r\nb", "a\u{7f}"]
         {
             assert!(names.topic(name).is_err(), "{name}");
@@ -198,7 +201,7 @@ mod tests {
             assert!(names.filter(TopicFilter::parse(filter).unwrap()).is_err(), "{filter}");
         }
         assert!(names.topic("a/b*c/d>").is_ok());
-        let mounted = Names::of(&*everybody("acme"), "t/");
+        let mounted = Names::of(&acme, &acme, "t/");
         assert!(mounted.topic("$SYS/x").is_ok(), "it is not a first level there");
         assert!(mounted.topic(&"x".repeat(65_534)).is_err(), "it does not fit");
     }

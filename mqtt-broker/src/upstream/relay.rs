@@ -278,11 +278,7 @@ impl Relay {
             if let Some(token) = self.up.reauthentication.take() {
                 self.reauthenticate(&token).await?;
             }
-            if let Some(end) = handle.ending() {
-                return Err(end);
-            }
-            if self.rights != handle.rights() {
-                self.take_over_rights();
+            if self.look_at_rights()? {
                 timer.as_mut().reset(self.next_look());
             }
             for side in [Side::Client, Side::Broker] {
@@ -396,6 +392,8 @@ impl Relay {
 
     /// Takes bytes of a side, and does what its packets ask for.
     fn receive(&mut self, side: Side, bytes: &[u8]) -> Result<(), End> {
+        // They may have changed while there was nothing to do.
+        self.look_at_rights()?;
         let mut joined = std::mem::take(&mut self.pipe(side).rest);
         let outcome;
         if joined.is_empty() {
@@ -452,10 +450,23 @@ impl Relay {
         (used, Ok(()))
     }
 
+    /// Ends, or goes on with other rights, if it was told so. Says whether there are others.
+    fn look_at_rights(&mut self) -> Result<bool, End> {
+        let rights = self.seat.handle.rights();
+        if self.rights == rights {
+            return Ok(false);
+        }
+        if let Some(end) = self.seat.handle.ending() {
+            return Err(end);
+        }
+        self.rights = rights;
+        self.take_over_rights();
+        Ok(true)
+    }
+
     /// Goes on with other rights: open subscriptions beyond them end at the broker, and whatever
     /// still comes from there is looked at anew.
     fn take_over_rights(&mut self) {
-        self.rights = self.seat.handle.rights();
         self.access = self.seat.handle.access();
         self.heard.clear();
         self.up.forget_decisions();

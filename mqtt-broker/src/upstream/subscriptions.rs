@@ -7,10 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Subscriptions of one session, where its tenant has no limit of its own.
-const MAX_OPEN: usize = 100_000;
-
-/// Bytes of their filters.
+/// Bytes of the filters of one session.
 const MAX_OPEN_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of filters of one tenant's sessions that are away. What is beyond them is forgotten, and
@@ -64,16 +61,22 @@ impl Open {
 
     /// Adds a subscription that the broker is being asked for, within these limits. Says whether
     /// there was room for it.
-    pub(super) fn add(&self, filter: &str, counter: &Counter, limit: Option<u64>) -> bool {
+    pub(super) fn add(
+        &self,
+        filter: &str,
+        max: usize,
+        counter: &Counter,
+        of_tenant: Option<u64>,
+    ) -> bool {
         let mut filters = self.lock();
-        let bytes = filters.bytes + filter.len();
-        if filters.is_over || filters.all.len() >= MAX_OPEN || bytes > MAX_OPEN_BYTES {
-            return false;
-        }
         if filters.all.contains(filter) {
             return true;
         }
-        if !counter.add(limit) {
+        let bytes = filters.bytes + filter.len();
+        if filters.is_over || filters.all.len() >= max || bytes > MAX_OPEN_BYTES {
+            return false;
+        }
+        if !counter.add(of_tenant) {
             return false;
         }
         filters.all.insert(filter.into());
@@ -119,6 +122,16 @@ impl Open {
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn are_none(&self) -> bool {
+        self.lock().sessions.is_empty()
+    }
+
+    /// Whether there may be this session.
+    pub(super) fn have_room(&self, key: &SessionKey, max: usize) -> bool {
+        let all = self.lock();
+        all.sessions.len() < max || all.sessions.contains_key(key)
     }
 
     /// The subscriptions of a session that a client now has; those of before, if it goes on.
@@ -181,17 +194,18 @@ mod tests {
     #[test]
     fn what_is_open_counts_once_and_within_limits() {
         let (open, counter) = (Open::default(), Counter::default());
-        assert!(open.add("a", &counter, Some(2)) && open.add("a", &counter, Some(2)));
-        assert!(open.add("b", &counter, Some(2)) && !open.add("c", &counter, Some(2)));
+        assert!(open.add("a", 1000, &counter, Some(2)) && open.add("a", 1000, &counter, Some(2)));
+        assert!(open.add("b", 1000, &counter, Some(2)) && !open.add("c", 1000, &counter, Some(2)));
         open.remove("x", &counter);
         open.remove("a", &counter);
         assert_eq!(counter.get(), 1);
         assert_eq!(open.retain(|filter| filter != "b", &counter).len(), 1);
         assert_eq!(counter.get(), 0);
         let long = "x".repeat(65_535);
-        let added = (0..100).filter(|n| open.add(&format!("{n}{long}"), &counter, None)).count();
+        let added =
+            (0..100).filter(|n| open.add(&format!("{n}{long}"), 1000, &counter, None)).count();
         assert!(added == 63, "{added}");
         open.end(&counter);
-        assert!(counter.get() == 0 && !open.add("a", &counter, None));
+        assert!(counter.get() == 0 && !open.add("a", 1000, &counter, None));
     }
 }

@@ -63,12 +63,17 @@ impl Tenancy {
     /// broker will tell it too.
     ///
     /// # Errors
-    /// [`DenyReason::ConnectionQuotaExceeded`], or why it may not stay after all.
+    /// [`DenyReason::ConnectionQuotaExceeded`], [`DenyReason::SessionQuotaExceeded`], or why it may
+    /// not stay after all.
     pub(super) fn enter(
         self: &Arc<Self>,
         key: SessionKey,
         access: Arc<dyn Access>,
+        max_sessions: usize,
     ) -> Verdict<Seat> {
+        if !self.sessions.have_room(&key, max_sessions) {
+            return Err(DenyReason::SessionQuotaExceeded);
+        }
         let handle = Arc::new(Handle {
             key: key.clone(),
             wake: Notify::new(),
@@ -103,6 +108,11 @@ impl Tenancy {
         self.sessions.expire(&self.usage.subscriptions);
     }
 
+    /// Whether nothing is left of the tenant.
+    pub(super) fn is_idle(&self) -> bool {
+        self.len() == 0 && self.wills.are_none() && self.sessions.are_none()
+    }
+
     /// How many clients there are.
     pub(super) fn len(&self) -> usize {
         self.lock().len()
@@ -114,16 +124,8 @@ impl Tenancy {
         let handles: Vec<_> = self.lock().values().cloned().collect();
         let mut cut = HashMap::new();
         for handle in handles {
-            let access = handle.access();
-            match access.renew() {
-                Ok(Renewal::Unchanged) => {}
-                Ok(Renewal::Changed(access)) => handle.replace(access),
-                Err(reason) => {
-                    if handle.end(End::Closed(closing_reason(reason))) {
-                        access.note(Noted::Terminated(reason));
-                        *cut.entry(reason).or_default() += 1;
-                    }
-                }
+            if let Some(reason) = handle.reassess() {
+                *cut.entry(reason).or_default() += 1;
             }
         }
         cut
@@ -147,7 +149,23 @@ impl Handle {
         self.wake.notify_one();
     }
 
-    /// How often its rights were replaced.
+    /// Asks again what the client may do. Says why it is ended, if it is.
+    pub(super) fn reassess(&self) -> Option<DenyReason> {
+        let access = self.access();
+        match access.renew() {
+            Ok(Renewal::Unchanged) => None,
+            Ok(Renewal::Changed(access)) => {
+                self.replace(access);
+                None
+            }
+            Err(reason) => self.end(End::Closed(closing_reason(reason))).then(|| {
+                access.note(Noted::Terminated(reason));
+                reason
+            }),
+        }
+    }
+
+    /// How often its rights were replaced, or it was ended.
     pub(super) fn rights(&self) -> u64 {
         self.rights.load(Ordering::Acquire)
     }
@@ -158,6 +176,7 @@ impl Handle {
         let is_first = state.end.is_none();
         state.end.get_or_insert(end);
         drop(state);
+        self.rights.fetch_add(1, Ordering::Release);
         self.wake.notify_one();
         is_first
     }

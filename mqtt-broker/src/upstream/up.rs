@@ -10,7 +10,7 @@ use crate::codec::{
 };
 use crate::connection::METHOD;
 use crate::hook::{Attempt, Operation};
-use crate::settings::TOPIC_ALIASES;
+use crate::settings::{FALLBACK, TOPIC_ALIASES};
 use bulkhead_control::config::DeniedPublish;
 use bulkhead_policy::{DenyReason, Verdict};
 use std::borrow::Cow;
@@ -217,8 +217,10 @@ impl Relay {
             ReasonCode::NOT_AUTHORIZED
         })?;
         let is_new = !self.open.has(filter);
-        let limit = self.access.quotas().subscriptions;
-        if !self.open.add(filter, &self.seat.tenancy.usage.subscriptions, limit) {
+        let (max, counter) =
+            (self.shared.settings.max_subscriptions, &self.seat.tenancy.usage.subscriptions);
+        let of_tenant = self.access.quotas().or(FALLBACK).subscriptions;
+        if !self.open.add(filter, max, counter, of_tenant) {
             self.denied(Operation::Subscribe, DenyReason::SubscriptionQuotaExceeded);
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
@@ -295,14 +297,14 @@ impl Relay {
             certificate: None,
         };
         let access = self.shared.hook.connect(attempt).await.map_err(End::Denied)?;
-        let same = access.scope() == self.access.scope()
-            && access.device() == self.access.device()
-            && access.mount() == self.access.mount();
+        let same = access.scope() == self.access.scope() && access.device() == self.access.device();
         if !same {
             self.denied(Operation::Connect, DenyReason::CarrierConflict);
             return Err(End::Closed(ReasonCode::NOT_AUTHORIZED));
         }
         self.seat.handle.replace(access);
+        // What has changed since the hook was asked found the rights of before.
+        self.seat.handle.reassess();
         self.say_authenticated();
         Ok(())
     }

@@ -82,6 +82,10 @@ impl Wills {
         self.lock().remove(key);
     }
 
+    pub(super) fn are_none(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Forgets those that have been published.
     pub(super) fn expire(&self) {
         let now = Instant::now();

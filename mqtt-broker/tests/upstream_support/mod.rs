@@ -122,6 +122,10 @@ impl Whoever {
 }
 
 impl Hook for World {
+    fn mount(&self, tenant: &TenantId) -> String {
+        self.0.lock().unwrap().get(tenant.as_str()).unwrap().1.mount.clone()
+    }
+
     fn connect<'a>(&'a self, attempt: Attempt<'a>) -> Answer<'a> {
         Box::pin(async move {
             let token = attempt.tokens.first().ok_or(DenyReason::TokenMissing)?;
@@ -169,10 +173,6 @@ impl Access for Whoever {
 
     fn quotas(&self) -> Quotas {
         self.rights.quotas
-    }
-
-    fn mount(&self) -> &str {
-        &self.rights.mount
     }
 
     fn note(&self, _: Noted) {}

@@ -1,0 +1,127 @@
+use super::client::{Client, Wire};
+use super::{Heard, Hello};
+use crate::wait::WITHIN;
+use bulkhead_control::config::Transport;
+use bulkhead_mqtt_broker::codec::{ReasonCode, Version};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+
+/// One of the broker's listeners, to come in by.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// What is spoken below MQTT.
+    pub transport: Transport,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The certificate that is trusted, in PEM.
+    pub certificate: PathBuf,
+}
+
+impl Door {
+    /// Opens a connection on which nothing has been said yet.
+    pub async fn open(&self, version: Version) -> Client {
+        self.open_with(version, None).await.unwrap()
+    }
+
+    /// The same, with a token in the header of the WebSocket.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn open_with(
+        &self,
+        version: Version,
+        bearer: Option<&str>,
+    ) -> Result<Client, Box<dyn std::error::Error>> {
+        let opening = self.wire(bearer);
+        let wire = timeout(WITHIN, opening).await.expect("a connection in time")?;
+        Ok(Client::new(wire, version))
+    }
+
+    async fn wire(&self, bearer: Option<&str>) -> Result<Wire, Box<dyn std::error::Error>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        if !self.transport.is_encrypted() {
+            if !self.transport.is_websocket() {
+                return Ok(Wire::Stream(Box::new(stream)));
+            }
+            let request = self.request(bearer)?;
+            let (socket, _) =
+                tokio_tungstenite::client_async(request, Box::new(stream) as _).await?;
+            return Ok(Wire::WebSocket(Box::new(socket)));
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.certificate)?)?;
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost")?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        if !self.transport.is_websocket() {
+            return Ok(Wire::Stream(Box::new(stream)));
+        }
+        let request = self.request(bearer)?;
+        let (socket, _) = tokio_tungstenite::client_async(request, Box::new(stream) as _).await?;
+        Ok(Wire::WebSocket(Box::new(socket)))
+    }
+
+    fn request(
+        &self,
+        bearer: Option<&str>,
+    ) -> Result<
+        tokio_tungstenite::tungstenite::handshake::client::Request,
+        Box<dyn std::error::Error>,
+    > {
+        let mut request = self.url().into_client_request()?;
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mqtt"));
+        if let Some(token) = bearer {
+            let value = HeaderValue::from_str(&format!("Bearer {token}"))?;
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+
+    /// `tcp://127.0.0.1:1883`, and so on.
+    pub fn url(&self) -> String {
+        format!("{}://localhost:{}/mqtt", self.transport, self.address.port())
+    }
+
+    /// Connects, and is let in.
+    pub async fn connect(&self, hello: &Hello) -> Client {
+        let (client, reason) = self.knock(hello).await;
+        assert_eq!(reason, ReasonCode::SUCCESS, "{} is let in", hello.client_id);
+        client
+    }
+
+    /// Connects, is refused, and learns why.
+    pub async fn refuse(&self, hello: &Hello) -> ReasonCode {
+        let (mut client, reason) = self.knock(hello).await;
+        assert!(reason.is_error(), "{} is refused", hello.client_id);
+        client.closed().await;
+        reason
+    }
+
+    /// Connects, and says what came of it.
+    pub async fn knock(&self, hello: &Hello) -> (Client, ReasonCode) {
+        let mut client = self.open(hello.version).await;
+        client.send(&hello.packet()).await;
+        match client.next().await {
+            Heard::ConnAck { present, reason, properties } => {
+                client.present = present;
+                client.terms = properties;
+                (client, reason)
+            }
+            other => panic!("something else than CONNACK: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Platform services, which work for all tenants at the MQTT broker.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
+
+use bulkhead_tests::mqtt::codec::{QoS, ReasonCode, Version};
+use bulkhead_tests::mqtt::{Client, SERVICE_ISSUER};
+use bulkhead_tests::{Stack, Token, eventually};
+use serde_json::json;
+
+const TAKEN: ReasonCode = ReasonCode::SUCCESS;
+const DENIED: ReasonCode = ReasonCode::NOT_AUTHORIZED;
+
+async fn start() -> Stack {
+    Stack::mqtt().config(SERVICE_ISSUER).start().await
+}
+
+async fn service(stack: &Stack, client_id: &str) -> Client {
+    stack.tcp().connect(&stack.hello(client_id, &stack.service_token())).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_hears_all_tenants_and_speaks_to_one_at_a_time() {
+    let stack = start().await;
+    let (mut acme, mut globex) = (stack.witness("acme").await, stack.witness("globex").await);
+    let mut service = service(&stack, "registry").await;
+    service.subscribed("device-connect/+/registry").await;
+    service.subscribed("$share/g/device-connect/+/discovery").await;
+    for (client, tenant) in [(&mut acme, "acme"), (&mut globex, "globex")] {
+        for name in ["registry", "discovery"] {
+            let topic = format!("device-connect/{tenant}/{name}");
+            client.published(&topic, "register").await;
+            assert_eq!(service.message().await.topic, topic);
+            assert_eq!(client.message().await.topic, topic);
+        }
+    }
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let topic = "device-connect/acme/cam-1/cmd";
+        assert_eq!(service.publish_with(topic, "do", qos, false, &[]).await, TAKEN);
+        let heard = acme.message().await;
+        assert_eq!((heard.topic.as_str(), heard.payload.as_str()), (topic, "do"));
+    }
+    globex.nothing().await;
+    acme.nothing().await;
+    // All tenants is not everything.
+    for filter in ["#", "+/#", "$SYS/#", "device-connect/#", "_reply/#", "$share/g/#"] {
+        assert_eq!(service.subscribe(filter).await, DENIED, "{filter}");
+    }
+    for topic in ["device-connect", "elsewhere/acme/x", "$SYS/x"] {
+        assert_eq!(service.publish1(topic, "attack").await, DENIED, "{topic}");
+    }
+    stack.denied("subscribe_denied").await;
+    stack.denied("publish_denied").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_becomes_a_service_by_a_claim() {
+    let stack = start().await;
+    for token in [
+        Token::role("acme", "service"),
+        Token::role("acme", "service").with(json!({"tenant": null})),
+        Token::role("acme", "service").with(json!({"iss": "https://platform.test"})),
+        Token::role("acme", "member").with(json!({"iss": "https://platform.test"})),
+    ] {
+        for version in [Version::V311, Version::V5] {
+            let hello = stack.hello("attacker", &token).version(version);
+            assert_eq!(stack.tcp().refuse(&hello).await, DENIED, "{token:?}");
+        }
+    }
+    stack.denied("role_not_allowed").await;
+    stack.denied("tenant_not_allowed").await;
+    service(&stack, "own").await.subscribed("device-connect/+/registry").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_id_of_a_service_is_no_tenants() {
+    let stack = start().await;
+    let mut service = service(&stack, "one-id").await;
+    let mut member = stack.member("acme", "one-id").await;
+    service.ping().await;
+    member.subscribed("device-connect/acme/#").await;
+    service.published("device-connect/acme/x", "own").await;
+    assert_eq!(member.payload().await, "own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_service_has_retained_is_kept_once_and_with_its_tenant() {
+    let stack = start().await;
+    let (mut acme, mut globex) = (stack.witness("acme").await, stack.witness("globex").await);
+    let mut service = service(&stack, "registry").await;
+    let topic = "device-connect/acme/cam-1/state";
+    assert_eq!(globex.retain("device-connect/globex/cam-1/state", "theirs").await, TAKEN);
+    assert_eq!(globex.payload().await, "theirs");
+    assert_eq!(service.retain(topic, "kept").await, TAKEN);
+    assert_eq!(acme.payload().await, "kept");
+    globex.nothing().await;
+    for (tenant, expected) in [("acme", "kept"), ("globex", "theirs")] {
+        let mut late = stack.member(tenant, "late").await;
+        late.subscribed(&format!("device-connect/{tenant}/#")).await;
+        assert_eq!(late.payload().await, expected);
+        late.nothing().await;
+    }
+    service.subscribed("device-connect/+/cam-1/state").await;
+    let mut kept = [service.payload().await, service.payload().await];
+    kept.sort();
+    assert_eq!(kept, ["kept", "theirs"]);
+    service.nothing().await;
+    // What the tenant removes is gone for the service too.
+    assert_eq!(acme.retain(topic, "").await, TAKEN);
+    assert_eq!(service.payload().await, "");
+    let mut late = self::service(&stack, "late").await;
+    late.subscribed("device-connect/acme/cam-1/state").await;
+    late.nothing().await;
+    eventually("one is left", || stack.metric("bulkhead_mqtt_retained_messages") == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_service_has_retained_waits_for_a_tenant_that_was_not_there_yet() {
+    let stack = start().await;
+    let mut service = service(&stack, "registry").await;
+    assert_eq!(service.retain("device-connect/acme/cam-1/state", "kept").await, TAKEN);
+    let mut late = stack.member("acme", "late").await;
+    late.subscribed("device-connect/acme/#").await;
+    assert_eq!(late.payload().await, "kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_holds_tenants_more_than_once_reaches_the_first_once() {
+    let stack = start().await;
+    let (mut acme, mut globex) = (stack.witness("acme").await, stack.witness("globex").await);
+    let mut service = service(&stack, "registry").await;
+    for topic in ["device-connect/acme/cam-1/event/acme", "device-connect/acme/globex/event/acme"] {
+        service.published(topic, "once").await;
+        assert_eq!(acme.message().await.topic, topic);
+        acme.nothing().await;
+    }
+    globex.nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_retained_for_a_device_called_like_another_tenant_is_not_kept_with_that() {
+    let stack = start().await;
+    let (mut acme, mut globex) = (stack.witness("acme").await, stack.witness("globex").await);
+    let mut service = service(&stack, "registry").await;
+    let topic = "device-connect/acme/globex/cmd";
+    assert_eq!(service.retain(topic, "kept").await, TAKEN);
+    assert_eq!(acme.message().await.topic, topic);
+    acme.nothing().await;
+    globex.nothing().await;
+    eventually("it is kept once, with acme", || {
+        stack.metric("bulkhead_mqtt_retained_messages") == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_a_service_waits_for_a_session_that_is_away() {
+    let stack = start().await;
+    let hello = stack.hello("cam-1", &Token::device("acme", "cam-1")).resume(600);
+    let mut device = stack.tcp().connect(&hello).await;
+    device.subscribed("device-connect/acme/cam-1/cmd").await;
+    device.disconnect(ReasonCode::NORMAL_DISCONNECTION).await;
+    let mut service = service(&stack, "registry").await;
+    service.published("device-connect/acme/cam-1/cmd", "queued").await;
+    let mut device = stack.tcp().connect(&hello).await;
+    assert_eq!(device.payload().await, "queued");
+}
