@@ -11,10 +11,12 @@ mod upstream_support;
 
 use bulkhead_control::config::UpstreamConfig;
 use bulkhead_devkit::{Tools, free_port};
-use bulkhead_mqtt_broker::codec::{QoS, ReasonCode, Version};
+use bulkhead_mqtt_broker::codec::{
+    AckKind, Frame, Property, PublishHeader, QoS, ReasonCode, ServerPacket, Version, publish,
+};
 use std::process::Command;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use upstream_support::{BOTH, Front, Got, World, eventually, mosquitto, mosquitto_with, site};
 
@@ -175,18 +177,86 @@ async fn a_slow_reader_gets_everything_and_stops_nobody() {
         // What is too large for the front ends the connection.
         let huge = vec![b'x'; 4 * 1024 * 1024];
         let mut packet = Vec::new();
-        let header = bulkhead_mqtt_broker::codec::PublishHeader {
+        let header = PublishHeader {
             dup: false,
             qos: QoS::AtMostOnce,
             retain: false,
             topic: "acme/big",
             packet_id: 0,
         };
-        bulkhead_mqtt_broker::codec::publish(&mut packet, version, header, &[], &[], &huge);
+        publish(&mut packet, version, header, &[], &[], &huge);
         let _ = writer.stream.write_all(&packet).await;
         let reason = writer.cut().await;
         assert!(reason.is_none() || reason == Some(ReasonCode::PACKET_TOO_LARGE), "{reason:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_does_not_take_stops_the_client_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mosquitto = mosquitto_with(dir.path(), "allow_anonymous true\nmax_queued_messages 0\n");
+    let world = World::of(&["acme"]);
+    let front = Front::before(&format!("mqtt://{}", mosquitto.address()), &world).await;
+    front.ready().await;
+    let mut writer = front.connected(Version::V5, "acme", "w").await;
+    let deep = format!("acme/{}", "x".repeat(60_000));
+    let alias = [Property::TopicAlias(1)];
+    writer.publish_with(&deep, b"", QoS::AtLeastOnce, false, 1, &alias).await;
+    assert!(matches!(writer.next().await, Got::Ack(AckKind::PubAck, 1, _)));
+    mosquitto.pause().unwrap();
+    // Six bytes for the front, 60,000 for the broker.
+    const MESSAGES: u16 = 250;
+    for id in 2..=MESSAGES {
+        writer.publish_with("", b"", QoS::AtLeastOnce, false, id, &alias).await;
+    }
+    // And more than all buffers on the way hold.
+    let (mut reading, mut writing) = writer.stream.into_split();
+    let flood = tokio::spawn(async move {
+        let payload = vec![b'x'; 100_000];
+        let mut packet = Vec::new();
+        let header = PublishHeader {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: "acme/x",
+            packet_id: 0,
+        };
+        publish(&mut packet, Version::V5, header, &[], &[], &payload);
+        for _ in 0..500 {
+            writing.write_all(&packet).await.unwrap();
+        }
+        writing.write_all(&[0xC0, 0]).await.unwrap();
+        writing
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!flood.is_finished(), "nobody takes 50 MB for a broker that takes nothing");
+    mosquitto.resume().unwrap();
+    let mut writing = flood.await.unwrap();
+    let (mut buffer, mut acknowledged) = (Vec::new(), 1);
+    let answered = async {
+        loop {
+            let frame = Frame::find(&buffer, 1024).unwrap();
+            let Some(frame) = frame else {
+                assert_ne!(reading.read_buf(&mut buffer).await.unwrap(), 0);
+                continue;
+            };
+            let len = frame.len;
+            match ServerPacket::decode(&frame, Version::V5).unwrap() {
+                ServerPacket::PubAck(ack) => {
+                    acknowledged += 1;
+                    assert_eq!(ack.packet_id, acknowledged);
+                }
+                ServerPacket::PingResp => {}
+                other => panic!("{other:?}"),
+            }
+            buffer.drain(..len);
+            if acknowledged == MESSAGES {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(upstream_support::WITHIN, answered).await.unwrap();
+    writing.write_all(&[0xE0, 0]).await.unwrap();
 }
 
 /// A broker that answers CONNECT, and then says this.
@@ -198,7 +268,7 @@ async fn fake(says: &'static [u8]) -> String {
             let (mut stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
                 let mut buffer = vec![0; 4096];
-                let n = tokio::io::AsyncReadExt::read(&mut stream, &mut buffer).await.unwrap();
+                let n = stream.read(&mut buffer).await.unwrap();
                 let is_v5 = buffer[..n].windows(5).any(|w| w == b"MQTT\x05");
                 let connack: &[u8] = if is_v5 { &[0x20, 3, 0, 0, 0] } else { &[0x20, 2, 0, 0] };
                 stream.write_all(connack).await.unwrap();

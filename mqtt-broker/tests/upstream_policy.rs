@@ -32,6 +32,15 @@ fn token(tenant: &str, device: &str, role: &str) -> String {
     encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
 }
 
+/// The token of a platform service.
+fn service() -> String {
+    let now = Timestamp::now().as_second();
+    let claims = json!({
+        "iss": "https://platform.example", "aud": "bulkhead", "iat": now - 5, "exp": now + 600,
+    });
+    encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+}
+
 async fn run(folder: &Path, mqtt: &str) -> (Control, Broker) {
     std::fs::write(folder.join("secret"), SECRET).unwrap();
     std::fs::write(folder.join("tenants.toml"), "[tenants.acme]\n[tenants.globex]\n").unwrap();
@@ -48,6 +57,15 @@ async fn run(folder: &Path, mqtt: &str) -> (Control, Broker) {
         algorithms = ["HS256"]
         keys.secret_file = "secret"
         tenants = ["acme", "globex"]
+        [[issuers]]
+        name = "platform"
+        issuer = "https://platform.example"
+        audiences = ["bulkhead"]
+        algorithms = ["HS256"]
+        keys.secret_file = "secret"
+        service = true
+        roles = ["service"]
+        default_role = "service"
         [mqtt]
         listeners = ["tcp://127.0.0.1:0"]
         {mqtt}
@@ -154,5 +172,38 @@ async fn with_a_prefix_names_that_no_tenant_owns_do_not_meet() {
         "{got:?}"
     );
     acme.nothing().await;
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_hear_all_tenants_by_their_whole_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let mosquitto = mosquitto(dir.path());
+    let upstream = format!(
+        "mount = \"device-connect/{{tenant}}\"\nupstream = \"mqtt://{}\"",
+        mosquitto.address()
+    );
+    let (control, broker) = run(dir.path(), &upstream).await;
+    let address = broker.addresses()[0];
+    eventually("ready", async || control.readiness().missing().is_empty()).await;
+    for version in BOTH {
+        let mut service = Hello::new(address, version, &service(), "same").connect().await;
+        let denied = if version == Version::V311 { 0x80 } else { 0x87 };
+        let codes = service.subscribe(&["device-connect/+/#", "$SYS/#", "$share/g/$SYS/#"]).await;
+        assert_eq!(codes, [2, denied, denied]);
+        for tenant in ["acme", "globex"] {
+            let token = token(tenant, "d", "member");
+            let mut client = Hello::new(address, version, &token, "same").connect().await;
+            client.subscribe(&["#"]).await;
+            assert_eq!(client.publish("x", tenant).await, OK);
+            let whole = format!("device-connect/{tenant}/x");
+            assert_eq!(service.message().await, (whole, tenant.to_owned()));
+            assert_eq!(client.message().await.0, "x");
+            let answer = format!("device-connect/{tenant}/answer");
+            assert_eq!(service.publish(&answer, "a").await, OK);
+            assert_eq!(service.message().await.0, answer);
+            assert_eq!(client.message().await, ("answer".to_owned(), "a".to_owned()));
+        }
+    }
     control.shutdown().await;
 }
