@@ -36,6 +36,8 @@ const READY: Duration = Duration::from_secs(30);
 /// A broker: where it is, and how to get in. One behind a front is the front's address.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
+    /// What it is called where it fails.
+    pub name: &'static str,
     /// Where clients connect.
     pub address: SocketAddr,
     /// Its process.
@@ -58,7 +60,8 @@ pub enum Proof<'a> {
 impl<'a> Target<'a> {
     /// The service of a site, with the tenants' policy.
     pub fn of_site(site: &'a Site) -> Self {
-        Self { address: site.address(), pid: site.pid(), proof: Proof::Token(site) }
+        let proof = Proof::Token(site);
+        Self { name: "bulkhead", address: site.address(), pid: site.pid(), proof }
     }
 
     /// What a client says first.
@@ -101,12 +104,15 @@ impl Mosquitto {
 
     /// To be loaded.
     pub fn target(&self) -> Target<'static> {
-        Target { address: self.server.address(), pid: self.server.pid(), proof: self.proof }
+        let Self { server, proof } = self;
+        let (address, pid) = (server.address(), server.pid());
+        Target { name: "mosquitto", address, pid, proof: *proof }
     }
 }
 
 /// A broker that is this program once more, and lets everybody in.
 pub struct Open {
+    name: &'static str,
     server: Server,
     address: SocketAddr,
 }
@@ -114,26 +120,27 @@ pub struct Open {
 impl Open {
     /// Ours, with a hook that allows all.
     pub fn ours(folder: &Path) -> Self {
-        Self::start(crate::SERVE_OPEN, folder)
+        Self::start("bulkhead without a policy", crate::SERVE_OPEN, folder)
     }
 
     /// Stock rumqttd.
     pub fn rumqttd(folder: &Path) -> Self {
-        Self::start(crate::SERVE_RUMQTTD, folder)
+        Self::start("rumqttd", crate::SERVE_RUMQTTD, folder)
     }
 
-    fn start(what: &str, folder: &Path) -> Self {
+    fn start(name: &'static str, what: &str, folder: &Path) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([what, &address.to_string()]);
         let server = Server::spawn(what, command, folder).unwrap();
         server.wait_until(READY, || TcpStream::connect(address).ok()).unwrap();
-        Self { server, address }
+        Self { name, server, address }
     }
 
     /// To be loaded.
     pub fn target(&self) -> Target<'static> {
-        Target { address: self.address, pid: self.server.pid(), proof: Proof::Nothing }
+        let (name, address, pid) = (self.name, self.address, self.server.pid());
+        Target { name, address, pid, proof: Proof::Nothing }
     }
 }
 

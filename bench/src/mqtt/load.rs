@@ -38,6 +38,7 @@ pub struct Shape {
 
 /// Clients of a broker.
 pub struct Load {
+    name: &'static str,
     pid: u32,
     publishers: Vec<Publisher>,
     subscribers: Subscribers,
@@ -99,7 +100,8 @@ impl Load {
         subscribers: Subscribers,
         copies: usize,
     ) -> Self {
-        Self { pid: target.pid, publishers, subscribers, copies, timed: false }
+        let (name, pid) = (target.name, target.pid);
+        Self { name, pid, publishers, subscribers, copies, timed: false }
     }
 
     /// Loads the broker for so long, and leaves it with nothing to do.
@@ -107,6 +109,8 @@ impl Load {
         let tally = Tally::new();
         let cpu = || (cpu::of_process(self.pid), cpu::of_this_process());
         std::thread::scope(|scope| {
+            // However this goes: a scope waits for its threads.
+            let ending = tally.ending();
             let subscribers = scope.spawn(|| self.subscribers.run(&tally));
             let publishers: Vec<_> = self
                 .publishers
@@ -121,11 +125,14 @@ impl Load {
             let arrived = (tally.count() - count) as f64;
             let (took, after) = (started.elapsed().as_secs_f64(), cpu());
             tally.end_publishing();
-            let published: u64 = publishers.into_iter().map(|thread| thread.join().unwrap()).sum();
+            let published: u64 = publishers
+                .into_iter()
+                .map(|publisher| publisher.join().unwrap_or_else(|_| failed(self.name)))
+                .sum();
             let expected = published * self.copies as u64;
             drain(&tally, expected);
-            tally.end();
-            subscribers.join().unwrap();
+            drop(ending);
+            subscribers.join().unwrap_or_else(|_| failed(self.name));
             assert!(tally.count() <= expected, "more arrived than was published");
             Sample {
                 rate: arrived / took,
@@ -137,6 +144,10 @@ impl Load {
             }
         })
     }
+}
+
+fn failed<T>(name: &str) -> T {
+    panic!("{name}: a client failed");
 }
 
 /// A device's events, in the name space of the built-in roles.

@@ -21,6 +21,9 @@ pub struct Tally {
     times: Mutex<Vec<f64>>,
 }
 
+/// Ends everything when it is dropped.
+pub struct Ending<'a>(&'a Tally);
+
 /// Takes the times of messages that were read together.
 pub struct Stopwatch<'a> {
     tally: &'a Tally,
@@ -66,9 +69,9 @@ impl Tally {
         self.enough.store(true, Ordering::Relaxed);
     }
 
-    /// Ends everything.
-    pub fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
+    /// Ends everything when it is dropped.
+    pub fn ending(&self) -> Ending<'_> {
+        Ending(self)
     }
 
     /// Begins or ends to take times.
@@ -94,6 +97,13 @@ impl Tally {
 
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap()
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.enough.store(true, Ordering::Relaxed);
+        self.0.over.store(true, Ordering::Relaxed);
     }
 }
 
