@@ -9,6 +9,10 @@ use std::net::TcpStream;
 /// Bytes of QoS 0 that are written at a time.
 const BATCH_BYTES: usize = 32 * 1024;
 
+/// Bytes that the system takes ahead of the broker; by itself it would take megabytes, and a slow
+/// broker would be at them for seconds.
+const AHEAD_BYTES: usize = 128 * 1024;
+
 /// Windows in a ring: far enough apart that no packet id is used again too early.
 const WINDOWS: u16 = 8;
 
@@ -51,6 +55,7 @@ impl Free {
     /// On a connection, at most so many messages at a time.
     pub fn new(stream: TcpStream, topic: &str, payload: usize, at_a_time: usize) -> Self {
         let packet = wire::publish(topic, QoS::AtMostOnce, 0, &vec![b'x'; payload]);
+        socket2::SockRef::from(&stream).set_send_buffer_size(AHEAD_BYTES).unwrap();
         let messages = (BATCH_BYTES / packet.len()).clamp(1, at_a_time);
         Self { stream, batch: packet.repeat(messages), messages: messages as u64 }
     }
