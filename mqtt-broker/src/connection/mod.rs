@@ -31,6 +31,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// may not ask for more.
 const UNTAKEN_BYTES: usize = 4 * 1024 * 1024;
 
+/// Room for packets that a connection keeps while nothing is going on.
+const KEPT_BYTES: usize = 1024;
+
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -183,7 +186,7 @@ impl Connection {
         let mut state = self.session.lock();
         let taken =
             state.take_out(&self.session, self.generation, &mut self.out, self.realm.mount.len());
-        if self.out.is_empty() && self.out.capacity() > 0 {
+        if self.out.is_empty() && self.out.capacity() > KEPT_BYTES {
             // Nothing is going on, so nothing is held on to.
             self.out = Vec::new();
         }
