@@ -34,6 +34,10 @@ impl Realm {
             return Err(ReasonCode::NOT_AUTHORIZED);
         }
         let mut inside = self.lock();
+        if inside.sessions.get(&session.key).is_none_or(|known| known != session) {
+            // Another connection has ended it. Nobody would take this subscription away again.
+            return Err(ReasonCode::UNSPECIFIED_ERROR);
+        }
         let is_new = !session.lock().subscriptions.contains_key(text);
         if is_new && !self.usage.subscriptions.add(access.quotas().subscriptions) {
             self.denied(&*access, Operation::Subscribe, DenyReason::SubscriptionQuotaExceeded);
