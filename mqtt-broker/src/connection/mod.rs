@@ -69,6 +69,8 @@ struct Connection {
     /// Bytes that wait behind those of `out`.
     behind: usize,
     unflushed: bool,
+    /// Whether CONNACK is among what was taken from the session.
+    is_greeted: bool,
     inbound: inbound::Inbound,
 }
 
@@ -113,7 +115,8 @@ impl Connection {
         self.realm.detach(&self.session, self.generation, will);
         if let Some(reason) = reason {
             tracing::debug!(client = %self.session.key.client_id, %reason, "closed");
-            if self.version == Version::V5 {
+            // §3.2: nothing comes before CONNACK, which whoever lost its session at once never got.
+            if self.version == Version::V5 && self.is_greeted {
                 disconnect(&mut self.out, self.version, reason, &[]);
             }
             let last = self.out.get(self.sent..).unwrap_or_default();
@@ -191,6 +194,7 @@ impl Connection {
             self.out = Vec::new();
         }
         drop(state);
+        self.is_greeted |= taken.is_some();
         self.session.drained.notify_waiters();
         match taken {
             None => Err(End::TakenOver),

@@ -189,6 +189,11 @@ impl State {
         }
     }
 
+    /// The connection, if it is this one.
+    pub(crate) fn link_of(&mut self, generation: u64) -> Option<&mut Link> {
+        self.link.as_mut().filter(|_| self.generation == generation)
+    }
+
     /// Why the connection has to end, if it has to. `None` if it is not the session's any more.
     pub(crate) fn closing(&self, generation: u64) -> Option<Option<ReasonCode>> {
         self.link.as_ref().filter(|_| self.generation == generation).map(|link| link.close)
