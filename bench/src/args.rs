@@ -30,6 +30,8 @@ pub enum Group {
     Policy,
     /// The NATS backend.
     Nats,
+    /// The MQTT backend.
+    Mqtt,
     /// Everything.
     All,
 }

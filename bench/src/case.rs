@@ -22,6 +22,8 @@ pub enum Goal {
     ValueAtLeast(f64),
     /// Ours ÷ the peer's, at least.
     RatioAtLeast(f64),
+    /// Ours ÷ the peer's, at most.
+    RatioAtMost(f64),
 }
 
 impl Goal {
@@ -31,6 +33,7 @@ impl Goal {
             Self::ValueAtMost(limit) => ours <= limit,
             Self::ValueAtLeast(limit) => ours >= limit,
             Self::RatioAtLeast(limit) => ratio.is_some_and(|ratio| ratio >= limit),
+            Self::RatioAtMost(limit) => ratio.is_some_and(|ratio| ratio <= limit),
         }
     }
 }
@@ -42,6 +45,7 @@ impl fmt::Display for Goal {
             Self::ValueAtMost(limit) => write!(f, "value <= {limit}"),
             Self::ValueAtLeast(limit) => write!(f, "value >= {limit}"),
             Self::RatioAtLeast(limit) => write!(f, "ratio >= {limit}"),
+            Self::RatioAtMost(limit) => write!(f, "ratio <= {limit}"),
         }
     }
 }
@@ -57,6 +61,8 @@ mod tests {
         assert!(Goal::ValueAtLeast(1.0).is_met(1.0, None));
         assert!(Goal::RatioAtLeast(0.6).is_met(0.0, Some(0.6)));
         assert!(!Goal::RatioAtLeast(0.6).is_met(9.0, None));
+        assert!(Goal::RatioAtMost(1.0).is_met(9.0, Some(1.0)));
+        assert!(!Goal::RatioAtMost(1.0).is_met(0.0, None));
         assert_eq!(Goal::RatioAtLeast(0.6).to_string(), "ratio >= 0.6");
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! Args ─▶ Session ─▶ group ─▶ Measured ─▶ Report: a table, or one JSON object per line
 //!                     ├─ policy   in this process
-//!                     └─ nats     real nats-servers on loopback, the service in a process of its own
+//!                     ├─ nats     real nats-servers on loopback, the service in a process of its own
+//!                     └─ mqtt     our broker and others on loopback, each in a process of its own
 //! ```
 //!
 //! `README.md` says what each case measures and what it is compared with.
@@ -19,6 +20,10 @@
 mod args;
 mod case;
 mod cpu;
+mod issuer;
+mod limits;
+mod memory;
+mod mqtt;
 mod nats;
 mod policy;
 mod report;
@@ -33,9 +38,18 @@ use std::process::ExitCode;
 /// First argument of the process that runs the service, which is this program once more.
 const SERVE: &str = "serve";
 
+/// The same of the process that runs our broker for everybody, and of the one that runs rumqttd. The
+/// second argument is where it listens.
+const SERVE_OPEN: &str = "serve-open";
+const SERVE_RUMQTTD: &str = "serve-rumqttd";
+
 fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|first| first == SERVE) {
-        return bulkhead_cli::run(bulkhead_cli::Args::parse());
+    let typed: Vec<_> = std::env::args().skip(1).collect();
+    match typed.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [SERVE, ..] => return bulkhead_cli::run(bulkhead_cli::Args::parse()),
+        [SERVE_OPEN, address] => return mqtt::serve_open(address),
+        [SERVE_RUMQTTD, address] => return mqtt::serve_rumqttd(address),
+        _ => {}
     }
     let args = Args::parse();
     let mut session = match Session::new(&args) {
@@ -50,6 +64,9 @@ fn main() -> ExitCode {
     }
     if matches!(args.group, Group::Nats | Group::All) {
         nats::run(&mut session);
+    }
+    if matches!(args.group, Group::Mqtt | Group::All) {
+        mqtt::run(&mut session);
     }
     session.finish();
     ExitCode::SUCCESS

@@ -3,7 +3,7 @@
 use crate::args::Args;
 use crate::case::Case;
 use crate::report::{Measured, Report};
-use crate::{nats, policy};
+use crate::{mqtt, nats, policy};
 
 /// One run of the program.
 pub struct Session {
@@ -31,7 +31,7 @@ impl Session {
     /// # Errors
     /// A text for the user if a prefix fits no case.
     pub fn new(args: &Args) -> Result<Self, String> {
-        let all: Vec<&Case> = policy::CASES.iter().chain(nats::CASES).collect();
+        let all: Vec<&Case> = policy::CASES.iter().chain(nats::CASES).chain(mqtt::CASES).collect();
         for prefix in &args.cases {
             if !all.iter().any(|case| selects(prefix, case.name)) {
                 let names: Vec<_> = all.iter().map(|case| case.name).collect();

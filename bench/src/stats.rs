@@ -10,6 +10,16 @@ pub fn median(values: &[f64]) -> f64 {
     if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
+/// The value that so much of all, 0 to 1, does not exceed.
+///
+/// # Panics
+/// Without any value.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
+    let sorted = sorted(values);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
 /// (max − min) ÷ median: how far repetitions lie apart.
 ///
 /// # Panics
@@ -33,13 +43,21 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{median, rounded, spread};
+    use super::{median, quantile, rounded, spread};
 
     #[test]
     fn the_middle_and_the_width() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(spread(&[1.0, 2.0, 4.0]), 1.5);
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<_> = (1..=200).map(f64::from).collect();
+        assert_eq!(quantile(&values, 0.5), 100.0);
+        assert_eq!(quantile(&values, 0.99), 198.0);
+        assert_eq!(quantile(&[7.0], 0.99), 7.0);
     }
 
     #[test]

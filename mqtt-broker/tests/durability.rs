@@ -272,6 +272,9 @@ fn sessions_subscriptions_and_retained_messages_survive() {
     );
     // A session that is begun anew is forgotten on disk too.
     drop(connect(address, "subscriber", true));
+    // What is acknowledged after it is on disk after it.
+    publisher.publish("device-connect/acme/b", b"", QoS::AtLeastOnce, 7, false, false).unwrap();
+    while !matches!(publisher.next().unwrap(), Heard::PubAck(7, _)) {}
     drop(broker);
     let _broker = Process::start(folder.path());
     let (_, present) = connect(address, "publisher", false);

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_tests::mqtt::codec::{Property, QoS, ReasonCode, Version, connack, pingreq, suback};
-use bulkhead_tests::mqtt::{Client, Heard, Hello};
-use bulkhead_tests::{Stack, Token, Transport, eventually};
+use bulkhead_tests::mqtt::{Client, Door, Heard, Hello};
+use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -299,11 +299,9 @@ async fn there_are_only_so_many_connections_in_all() {
     eventually("it is counted", || failed(&stack, "connections") == 1).await;
     first.ping().await;
     second.goodbye().await;
-    bulkhead_tests::eventually_async("there is room again", async || {
-        let mut client = stack.tcp().open(Version::V5).await;
+    eventually_async("there is room again", async || {
         let hello = stack.hello("third", &Token::role("acme", "member"));
-        client.send(&hello.packet()).await;
-        client.answered().await
+        stack.tcp().try_knock(&hello).await.is_some()
     })
     .await;
 }
@@ -397,4 +395,27 @@ async fn whoever_takes_no_answers_is_asked_for_no_more_questions() {
     undisturbed(&mut witness).await;
     // Once it takes them, it goes on.
     deaf.drain(taken / 2 * 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_taken_over_and_a_broken_one_is_not() {
+    let stack = Stack::mqtt().start().await;
+    let hello = stack.hello("own", &Token::role("acme", "member"));
+    let mut before = stack.door(Transport::Tls).connect(&hello).await;
+    let file = |name: &str| stack.folder().join(name);
+    std::fs::write(file("mqtt.pem"), "broken").unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(file("next.pem"), made.cert.pem()).unwrap();
+    let door = Door { certificate: file("next.pem"), ..stack.door(Transport::Wss) };
+    assert!(door.open_with(Version::V5, None).await.is_err(), "the old one is still in use");
+    std::fs::write(file("mqtt.key"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(file("mqtt.pem"), made.cert.pem()).unwrap();
+    eventually_async("the new one is in use", async || {
+        door.open_with(Version::V5, None).await.is_ok()
+    })
+    .await;
+    let mut hello = hello.clone();
+    hello.client_id = "after".to_owned();
+    door.connect(&hello).await.ping().await;
+    before.ping().await;
 }

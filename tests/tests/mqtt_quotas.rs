@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::Quotas;
-use bulkhead_tests::mqtt::Client;
-use bulkhead_tests::mqtt::codec::{QoS, ReasonCode, SubscriptionOptions, Version};
+use bulkhead_tests::mqtt::codec::{AckKind, QoS, ReasonCode, SubscriptionOptions, Version};
+use bulkhead_tests::mqtt::{Client, codec};
 use bulkhead_tests::{Stack, Token, eventually, eventually_async};
 
 const DENIED: ReasonCode = ReasonCode::NOT_AUTHORIZED;
@@ -69,6 +69,61 @@ async fn connections_are_limited_and_a_known_client_may_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_connections_with_one_client_id_take_one_place() {
+    let stack = Stack::mqtt().start().await;
+    limit(&stack, Quotas { connections: Some(2), ..Quotas::default() }).await;
+    let mut other = stack.member("acme", "other").await;
+    let hello = stack.hello("one-id", &Token::role("acme", "member")).resume(600);
+    let storm: Vec<_> = (0..8)
+        .map(|n| {
+            let (door, mut hello) = (stack.tcp(), hello.clone());
+            hello.clean_start = n % 2 == 0;
+            tokio::spawn(async move {
+                let mut last = None;
+                for _ in 0..50 {
+                    // Another may take the session before this one hears that it has it.
+                    let Some((mut client, reason)) = door.try_knock(&hello).await else { continue };
+                    assert_eq!(reason, TAKEN);
+                    client.say(subscribe_to_x).await;
+                    last = Some(client);
+                }
+                last
+            })
+        })
+        .collect();
+    let mut last = Vec::new();
+    for client in storm {
+        last.extend(client.await.unwrap());
+    }
+    // Whoever came last has it, and all the others are gone.
+    eventually("two are connected", || stack.metric("bulkhead_mqtt_connections") == 2).await;
+    eventually("two have sessions", || stack.metric("bulkhead_mqtt_sessions") == 2).await;
+    drop(last);
+    let mut client = stack.tcp().connect(&hello.clone().clean()).await;
+    client.subscribed("device-connect/acme/x").await;
+    assert_eq!(
+        stack.tcp().refuse(&stack.hello("third", &Token::role("acme", "member"))).await,
+        QUOTA
+    );
+    other.published("device-connect/acme/x", "once").await;
+    assert_eq!(client.payload().await, "once");
+    client.nothing().await;
+    client.goodbye().await;
+    other.goodbye().await;
+    eventually("nobody is connected", || stack.metric("bulkhead_mqtt_connections") == 0).await;
+    limit(&stack, Quotas { connections: Some(1), subscriptions: Some(1), ..Quotas::default() })
+        .await;
+    let mut alone = stack.tcp().connect(&hello.clean()).await;
+    alone.subscribed("device-connect/acme/x").await;
+    assert_eq!(alone.subscribe("device-connect/acme/y").await, QUOTA, "nothing was left behind");
+}
+
+fn subscribe_to_x(out: &mut Vec<u8>, version: Version) {
+    let options = SubscriptionOptions::of_qos(QoS::AtLeastOnce);
+    codec::subscribe(out, version, 1, &[], &[("device-connect/acme/x", options)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscriptions_are_limited_over_all_clients_of_the_tenant() {
     let stack = Stack::mqtt().start().await;
     let mut witness = stack.witness("globex").await;
@@ -122,7 +177,7 @@ async fn messages_per_second_are_limited_over_all_clients_of_the_tenant() {
             ids
         };
         for id in ids {
-            match client.acked(bulkhead_tests::mqtt::codec::AckKind::PubAck, id).await {
+            match client.acked(AckKind::PubAck, id).await {
                 QUOTA => refused += 1,
                 reason => {
                     assert!(!reason.is_error());

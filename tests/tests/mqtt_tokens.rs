@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_cli::signer::Signer;
+use bulkhead_devkit::Server;
 use bulkhead_policy::Status;
-use bulkhead_tests::mqtt::codec::{AckKind, Property, ReasonCode, Version, auth};
-use bulkhead_tests::mqtt::{Heard, Hello};
+use bulkhead_tests::mqtt::codec::{AckKind, Property, QoS, ReasonCode, Version, auth};
+use bulkhead_tests::mqtt::{Door, Heard, Hello};
 use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
+use std::process::Command;
 
 const BAD: ReasonCode = ReasonCode::BAD_USER_NAME_OR_PASSWORD;
 const DENIED: ReasonCode = ReasonCode::NOT_AUTHORIZED;
@@ -400,6 +402,68 @@ async fn nothing_secret_is_in_metrics_audit_log_or_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_secret_is_in_the_log_however_much_it_tells() {
+    let stack = Stack::mqtt().without_service().start().await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_replica"));
+    command.args(["serve", "--config"]).arg(stack.config_path());
+    let quiet = "trace,rustls=info,tungstenite=info,tokio_tungstenite=info,rumqttd=info";
+    command.env("BULKHEAD__LOG__FILTER", quiet).env_remove("RUST_BACKTRACE");
+    let server = Server::spawn("broker", command, stack.folder()).unwrap();
+    eventually("the broker says where it is", || server.log().contains("addresses=[")).await;
+    let log = server.log();
+    let address = log.split("addresses=[").nth(1).unwrap().split([',', ']']).next().unwrap();
+    let door = Door {
+        transport: Transport::Tcp,
+        address: address.parse().unwrap(),
+        certificate: stack.folder().join("mqtt.pem"),
+    };
+    let good = stack.token(&Token::role("acme", "member"));
+    eventually_async("it is ready", async || {
+        !door.knock(&Hello::new("own", &good)).await.1.is_error()
+    })
+    .await;
+    let expired = stack.token(&Token::role("acme", "member").ttl(-5));
+    let unsigned = with_header(&stack, &json!({"alg": "none"}), Some(""));
+    let will = "device-connect/acme/gone";
+    let mut client = door.connect(&Hello::new("own", &good).will(will, "a-will-to-find")).await;
+    let foreign = "device-connect/globex/x";
+    assert_eq!(client.publish1(foreign, "a-payload-to-find").await, DENIED);
+    assert_eq!(client.subscribe("device-connect/globex/#").await, DENIED);
+    for token in [&expired, &unsigned, "a-password-to-find"] {
+        let mut hello = Hello::new("line\nbreak", token);
+        hello.user = Some("a-user-to-find".to_owned());
+        assert!(door.refuse(&hello).await.is_error());
+        let by_data = Hello::new("by-data", "")
+            .without_password()
+            .with(Property::AuthenticationMethod("JWT"))
+            .with(Property::AuthenticationData(token.as_bytes()));
+        assert!(door.refuse(&by_data).await.is_error());
+    }
+    // What is broken is not quoted either.
+    client.send(&[0x30, 3, 0, 20, b'x']).await;
+    client.closed().await;
+    eventually("denials are in the log", || {
+        ["publish_denied", "token_expired"].iter().all(|code| server.log().contains(code))
+    })
+    .await;
+    let log = std::fs::read_to_string(server.log_file()).unwrap();
+    for token in [&good, &expired, &unsigned] {
+        for part in token.split('.').filter(|part| !part.is_empty()) {
+            assert!(!log.contains(part), "the log holds a part of a token");
+        }
+    }
+    for secret in [
+        "a-payload-to-find",
+        "a-password-to-find",
+        "a-user-to-find",
+        "a-will-to-find",
+        "line\nbreak",
+    ] {
+        assert!(!log.contains(secret), "the log holds {secret}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_renewed_by_auth_prolongs_the_connection() {
     let stack = Stack::mqtt().start().await;
     let brief = stack.token(&Token::device("acme", "cam-1").ttl(3));
@@ -468,8 +532,7 @@ async fn a_token_renewed_by_auth_changes_neither_tenant_nor_device() {
     assert_eq!(client.closed().await, Some(ReasonCode::PROTOCOL_ERROR));
     let mut client = stack.tcp().connect(&hello("cam-1")).await;
     assert_eq!(client.renew(&token).await, None, "the same identity may");
-    let id = client.send_publish("device-connect/acme/cam-1/x", "", QOS1, false, &[]).await;
+    let id =
+        client.send_publish("device-connect/acme/cam-1/x", "", QoS::AtLeastOnce, false, &[]).await;
     assert!(!client.acked(AckKind::PubAck, id).await.is_error());
 }
-
-const QOS1: bulkhead_tests::mqtt::codec::QoS = bulkhead_tests::mqtt::codec::QoS::AtLeastOnce;

@@ -15,8 +15,8 @@ mod suspend;
 mod wire;
 
 use crate::case::Case;
+use crate::limits::raise_file_limit;
 use crate::session::Session;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 
 /// The cases of this group.
@@ -39,17 +39,11 @@ pub const CASES: &[Case] = &[
 
 /// Measures the cases that are wanted.
 pub fn run(session: &mut Session) {
+    // A thousand connections are a thousand open files, here and in the server.
     raise_file_limit();
     let runtime = Runtime::new().unwrap();
     handler::run(session, &runtime);
     connect::run(session, &runtime);
     suspend::run(session, &runtime);
     onboard::run(session, &runtime);
-}
-
-/// A thousand connections are a thousand open files, here and in the server, which inherits the limit.
-fn raise_file_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).unwrap();
 }

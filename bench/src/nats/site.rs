@@ -2,24 +2,17 @@
 //! and an issuer; everything else as by default.
 
 use super::wire;
-use bulkhead_cli::signer::{Signer, TokenRequest};
+use crate::issuer::Issuer;
 use bulkhead_control::config::Config;
 use bulkhead_control::directory::Store;
 use bulkhead_devkit::{Etcd, NatsServer, Server, Tools};
-use bulkhead_policy::{DeviceId, RoleName, Tenant, TenantId};
-use jiff::SignedDuration;
+use bulkhead_policy::{Tenant, TenantId};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-
-/// `iss` of the tokens.
-const ISSUER: &str = "https://issuer.invalid/bulkhead-bench";
-
-/// `aud` of the tokens.
-const AUDIENCE: &str = "bulkhead";
 
 /// How long the service may take to be ready with all tenants.
 const READY: Duration = Duration::from_secs(60);
@@ -42,7 +35,7 @@ pub struct Site {
     service: Option<Server>,
     nats: NatsServer,
     etcd: Option<Etcd>,
-    signer: Signer,
+    issuer: Issuer,
     folder: tempfile::TempDir,
 }
 
@@ -51,8 +44,7 @@ impl Site {
     pub fn prepare(runtime: &Runtime, directory: DirectoryIn, tenants: &[TenantId]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tools = Tools::open().unwrap();
-        let signer = Signer::create(&folder.path().join("issuer.pem")).unwrap();
-        std::fs::write(folder.path().join("issuer.jwks.json"), signer.jwks().to_string()).unwrap();
+        let issuer = Issuer::create(folder.path());
         let keys = folder.path().join("nats");
         bulkhead_auth_callout::init(&keys, "").unwrap();
         let text = std::fs::read_to_string(keys.join("nats-server.conf")).unwrap();
@@ -60,7 +52,7 @@ impl Site {
         let nats = NatsServer::start(&tools.nats_server().unwrap(), &home, &text).unwrap();
         let etcd = (directory == DirectoryIn::Etcd)
             .then(|| Etcd::start(&tools.etcd().unwrap(), &folder.path().join("etcd")).unwrap());
-        let site = Self { service: None, nats, etcd, signer, folder };
+        let site = Self { service: None, nats, etcd, issuer, folder };
         std::fs::write(site.config_path(), site.configuration()).unwrap();
         site.create(runtime, tenants);
         site
@@ -114,12 +106,7 @@ impl Site {
 
     /// A device's token, good for an hour. No two are the same.
     pub fn token(&self, tenant: &TenantId, device: &str) -> String {
-        let mut request =
-            TokenRequest::new(ISSUER, AUDIENCE, SignedDuration::from_hours(1)).unwrap();
-        request.tenant = Some(tenant.clone());
-        request.device = Some(DeviceId::parse(device).unwrap());
-        request.role = Some(RoleName::parse("device").unwrap());
-        self.signer.sign(&request).unwrap()
+        self.issuer.token(tenant, device)
     }
 
     /// What a client with such a token says first.
@@ -140,10 +127,9 @@ impl Site {
             "directory = {{ {directory} }}\n\
              admin = {{ listen = \"127.0.0.1:0\" }}\n\
              nats = {{ servers = [\"{}\"], operator = {{ keys = \"nats\" }} }}\n\
-             [[issuers]]\n\
-             name = \"bench\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
-             algorithms = [\"EdDSA\"]\ntenants = \"all\"\nkeys.jwks_file = \"issuer.jwks.json\"\n",
-            self.nats.client_url()
+             {}",
+            self.nats.client_url(),
+            self.issuer.configuration()
         )
     }
 

@@ -9,9 +9,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 
-/// Bytes that a tenant's clients may have under way before they have to wait. It is less than what the
-/// log holds, so that the router never drops what was not handed on.
-pub(super) const CREDIT: usize = 128 * 1024;
+/// Bytes that a tenant's clients may have under way before they have to wait. Each of them may pass it
+/// once, by what it has read.
+const CREDIT: usize = 128 * 1024;
+
+/// Bytes that a router is given before it has handed them on; a batch that is larger goes alone. It is
+/// less than what the log holds, so that the router never drops what was not handed on.
+pub(super) const GIVEN: usize = 128 * 1024;
 
 /// What a batch weighs beyond its bytes.
 const OVERHEAD: usize = 64;
@@ -36,9 +40,13 @@ pub(crate) struct Lane {
 #[derive(Default)]
 struct State {
     link: Option<LinkTx>,
-    /// What the router was given and has not handed on, in order.
+    /// What the router has not handed on, in order.
     pending: VecDeque<Batch>,
-    /// Its bytes, and those of what is being routed.
+    /// How many of these it was given, the first ones.
+    given: usize,
+    /// Their bytes.
+    given_bytes: usize,
+    /// The bytes of all of them, and of what is being routed.
     bytes: usize,
 }
 
@@ -48,6 +56,8 @@ pub(crate) struct Drain {
     lane: Arc<Lane>,
     link: Option<LinkRx>,
     generation: watch::Receiver<u64>,
+    /// What was handed on and not taken yet.
+    ready: VecDeque<Batch>,
 }
 
 impl Lane {
@@ -55,7 +65,7 @@ impl Lane {
         let topic = shard.take_topic();
         let generation = shard.generation();
         let lane = Arc::new(Self { shard, topic, state: Mutex::default(), room: Notify::new() });
-        (Arc::clone(&lane), Drain { lane, link: None, generation })
+        (Arc::clone(&lane), Drain { lane, link: None, generation, ready: VecDeque::new() })
     }
 
     #[cfg(test)]
@@ -68,11 +78,23 @@ impl Lane {
     pub(crate) fn push(&self, batch: Batch) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.bytes += batch.records.len() + OVERHEAD;
-        // Without a link the messages wait; the drain gives them to the router that it finds.
-        if let Some(link) = &mut state.link {
-            self.give(link, batch.records.clone());
-        }
         state.pending.push_back(batch);
+        self.give_on(&mut state);
+    }
+
+    /// Gives the router as much as its log holds. Without a link the messages wait; the drain gives
+    /// them to the router that it finds.
+    fn give_on(&self, state: &mut State) {
+        let State { link: Some(link), pending, given, given_bytes, .. } = state else { return };
+        while let Some(next) = pending.get(*given) {
+            let bytes = next.records.len() + OVERHEAD;
+            if *given > 0 && *given_bytes + bytes > GIVEN {
+                return;
+            }
+            self.give(link, next.records.clone());
+            *given += 1;
+            *given_bytes += bytes;
+        }
     }
 
     /// A router that is gone takes nothing; the drain finds that out and gives it to the next.
@@ -123,27 +145,31 @@ impl Lane {
         }
     }
 
-    /// The batch that the router has handed on.
-    fn take(&self, records: &Bytes) -> Option<Batch> {
+    /// What the router has handed on, up to this batch; what it left out comes before it.
+    fn take(&self, records: &Bytes, ready: &mut VecDeque<Batch>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let found =
-            state.pending.iter().position(|batch| batch.records.as_ptr() == records.as_ptr())?;
+        let handed_on = |batch: &Batch| batch.records.as_ptr() == records.as_ptr();
+        let Some(found) = state.pending.iter().take(state.given).position(handed_on) else {
+            return;
+        };
         if found > 0 {
-            tracing::error!(batches = found, "a router has lost messages");
-            let lost: usize =
-                state.pending.drain(..found).map(|b| b.records.len() + OVERHEAD).sum();
-            state.bytes = state.bytes.saturating_sub(lost);
+            tracing::error!(batches = found, "a router has left out messages");
         }
-        state.pending.pop_front()
+        let first = ready.len();
+        ready.extend(state.pending.drain(..=found));
+        let bytes: usize =
+            ready.iter().skip(first).map(|batch| batch.records.len() + OVERHEAD).sum();
+        state.given -= found + 1;
+        state.given_bytes -= bytes;
+        self.give_on(&mut state);
     }
 
     /// Takes a new link, and gives the router everything that the last one had not handed on.
-    fn relink(&self, mut link: LinkTx) {
+    fn relink(&self, link: LinkTx) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for batch in &state.pending {
-            self.give(&mut link, batch.records.clone());
-        }
+        (state.given, state.given_bytes) = (0, 0);
         state.link = Some(link);
+        self.give_on(&mut state);
     }
 }
 
@@ -156,6 +182,9 @@ impl Drain {
     /// The next batch. It never ends: a router that dies is replaced.
     pub(crate) async fn next(&mut self) -> Batch {
         loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return batch;
+            }
             let notification = match &mut self.link {
                 Some(link) => {
                     tokio::select! {
@@ -168,9 +197,7 @@ impl Drain {
             };
             match notification {
                 Some(Some(Notification::Forward(forward))) => {
-                    if let Some(batch) = self.lane.take(&forward.publish.payload) {
-                        return batch;
-                    }
+                    self.lane.take(&forward.publish.payload, &mut self.ready);
                 }
                 Some(Some(Notification::Unschedule)) => {
                     // The router waits for this before it hands on more.

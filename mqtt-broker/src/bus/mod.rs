@@ -84,6 +84,26 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn more_than_the_log_holds_waits_and_none_of_it_is_lost() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let bus = Bus::start(1, &tasks, &stop);
+        let (lane, mut drain) = bus.lane("acme").unwrap();
+        let sizes = (0..200_usize).map(|n| 4 + (n * 7919) % 100_000);
+        for (n, size) in (0_u32..).zip(sizes.clone()) {
+            let mut records = vec![0; size];
+            records[..4].copy_from_slice(&n.to_be_bytes());
+            lane.push(Batch { publisher: None, records: records.into() });
+        }
+        for (n, size) in (0_u32..).zip(sizes) {
+            let next = tokio::time::timeout(Duration::from_secs(30), drain.next()).await.unwrap();
+            assert_eq!((next.records.len(), &next.records[..4]), (size, &n.to_be_bytes()[..]));
+            lane.routed(next.records.len());
+        }
+        assert!(lane.is_idle());
+        stop.cancel();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn whoever_publishes_too_much_waits() {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let bus = Bus::start(1, &tasks, &stop);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// Bytes of one segment of a tenant's log.
 const SEGMENT_BYTES: usize = 64 * 1024;
 
-/// Segments of a tenant's log. All but one together hold more than [`CREDIT`](super::lane::CREDIT),
+/// Segments of a tenant's log. All but one together hold more than [`GIVEN`](super::lane::GIVEN),
 /// so that a segment is dropped only when all of it was handed on.
 const SEGMENTS: usize = 4;
 

@@ -208,6 +208,7 @@ impl Connected {
             sent: 0,
             behind: 0,
             unflushed: false,
+            is_greeted: false,
             inbound: Inbound::default(),
         }
     }

@@ -120,7 +120,9 @@ impl Connection {
 
     /// Writes something for the client, after what there is already.
     fn say(&self, write: impl FnOnce(&mut Vec<u8>, Version)) {
-        if let Some(link) = &mut self.session.lock().link {
+        let mut state = self.session.lock();
+        // Another connection may have the session by now, and did not ask for this.
+        if let Some(link) = state.link_of(self.generation) {
             write(&mut link.out, self.version);
         }
     }

@@ -32,6 +32,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// may not ask for more.
 const UNTAKEN_BYTES: usize = 4 * 1024 * 1024;
 
+/// Room for packets that a connection keeps while nothing is going on.
+const KEPT_BYTES: usize = 1024;
+
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -67,6 +70,8 @@ struct Connection {
     /// Bytes that wait behind those of `out`.
     behind: usize,
     unflushed: bool,
+    /// Whether CONNACK is among what was taken from the session.
+    is_greeted: bool,
     inbound: inbound::Inbound,
 }
 
@@ -111,7 +116,8 @@ impl Connection {
         self.realm.detach(&self.session, self.generation, will);
         if let Some(reason) = reason {
             tracing::debug!(client = %self.session.key.client_id, %reason, "closed");
-            if self.version == Version::V5 {
+            // §3.2: nothing comes before CONNACK, which whoever lost its session at once never got.
+            if self.version == Version::V5 && self.is_greeted {
                 disconnect(&mut self.out, self.version, reason, &[]);
             }
             let last = self.out.get(self.sent..).unwrap_or_default();
@@ -184,11 +190,12 @@ impl Connection {
         let mut state = self.session.lock();
         let taken =
             state.take_out(&self.session, self.generation, &mut self.out, self.realm.mount.len());
-        if self.out.is_empty() && self.out.capacity() > 0 {
+        if self.out.is_empty() && self.out.capacity() > KEPT_BYTES {
             // Nothing is going on, so nothing is held on to.
             self.out = Vec::new();
         }
         drop(state);
+        self.is_greeted |= taken.is_some();
         self.session.drained.notify_waiters();
         match taken {
             None => Err(End::TakenOver),

@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Bytes that may wait for the socket before messages wait in the session's queue instead.
-const OUT_BYTES: usize = 256 * 1024;
+const OUT_BYTES: usize = 64 * 1024;
 
 /// Bytes that may wait for the socket before messages of QoS 0 are dropped.
-const OUT_MAX_BYTES: usize = 1024 * 1024;
+const OUT_MAX_BYTES: usize = 256 * 1024;
+
+/// Bytes that may wait for the socket without being counted as waiting: that saves most of the counting.
+const UNCOUNTED_BYTES: usize = 16 * 1024;
 
 /// What a waiting message weighs beyond its record.
 pub(super) const OVERHEAD: usize = 96;
@@ -69,10 +72,16 @@ impl State {
         let was_idle = link.out.is_empty();
         let mount = handover.limits.mount;
         let sent = if terms.qos == 0 {
-            if link.out.len() > OUT_BYTES && (self.is_slow || link.out.len() > OUT_MAX_BYTES) {
+            let waiting = link.out.len();
+            let limit = handover.limits.tenant_bytes.filter(|_| waiting > UNCOUNTED_BYTES);
+            if waiting > OUT_BYTES && (self.is_slow || waiting > OUT_MAX_BYTES)
+                || limit.is_some_and(|limit| self.tenant_queued.load(Ordering::Relaxed) > limit)
+            {
                 return Delivered::Dropped;
             }
-            link.write(message, terms, 0, mount)
+            let sent = link.write(message, terms, 0, mount);
+            self.count_out();
+            sent
         } else {
             let has_room = self.queue.is_empty() && link.out.len() < OUT_BYTES;
             let id = self.window.next_id(link.receive_maximum).filter(|_| has_room);
@@ -131,6 +140,20 @@ impl State {
             (false, None) => {}
         }
         sent
+    }
+
+    /// Counts what waits for the socket, where it is much.
+    pub(super) fn count_out(&mut self) {
+        let waiting = self.link.as_ref().map_or(0, |link| link.out.len());
+        let counted = if waiting > UNCOUNTED_BYTES { waiting } else { 0 };
+        if counted > self.counted_out {
+            let more = (counted - self.counted_out) as u64;
+            self.tenant_queued.fetch_add(more, Ordering::Relaxed);
+        } else if counted < self.counted_out {
+            let fewer = (self.counted_out - counted) as u64;
+            self.tenant_queued.fetch_sub(fewer, Ordering::Relaxed);
+        }
+        self.counted_out = counted;
     }
 
     fn enqueue(
@@ -207,6 +230,8 @@ impl State {
         self.write_down(steps);
         let link = self.link.as_mut()?;
         std::mem::swap(&mut link.out, buffer);
+        self.count_out();
+        let link = self.link.as_ref()?;
         if self.queue.is_empty() {
             self.is_slow = false;
         }

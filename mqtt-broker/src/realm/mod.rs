@@ -214,6 +214,7 @@ impl Realm {
         let mut state = session.lock();
         state.generation += 1;
         let was_connected = state.link.take().is_some();
+        state.count_out();
         let will = state.will.take().filter(|will| ends || (was_connected && will.delay == 0));
         drop(state);
         session.wake.notify_one();
@@ -231,6 +232,7 @@ impl Realm {
             return;
         }
         state.link = None;
+        state.count_out();
         self.usage.connections.remove(1);
         let expiry = state.expiry;
         let will = state.will.take().filter(|_| will);

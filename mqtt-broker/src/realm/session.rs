@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Bytes that may wait for a client that keeps up before its tenant's publishers are slowed down.
-const BACKLOG_BYTES: usize = 128 * 1024;
+const BACKLOG_BYTES: usize = 64 * 1024;
 
 /// Whose session it is. Client ids are names that clients choose, so they are their device's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub(super) queued_bytes: usize,
     /// What waits for all clients of the tenant, in bytes.
     pub(super) tenant_queued: Arc<AtomicU64>,
+    /// Bytes before the socket that are counted in it.
+    pub(super) counted_out: usize,
     /// The number of the next message that is kept for it.
     pub(super) next_number: u64,
     /// Where it is kept, if it survives a restart.
@@ -126,6 +128,7 @@ impl Session {
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 tenant_queued,
+                counted_out: 0,
                 next_number: 1,
                 store: None,
                 is_slow: false,
@@ -152,6 +155,8 @@ impl Session {
 
 impl Drop for State {
     fn drop(&mut self) {
+        self.link = None;
+        self.count_out();
         self.set_queued(0);
     }
 }
@@ -182,6 +187,11 @@ impl State {
         } else {
             self.tenant_queued.fetch_sub(before - after, Ordering::Relaxed);
         }
+    }
+
+    /// The connection, if it is this one.
+    pub(crate) fn link_of(&mut self, generation: u64) -> Option<&mut Link> {
+        self.link.as_mut().filter(|_| self.generation == generation)
     }
 
     /// Why the connection has to end, if it has to. `None` if it is not the session's any more.

@@ -35,6 +35,10 @@ impl Realm {
             return Err(ReasonCode::NOT_AUTHORIZED);
         }
         let mut inside = self.lock();
+        if inside.sessions.get(&session.key).is_none_or(|known| known != session) {
+            // Another connection has ended it. Nobody would take this subscription away again.
+            return Err(ReasonCode::UNSPECIFIED_ERROR);
+        }
         let (is_new, own) = {
             let subscriptions = &session.lock().subscriptions;
             (!subscriptions.contains_key(text), subscriptions.len())

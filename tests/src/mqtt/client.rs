@@ -237,10 +237,9 @@ impl Client {
         self.heard.retain(|heard| !matches!(heard, Heard::Publish(_)));
     }
 
-    /// Whether CONNECT is answered with success rather than the end of the connection.
-    pub async fn answered(&mut self) -> bool {
-        let heard = timeout(WITHIN, self.read()).await.expect("an answer in time");
-        matches!(heard, Some(Heard::ConnAck { reason: ReasonCode::SUCCESS, .. }))
+    /// The next packet, or `None` at the end of the connection.
+    pub async fn answer(&mut self) -> Option<Heard> {
+        timeout(WITHIN, self.read()).await.expect("an answer in time")
     }
 
     /// Makes sure that the broker answers, which it does in order.

@@ -113,13 +113,18 @@ impl Door {
 
     /// Connects, and says what came of it.
     pub async fn knock(&self, hello: &Hello) -> (Client, ReasonCode) {
+        self.try_knock(hello).await.expect("an answer")
+    }
+
+    /// The same, where the connection may be closed without an answer.
+    pub async fn try_knock(&self, hello: &Hello) -> Option<(Client, ReasonCode)> {
         let mut client = self.open(hello.version).await;
         client.send(&hello.packet()).await;
-        match client.next().await {
+        match client.answer().await? {
             Heard::ConnAck { present, reason, properties } => {
                 client.present = present;
                 client.terms = properties;
-                (client, reason)
+                Some((client, reason))
             }
             other => panic!("something else than CONNACK: {other:?}"),
         }
