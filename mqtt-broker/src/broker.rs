@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::realm::Realm;
 use crate::settings::Settings;
 use crate::store::{Restored, Store};
+use crate::upstream::Upstream;
 use bulkhead_policy::{DenyReason, Scope, TenantId};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -35,24 +36,39 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Connections, whether or not they have come to their CONNECT.
     pub(crate) open: AtomicUsize,
+    /// The broker behind this one, which then has no realms.
+    pub(crate) upstream: Option<Arc<Upstream>>,
     /// Where what survives a restart is kept.
     pub(crate) store: Option<Store>,
-    bus: Bus,
+    bus: Option<Bus>,
     tenants: RwLock<HashMap<TenantId, Arc<Realm>>>,
     services: OnceLock<Arc<Realm>>,
     serials: AtomicU64,
+}
+
+/// What keeps sessions and messages.
+pub(crate) enum Behind {
+    /// This broker itself, with so many routers, and maybe a store.
+    Routers(usize, Option<(Store, Restored)>),
+    /// Another broker.
+    Upstream(Arc<Upstream>),
 }
 
 impl Shared {
     pub(crate) fn start(
         hook: Box<dyn Hook>,
         settings: Settings,
-        routers: usize,
+        behind: Behind,
         metrics: Metrics,
-        store: Option<(Store, Restored)>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Option<Arc<Self>> {
+        let (bus, store, upstream) = match behind {
+            Behind::Routers(routers, store) => {
+                (Some(Bus::start(routers, tasks, stop)), store, None)
+            }
+            Behind::Upstream(upstream) => (None, None, Some(upstream)),
+        };
         let (store, restored) = store.unzip();
         let shared = Arc::new(Self {
             hook,
@@ -62,11 +78,16 @@ impl Shared {
             tasks: tasks.clone(),
             open: AtomicUsize::new(0),
             store,
-            bus: Bus::start(routers, tasks, stop),
+            bus,
+            upstream,
             tenants: RwLock::default(),
             services: OnceLock::new(),
             serials: AtomicU64::new(1),
         });
+        if let Some(upstream) = &shared.upstream {
+            upstream.start(&shared);
+            return Some(shared);
+        }
         let services = shared.open_realm(None, "")?;
         shared.services.set(services).ok()?;
         shared.restore(restored.unwrap_or_default())?;
@@ -131,7 +152,7 @@ impl Shared {
 
     fn open_realm(self: &Arc<Self>, tenant: Option<TenantId>, mount: &str) -> Option<Arc<Realm>> {
         let name = tenant.as_ref().map_or("", TenantId::as_str);
-        let (lane, drain) = self.bus.lane(name)?;
+        let (lane, drain) = self.bus.as_ref()?.lane(name)?;
         let stop = self.stop.child_token();
         let realm = Arc::new(Realm::new(tenant, mount, lane, stop, Arc::clone(self)));
         let dispatch = Arc::clone(&realm).dispatch(drain);
@@ -163,6 +184,9 @@ impl Shared {
 
     /// Asks again what clients may do: those of these tenants, or all.
     pub(crate) fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
+        if let Some(upstream) = &self.upstream {
+            return upstream.reassess(self, tenant);
+        }
         let realms = match tenant {
             Some(tenant) => {
                 let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);

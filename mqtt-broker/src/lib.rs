@@ -10,7 +10,7 @@
 //!
 //! The session layer is this crate's own: a client's bytes are decoded, checked and decided about
 //! before anything of them goes on. The embedded router carries batches of what was allowed, one log
-//! for each tenant.
+//! for each tenant. With another broker behind it, the same front relays to that: see `upstream`.
 
 pub mod codec;
 pub mod hook;
@@ -27,8 +27,10 @@ mod record;
 mod service;
 mod settings;
 mod store;
+mod upstream;
 
 pub use listen::{ListenError, TlsError};
 pub use policy::TenantPolicy;
 pub use service::{Broker, MqttError, start};
 pub use store::StoreError;
+pub use upstream::UpstreamError;

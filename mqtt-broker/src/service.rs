@@ -1,6 +1,6 @@
 //! The broker within a running [`Control`].
 
-use crate::broker::Shared;
+use crate::broker::{Behind, Shared};
 use crate::connection::{self, Arrival};
 use crate::hook::Hook;
 use crate::listen::{ListenError, listen};
@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::policy::TenantPolicy;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
+use crate::upstream::{Upstream, UpstreamError};
 use bulkhead_control::Control;
 use bulkhead_control::config::MqttConfig;
 use bulkhead_policy::{DenyReason, TenantId};
@@ -36,6 +37,9 @@ pub enum MqttError {
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The broker behind this one.
+    #[error("mqtt.upstream: {0}")]
+    Upstream(#[from] UpstreamError),
     /// The routers.
     #[error("mqtt: the embedded router did not start")]
     Router,
@@ -79,9 +83,14 @@ impl Broker {
     ) -> Result<Self, MqttError> {
         let metrics = Metrics::new(registry)?;
         let settings = Settings::of(config);
-        let store = config.data.as_deref().map(Store::open).transpose()?;
-        let hook = Box::new(hook);
-        let shared = Shared::start(hook, settings, config.routers, metrics, store, tasks, stop)
+        let behind = match &config.upstream {
+            Some(upstream) => Behind::Upstream(Upstream::open(upstream, registry)?),
+            None => {
+                let store = config.data.as_deref().map(Store::open).transpose()?;
+                Behind::Routers(config.routers, store)
+            }
+        };
+        let shared = Shared::start(Box::new(hook), settings, behind, metrics, tasks, stop)
             .ok_or(MqttError::Router)?;
         let addresses = listen(config, &shared)?.into();
         Ok(Self { shared, addresses })
@@ -90,6 +99,11 @@ impl Broker {
     /// Where it listens, in the configuration's order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Whether clients can be served: with a broker behind this one, whether that is there.
+    pub fn is_ready(&self) -> bool {
+        self.shared.upstream.as_ref().is_none_or(|upstream| upstream.is_up())
     }
 
     /// Serves a client whose bytes come some other way than through a listener, until it ends.
@@ -129,6 +143,10 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     let mut rules = auth.rules_changes();
     let registry = auth.metrics().registry();
     let broker = Broker::start(config, policy, registry, control.tasks(), control.stop())?;
+    if config.upstream.is_some() {
+        let broker = broker.clone();
+        control.readiness().require("mqtt upstream", move || broker.is_ready());
+    }
     let (follower, stop) = (broker.clone(), control.stop().clone());
     let open = control.config().directory.open;
     control.tasks().spawn(async move {

@@ -10,6 +10,7 @@ mod load;
 mod mqtt;
 mod nats;
 mod service;
+mod upstream;
 
 pub use directory::{DirectoryConfig, EtcdConfig, Source};
 pub use issuer::{IssuerConfig, KeySource, TenantSet};
@@ -20,6 +21,7 @@ pub use service::{
     AdminConfig, AuditConfig, ExchangeConfig, LimitsConfig, LogConfig, LogFormat, MetricsConfig,
     TlsFiles,
 };
+pub use upstream::{UpstreamConfig, UpstreamUrl};
 
 use bulkhead_policy::{Broker, Quotas, Role, RoleName, RoleSet};
 use serde::{Deserialize, Serialize};

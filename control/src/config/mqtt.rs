@@ -1,4 +1,4 @@
-use super::{Problem, TlsFiles};
+use super::{Problem, TlsFiles, UpstreamConfig};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -23,6 +23,10 @@ pub struct MqttConfig {
     /// its clients need not know their tenant. Default nothing: names carry the tenant themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
+    /// Another broker, such as `mqtt://127.0.0.1:1884`, that keeps sessions and messages. Default
+    /// none: this one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamConfig>,
     /// What happens to a publish that is denied, for clients of MQTT 3.1.1, which have no way to be
     /// told. Default `close`.
     #[serde(default)]
@@ -215,6 +219,7 @@ impl MqttConfig {
             tls: None,
             plaintext: false,
             mount: None,
+            upstream: None,
             denied_publish: DeniedPublish::default(),
             data: None,
             max_packet_bytes: max_packet_bytes(),
@@ -276,6 +281,16 @@ impl MqttConfig {
                 ));
             }
         }
+        if let Some(upstream) = &self.upstream {
+            upstream.check(&self.listeners).map_err(|p| p.under("upstream"))?;
+            if self.data.is_some() {
+                return Err(Problem::new(
+                    "data",
+                    "would stay empty, since the upstream broker keeps sessions and messages",
+                    "leave out data or upstream",
+                ));
+            }
+        }
         let second = SignedDuration::from_secs(1);
         let least = [
             ("max_packet_bytes", self.max_packet_bytes >= 1024, "choose at least 1024"),
@@ -320,6 +335,7 @@ impl MqttConfig {
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(&mut self.data)
+        let upstream = self.upstream.iter_mut().flat_map(UpstreamConfig::paths);
+        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(&mut self.data).chain(upstream)
     }
 }

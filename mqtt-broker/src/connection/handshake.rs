@@ -9,6 +9,7 @@ use crate::hook::{Access, Attempt, Noted, Operation};
 use crate::realm::{Attach, Attached, Realm, SessionKey, Will};
 use crate::record::Message;
 use crate::settings::{MAX_CLIENT_ID_BYTES, OWN_TOPIC_ALIASES, TOPIC_ALIASES};
+use crate::upstream::{Admitted, Candidate};
 use bulkhead_policy::DenyReason;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -52,9 +53,16 @@ pub(crate) async fn serve<P: Send>(
     let opened = timeout_at(deadline, open(&shared, &mut arrival)).await;
     drop(pending);
     let refused = match opened {
-        Ok(Ok(connected)) => {
+        Ok(Ok(opened)) => {
             shared.metrics.connections.inc();
-            connected.into_connection(Arc::clone(&shared), arrival).run().await;
+            match opened {
+                Opened::Session(connected) => {
+                    connected.into_connection(Arc::clone(&shared), arrival).run().await;
+                }
+                Opened::Relay(admitted, rest) => {
+                    admitted.into_relay(arrival.stream, rest).run().await;
+                }
+            }
             return shared.metrics.connections.dec();
         }
         Ok(Err(refusal)) => refusal,
@@ -77,6 +85,14 @@ pub(crate) async fn serve<P: Send>(
     shared.metrics.handshakes_failed.with_label_values(&[label]).inc();
 }
 
+/// A client that is served from now on.
+enum Opened {
+    /// By this broker.
+    Session(Box<Connected>),
+    /// By the broker behind it. With what came after CONNECT.
+    Relay(Box<Admitted>, Vec<u8>),
+}
+
 /// A client that has its session.
 struct Connected {
     realm: Arc<Realm>,
@@ -89,7 +105,7 @@ struct Connected {
     rest: Vec<u8>,
 }
 
-async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Connected, Refusal> {
+async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Opened, Refusal> {
     let mut buffer = Vec::new();
     let len = read_packet(shared, arrival, &mut buffer).await?;
     let rest = buffer.split_off(len);
@@ -122,6 +138,14 @@ async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Connected, 
     };
     let access = shared.hook.connect(attempt).await;
     let access = access.map_err(|reason| refuse(refusing_reason(reason), reason.code()))?;
+    if let Some(upstream) = &shared.upstream {
+        let method = method.as_deref();
+        let (client_id, source) = (&*client_id, arrival.source);
+        let candidate = Candidate { connect: &connect, client_id, method, access, source };
+        let admitted = upstream.admit(shared, candidate).await;
+        let admitted = admitted.map_err(|(reason, label)| refuse(reason, label))?;
+        return Ok(Opened::Relay(Box::new(admitted), rest));
+    }
     let Some(realm) = shared.realm(&*access) else {
         return Err(refuse(ReasonCode::SERVER_UNAVAILABLE, "internal"));
     };
@@ -158,7 +182,8 @@ async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Connected, 
     // What has changed since the hook was asked did not find the session yet.
     realm.reassess_session(&attached.session);
     let keep_alive = terms.server_keep_alive.unwrap_or(connect.keep_alive);
-    Ok(Connected { realm, attached, access, version, method, keep_alive, rest })
+    let connected = Connected { realm, attached, access, version, method, keep_alive, rest };
+    Ok(Opened::Session(Box::new(connected)))
 }
 
 impl Connected {
@@ -276,17 +301,8 @@ fn will(
     if !is_topic_name(&topic) {
         return Err(DenyReason::NameInvalid);
     }
-    access.publish(&topic)?;
-    if let Some(response) = will.properties.response_topic() {
-        let response = realm.mounted(response);
-        if !is_topic_name(&response) || !access.receives(&response) {
-            return Err(DenyReason::ResponseTopicDenied);
-        }
-    }
-    let too_large = |limit| u64::try_from(will.payload.len()).is_ok_and(|bytes| bytes > limit);
-    if access.quotas().payload_bytes.is_some_and(too_large) {
-        return Err(DenyReason::PayloadQuotaExceeded);
-    }
+    let response = will.properties.response_topic().map(|response| realm.mounted(response));
+    check_will(access, &topic, response.as_deref(), will.payload.len())?;
     let properties = super::inbound::kept_properties(will.properties);
     let message = Message {
         topic: &topic,
@@ -302,6 +318,24 @@ fn will(
         expiry: will.properties.message_expiry(),
         delay: will.properties.will_delay().unwrap_or(0),
     }))
+}
+
+/// Whether a client may have a will: of this topic, with this response topic, and of so many bytes.
+pub(crate) fn check_will(
+    access: &dyn Access,
+    topic: &str,
+    response: Option<&str>,
+    payload: usize,
+) -> Result<(), DenyReason> {
+    access.publish(topic)?;
+    if response.is_some_and(|name| !is_topic_name(name) || !access.receives(name)) {
+        return Err(DenyReason::ResponseTopicDenied);
+    }
+    let too_large = |limit| u64::try_from(payload).is_ok_and(|bytes| bytes > limit);
+    if access.quotas().payload_bytes.is_some_and(too_large) {
+        return Err(DenyReason::PayloadQuotaExceeded);
+    }
+    Ok(())
 }
 
 /// What the broker grants of what CONNECT asks for.
@@ -361,7 +395,7 @@ impl Terms {
 }
 
 /// The reason in CONNACK for why a client is refused.
-fn refusing_reason(reason: DenyReason) -> ReasonCode {
+pub(crate) fn refusing_reason(reason: DenyReason) -> ReasonCode {
     match reason {
         DenyReason::ConnectionQuotaExceeded | DenyReason::SessionQuotaExceeded => {
             ReasonCode::QUOTA_EXCEEDED

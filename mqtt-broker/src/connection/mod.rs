@@ -4,7 +4,8 @@ mod handshake;
 mod inbound;
 mod stream;
 
-pub(crate) use handshake::{Arrival, serve};
+pub(crate) use handshake::{Arrival, check_will, refusing_reason, serve};
+pub(crate) use inbound::METHOD;
 pub(crate) use stream::Stream;
 
 use crate::broker::Shared;

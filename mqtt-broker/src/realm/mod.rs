@@ -19,6 +19,7 @@ mod window;
 
 pub(crate) use link::Link;
 pub(crate) use session::{Session, SessionKey, Subscription, Will};
+pub(crate) use usage::{Counter, Usage};
 
 use crate::broker::Shared;
 use crate::bus::{Drain, Lane};
@@ -38,7 +39,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use trie::Trie;
-use usage::Usage;
 
 /// One tenant's part of the broker; or that of the platform's services.
 pub(crate) struct Realm {
