@@ -113,7 +113,8 @@ impl Shared {
         self.realm_named(tenant)
     }
 
-    fn realm_named(self: &Arc<Self>, tenant: &TenantId) -> Option<Arc<Realm>> {
+    /// The realm of a tenant.
+    pub(crate) fn realm_named(self: &Arc<Self>, tenant: &TenantId) -> Option<Arc<Realm>> {
         let known = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(realm) = known.get(tenant) {
             return Some(Arc::clone(realm));
@@ -160,25 +161,6 @@ impl Shared {
         Some(realm)
     }
 
-    /// The tenants that a service's topic names: grants fill a whole level with the tenant, so no
-    /// other tenant can have a subscription that matches.
-    pub(crate) fn tenants_in(&self, topic: &str) -> Vec<Arc<Realm>> {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        let mut named: Vec<Arc<Realm>> = Vec::new();
-        for realm in topic.split('/').filter_map(|level| tenants.get(level)) {
-            if !named.iter().any(|known| Arc::ptr_eq(known, realm)) {
-                named.push(Arc::clone(realm));
-            }
-        }
-        named
-    }
-
-    /// Whether there are any.
-    pub(crate) fn names_tenants(&self, topic: &str) -> bool {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        topic.split('/').any(|level| tenants.contains_key(level))
-    }
-
     /// What tenants have retained that a service's filter matches.
     pub(crate) fn retained_of_tenants(&self, filter: &str) -> Vec<Bytes> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
@@ -188,6 +170,16 @@ impl Shared {
     fn all(&self) -> Vec<Arc<Realm>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         tenants.values().chain(self.services.get()).cloned().collect()
+    }
+
+    /// Forgets everything of a tenant that is gone.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let realm = tenants.get(tenant).cloned();
+        drop(tenants);
+        if let Some(realm) = realm {
+            realm.clear();
+        }
     }
 
     /// Asks again what clients may do: those of these tenants, or all.

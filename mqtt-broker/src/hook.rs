@@ -75,6 +75,12 @@ pub trait Access: Send + Sync + 'static {
     /// The limits of its tenant.
     fn quotas(&self) -> Quotas;
 
+    /// Which tenant a service speaks to with this topic, which it may publish to. Its message goes there
+    /// and nowhere else.
+    fn tenant_of(&self, _topic: &str) -> Option<TenantId> {
+        None
+    }
+
     /// Is told what became of the client, to count it or to write it down.
     fn note(&self, _event: Noted) {}
 

@@ -145,6 +145,11 @@ impl Access for TenantAccess {
         self.admission.quotas
     }
 
+    fn tenant_of(&self, topic: &str) -> Option<TenantId> {
+        let name = Broker::Mqtt.name(topic).ok()?;
+        TenantId::parse(self.admission.grants.tenant_of(&name)?).ok()
+    }
+
     fn note(&self, event: Noted) {
         let principal = &self.admission.principal;
         match event {

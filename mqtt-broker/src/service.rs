@@ -117,6 +117,11 @@ impl Broker {
         connection::serve(Arc::clone(&self.shared), arrival, deadline, ()).await;
     }
 
+    /// Forgets sessions and retained messages of a tenant that is gone for good.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.shared.forget(tenant);
+    }
+
     /// Asks every [`Access`](crate::hook::Access) again whether it still holds: those of one tenant,
     /// or all. Says how many connections were cut off, by reason.
     pub fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
@@ -143,6 +148,7 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
         control.readiness().require("mqtt upstream", move || broker.is_ready());
     }
     let (follower, stop) = (broker.clone(), control.stop().clone());
+    let open = control.config().directory.open;
     control.tasks().spawn(async move {
         let mut before = directory.borrow_and_update().clone();
         let following = async {
@@ -155,6 +161,9 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
                         let after = directory.borrow_and_update().clone();
                         for tenant in after.changed_since(&before) {
                             follower.reassess(Some(&tenant));
+                            if !open && after.get(&tenant).is_none() {
+                                follower.forget(&tenant);
+                            }
                         }
                         before = after;
                     }

@@ -1,5 +1,5 @@
 use crate::role::fill;
-use crate::{Broker, DenyReason, Name, Pattern, Principal, Responses, Role, Verdict};
+use crate::{Broker, DenyReason, Name, Pattern, Principal, Responses, Role, Template, Verdict};
 
 /// What one principal may publish and subscribe on one broker: compiled once, never changed. Whoever
 /// wants other rights compiles other grants.
@@ -8,6 +8,8 @@ pub struct Grants {
     publish: Side,
     subscribe: Side,
     responses: Option<Responses>,
+    /// Where each pattern of what may be published names the tenant.
+    tenant_segments: Box<[Option<usize>]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,7 @@ impl Grants {
                 deny: fill(role.deny_subscribe.iter(), principal)?,
             },
             responses: role.rules(broker).responses,
+            tenant_segments: role.publish_on(broker).map(Template::tenant_segment).collect(),
         })
     }
 
@@ -60,6 +63,14 @@ impl Grants {
     /// before the grants were compiled.
     pub fn receives(&self, name: &Name<'_>) -> bool {
         self.subscribe.admits(name)
+    }
+
+    /// Which tenant a service speaks to that publishes to this name: the one that stands where the
+    /// grant that allows it has `{tenant}`.
+    pub fn tenant_of<'a>(&self, name: &Name<'a>) -> Option<&'a str> {
+        let granted = self.publish.allow.iter().zip(&self.tenant_segments);
+        let (_, segment) = granted.into_iter().find(|(pattern, _)| pattern.matches(name))?;
+        name.segments().get((*segment)?).copied()
     }
 
     /// What may be published to.

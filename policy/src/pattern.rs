@@ -127,6 +127,11 @@ impl Template {
         Some(Pattern { segments: segments.into() })
     }
 
+    /// At which segment, from 0, the template first names the tenant.
+    pub fn tenant_segment(&self) -> Option<usize> {
+        self.segments.iter().position(|slot| *slot == Slot::Tenant)
+    }
+
     /// Whether the template is confined to one tenant by `{tenant}`.
     pub fn names_tenant(&self) -> bool {
         self.segments.contains(&Slot::Tenant)

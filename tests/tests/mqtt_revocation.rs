@@ -6,7 +6,9 @@
 use bulkhead_control::config::MqttConfig;
 use bulkhead_mqtt_broker::Broker;
 use bulkhead_mqtt_broker::hook::{Access, AllowAll, Answer, Attempt, Hook, Renewal};
-use bulkhead_policy::{DenyReason, DeviceId, Quotas, Role, Scope, Status, TenantId, Verdict};
+use bulkhead_policy::{
+    DenyReason, DeviceId, Quotas, Role, Scope, Status, Tenant, TenantId, Verdict,
+};
 use bulkhead_tests::mqtt::codec::{Property, QoS, ReasonCode, SubscriptionOptions, Version};
 use bulkhead_tests::mqtt::{Client, Door, Hello, SERVICE_ISSUER};
 use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
@@ -624,4 +626,31 @@ async fn a_connection_that_is_cut_is_counted_once() {
         assert_eq!(client.closed().await, CUT);
     }
     stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_of_the_same_name_finds_nothing_of_one_that_was_deleted() {
+    const TOPIC: &str = "device-connect/acme/kept";
+    let stack = Stack::mqtt().start().await;
+    let store = stack.store().await;
+    let acme = TenantId::parse("acme").unwrap();
+    let lasting = stack.hello("lasting", &Token::role("acme", "member")).resume(600);
+    let mut member = stack.tcp().connect(&lasting).await;
+    member.subscribed(TOPIC).await;
+    assert!(!member.retain(TOPIC, "kept").await.is_error());
+    store.delete(&acme).await.unwrap();
+    assert_eq!(member.closed().await, CUT);
+    store.create(&acme, Tenant::default()).await.unwrap();
+    let mut member = None;
+    eventually_async("the new tenant is admitted", async || {
+        let knocked = stack.tcp().try_knock(&lasting).await;
+        member = knocked.filter(|(_, reason)| !reason.is_error()).map(|(client, _)| client);
+        member.is_some()
+    })
+    .await;
+    let mut member = member.unwrap();
+    // Neither the subscription of before nor a new one brings anything.
+    member.nothing().await;
+    member.subscribed(TOPIC).await;
+    member.nothing().await;
 }

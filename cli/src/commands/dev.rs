@@ -9,7 +9,10 @@ use bulkhead_control::log;
 use std::process::ExitCode;
 
 pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
-    let quiet = LogConfig { filter: "warn,async_nats=error".to_owned(), ..LogConfig::default() };
+    let quiet = LogConfig {
+        filter: "warn,async_nats=error,rumqttc=error".to_owned(),
+        ..LogConfig::default()
+    };
     log::init(&quiet)?;
     complain(
         "bulkhead dev: tokens are signed by an issuer of this machine's own, and everything listens \

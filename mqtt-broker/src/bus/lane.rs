@@ -1,4 +1,5 @@
 use super::router::Shard;
+use crate::hook::Access;
 use crate::realm::Session;
 use bytes::Bytes;
 use rumqttd::Notification;
@@ -21,10 +22,11 @@ pub(super) const GIVEN: usize = 128 * 1024;
 const OVERHEAD: usize = 64;
 
 /// Messages of one publisher, in the form of [`record`](crate::record).
-#[derive(Debug)]
 pub(crate) struct Batch {
     /// Who published them, and is told when they have been handed on; nobody for wills.
     pub(crate) publisher: Option<Arc<Session>>,
+    /// With whose rights.
+    pub(crate) access: Option<Arc<dyn Access>>,
     /// The messages.
     pub(crate) records: Bytes,
 }
@@ -51,7 +53,6 @@ struct State {
 }
 
 /// The way out: where they come out of it, in the same order.
-#[derive(Debug)]
 pub(crate) struct Drain {
     lane: Arc<Lane>,
     link: Option<LinkRx>,

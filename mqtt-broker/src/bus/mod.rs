@@ -54,7 +54,7 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     fn batch(n: u32) -> Batch {
-        Batch { publisher: None, records: Bytes::copy_from_slice(&n.to_be_bytes()) }
+        Batch { publisher: None, access: None, records: Bytes::copy_from_slice(&n.to_be_bytes()) }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ mod tests {
         for (n, size) in (0_u32..).zip(sizes.clone()) {
             let mut records = vec![0; size];
             records[..4].copy_from_slice(&n.to_be_bytes());
-            lane.push(Batch { publisher: None, records: records.into() });
+            lane.push(Batch { publisher: None, access: None, records: records.into() });
         }
         for (n, size) in (0_u32..).zip(sizes) {
             let next = tokio::time::timeout(Duration::from_secs(30), drain.next()).await.unwrap();
@@ -109,7 +109,7 @@ mod tests {
         let bus = Bus::start(1, &tasks, &stop);
         let (lane, mut drain) = bus.lane("acme").unwrap();
         while lane.has_room() {
-            lane.push(Batch { publisher: None, records: vec![0; 1024].into() });
+            lane.push(Batch { publisher: None, access: None, records: vec![0; 1024].into() });
         }
         let waiting = tokio::spawn({
             let lane = std::sync::Arc::clone(&lane);

@@ -267,7 +267,8 @@ impl Connection {
         }
         drop(state);
         let publisher = Some(Arc::clone(&self.session));
-        self.realm.lane.push(Batch { publisher, records: publishes.records.into() });
+        let access = Some(Arc::clone(&self.access));
+        self.realm.lane.push(Batch { publisher, access, records: publishes.records.into() });
         self.inbound.waits_for_room = !self.realm.lane.has_room();
     }
 

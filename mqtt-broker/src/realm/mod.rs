@@ -307,6 +307,22 @@ impl Realm {
         }
     }
 
+    /// Forgets everything: nothing of a tenant that is gone is left for one of the same name.
+    pub(crate) fn clear(&self) {
+        let mut inside = self.lock();
+        let sessions: Vec<_> = inside.sessions.values().cloned().collect();
+        for session in sessions {
+            session.close(ReasonCode::ADMINISTRATIVE_ACTION);
+            self.end(&mut inside, &session);
+        }
+        let retained = std::mem::take(&mut inside.retained);
+        if let Some(store) = &self.shared.store {
+            let mut steps = Steps::default();
+            retained.topics().for_each(|topic| steps.release(self.name(), topic));
+            store.take(steps);
+        }
+    }
+
     /// Forgets retained messages that have expired.
     pub(crate) fn expire_retained(&self) {
         let gone = self.lock().retained.expire();

@@ -87,6 +87,11 @@ impl Retained {
         gone
     }
 
+    /// Their topics.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.messages.keys().map(|topic| &**topic)
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.messages.len()

@@ -9,6 +9,7 @@ use crate::codec::{AckKind, QoS, ReasonCode, Version, ack};
 use crate::hook::Operation;
 use crate::record::{Message, records};
 use crate::store::{After, Steps};
+use bulkhead_policy::TenantId;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,13 @@ use tokio::time::timeout;
 /// How long a tenant's publishers wait for one of its clients that does not keep up. After that
 /// nobody waits for it until it has caught up.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+impl Batch {
+    /// The tenant that a service speaks to with this topic.
+    fn tenant_of(&self, topic: &str) -> Option<TenantId> {
+        self.access.as_ref()?.tenant_of(topic)
+    }
+}
 
 /// What came of routing some messages.
 #[derive(Default)]
@@ -52,7 +60,7 @@ impl Realm {
             let mut inside = self.lock();
             for (message, raw) in records(&batch.records) {
                 let (reason, receivers) =
-                    self.publish(&mut inside, &message, raw, batch.publisher.as_ref(), &mut routed);
+                    self.publish(&mut inside, &message, raw, batch, &mut routed);
                 if message.qos != QoS::AtMostOnce {
                     let reason = match (reason, receivers) {
                         (ReasonCode::SUCCESS, 0) => ReasonCode::NO_MATCHING_SUBSCRIBERS,
@@ -93,11 +101,12 @@ impl Realm {
         inside: &mut Inside,
         message: &Message<'_>,
         raw: &[u8],
-        publisher: Option<&Arc<Session>>,
+        batch: &Batch,
         routed: &mut Routed,
     ) -> (ReasonCode, u64) {
+        let publisher = batch.publisher.as_ref();
         // What a service says to a tenant is kept with the tenant alone.
-        let is_kept_there = || self.tenant.is_none() && self.shared.names_tenants(message.topic);
+        let is_kept_there = || self.tenant.is_none() && batch.tenant_of(message.topic).is_some();
         if message.retain && !is_kept_there() {
             let record = Bytes::copy_from_slice(raw);
             let quotas = self.quotas.load();
@@ -139,13 +148,14 @@ impl Realm {
         }
         let mut outcomes: HashMap<u16, ReasonCode> = HashMap::new();
         for (message, raw) in records(&batch.records) {
-            for realm in self.shared.tenants_in(message.topic) {
-                let mut inside = realm.lock();
-                let (reason, receivers) =
-                    realm.publish(&mut inside, &message, raw, batch.publisher.as_ref(), routed);
-                if reason.is_error() || receivers > 0 {
-                    outcomes.insert(message.packet_id, reason);
-                }
+            let tenant = batch.tenant_of(message.topic);
+            let Some(realm) = tenant.and_then(|tenant| self.shared.realm_named(&tenant)) else {
+                continue;
+            };
+            let mut inside = realm.lock();
+            let (reason, receivers) = realm.publish(&mut inside, &message, raw, batch, routed);
+            if reason.is_error() || receivers > 0 {
+                outcomes.insert(message.packet_id, reason);
             }
         }
         for answer in answers {

@@ -11,16 +11,16 @@ impl Realm {
     pub(super) fn publish_will(&self, session: &Arc<Session>, will: &Will) {
         let Some((message, _)) = Message::read(&will.record) else { return };
         let access = Arc::clone(&session.lock().access);
-        let allowed = access.renew().and_then(|renewal| match renewal {
-            Renewal::Unchanged => access.publish(message.topic),
-            Renewal::Changed(access) => access.publish(message.topic),
-        });
-        if let Err(reason) = allowed {
-            self.denied(&*access, Operation::Will, reason);
-            return;
+        let access = match access.renew() {
+            Ok(Renewal::Unchanged) => access,
+            Ok(Renewal::Changed(access)) => access,
+            Err(reason) => return self.denied(&*access, Operation::Will, reason),
+        };
+        if let Err(reason) = access.publish(message.topic) {
+            return self.denied(&*access, Operation::Will, reason);
         }
         let deadline = will.expiry.map(Deadline::after);
         let records = Message { deadline, ..message }.to_bytes();
-        self.lane.push(Batch { publisher: None, records });
+        self.lane.push(Batch { publisher: None, access: Some(access), records });
     }
 }
