@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,9 @@ const BURST: u64 = 100;
 /// How long a router may take to answer before it counts as dead.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
+/// How long a router may take to link before it counts as dead.
+const LINK_WITHIN: Duration = Duration::from_secs(1);
+
 /// How often a router is asked.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -42,6 +45,8 @@ pub(super) struct Shard {
     next_topic: AtomicU64,
     /// Topics whose tenant is gone. A router never forgets one, so they are used again.
     free_topics: Mutex<BTreeSet<u64>>,
+    /// Held while a link is made.
+    linking: tokio::sync::Mutex<()>,
 }
 
 impl Shard {
@@ -52,6 +57,7 @@ impl Shard {
             generation: watch::Sender::new(0),
             next_topic: AtomicU64::new(1),
             free_topics: Mutex::default(),
+            linking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -73,17 +79,32 @@ impl Shard {
     /// A link that is subscribed to a topic. It waits for as long as it takes: a router that does not
     /// answer is replaced meanwhile.
     pub(super) async fn link(&self, topic: &str) -> (LinkTx, LinkRx) {
+        // One at a time, so that a router that dies leaves no more than one of them behind.
+        let _turn = self.linking.lock().await;
         loop {
             let generation = *self.generation.borrow();
             let connect = Arc::clone(&self.router.lock().unwrap_or_else(PoisonError::into_inner));
             let name = topic.to_owned();
-            // The router's answer is waited for by a blocking receive, without an end of its own.
-            let linked = tokio::task::spawn_blocking(move || {
-                let (mut tx, rx) = connect(&name)?;
-                tx.subscribe(name).map_err(Box::new)?;
-                Ok::<_, Box<LinkError>>((tx, rx))
-            });
-            match timeout(DEAD_AFTER, linked).await {
+            let (answer, linked) = oneshot::channel();
+            // The router's answer is waited for by a blocking receive without an end of its own: a
+            // router that dies just then leaves this thread behind, and the runtime must not wait for
+            // it when the process ends.
+            let started =
+                std::thread::Builder::new().name("mqtt-link".to_owned()).spawn(move || {
+                    let link = || {
+                        let (mut tx, rx) = connect(&name)?;
+                        tx.subscribe(name).map_err(Box::new)?;
+                        Ok::<_, Box<LinkError>>((tx, rx))
+                    };
+                    // Whoever asked may have given up.
+                    let _ = answer.send(link());
+                });
+            if let Err(error) = started {
+                tracing::error!(router = self.id, %error, "no thread for a link");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            match timeout(LINK_WITHIN, linked).await {
                 Ok(Ok(Ok(link))) => return link,
                 failed => {
                     let error = failed.map(|done| done.map(|linked| linked.map(|_| ())));
