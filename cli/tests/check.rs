@@ -182,12 +182,19 @@ fn seeds_of_config_mode_are_checked() {
 fn files_that_only_a_service_reads_are_checked_too() {
     let home = Home::new();
     home.configure(
-        "directory = { file = \"tenants.toml\" }\n         audit = { path = \"log/audit.jsonl\" }\n         log = { filter = \"everything=please\" }\n         [exchange]\n         listen = \"127.0.0.1:0\"\n         tls = { cert_file = \"tls.crt\", key_file = \"tls.key\" }\n",
+        "directory = { file = \"tenants.toml\" }\n         audit = { path = \"log/audit.jsonl\" }\n         log = { filter = \"everything=please\" }\n         [exchange]\n         listen = \"127.0.0.1:0\"\n         tls = { cert_file = \"tls.crt\", key_file = \"tls.key\" }\n\
+         [mqtt]\n\
+         listeners = [\"tls://127.0.0.1:0\"]\n\
+         tls = { cert_file = \"mqtt.crt\", key_file = \"mqtt.key\" }\n\
+         upstream = { url = \"mqtts://broker\", ca_file = \"ca.pem\" }\n",
     );
     let checked = check(&home).found();
     checked.says(&[
         "FAIL  exchange.tls.cert_file: tls.crt",
         "FAIL  exchange.tls.key_file: tls.key",
+        "FAIL  mqtt.tls.cert_file: mqtt.crt",
+        "FAIL  mqtt.tls.key_file: mqtt.key",
+        "FAIL  mqtt.upstream.ca_file: ca.pem",
         "FAIL  audit log: log is no folder; make it, or change audit.path",
         "FAIL  log: log.filter: ",
         "write a level, such as \"info\"",

@@ -109,6 +109,9 @@ fn others(config: &Config) -> Vec<Check> {
     let tls = config.exchange.as_ref().and_then(|exchange| exchange.tls.as_ref());
     let nats = config.nats.as_ref();
     let fixed = nats.and_then(|nats| nats.config_mode.as_ref());
+    let mqtt = config.mqtt.as_ref();
+    let mqtt_tls = mqtt.and_then(|mqtt| mqtt.tls.as_ref());
+    let upstream = mqtt.and_then(|mqtt| mqtt.upstream.as_ref());
     let files = [
         ("admin.token_file", config.admin.token_file.as_ref()),
         ("exchange.tls.cert_file", tls.map(|tls| &tls.cert_file)),
@@ -116,6 +119,12 @@ fn others(config: &Config) -> Vec<Check> {
         ("nats.ca_file", nats.and_then(|nats| nats.ca_file.as_ref())),
         ("nats.config_mode.password_file", fixed.map(|fixed| &fixed.password_file)),
         ("nats.config_mode.system_password_file", fixed.map(|fixed| &fixed.system_password_file)),
+        ("mqtt.tls.cert_file", mqtt_tls.map(|tls| &tls.cert_file)),
+        ("mqtt.tls.key_file", mqtt_tls.map(|tls| &tls.key_file)),
+        ("mqtt.upstream.password_file", upstream.and_then(|broker| broker.password_file.as_ref())),
+        ("mqtt.upstream.ca_file", upstream.and_then(|broker| broker.ca_file.as_ref())),
+        ("mqtt.upstream.cert_file", upstream.and_then(|broker| broker.cert_file.as_ref())),
+        ("mqtt.upstream.key_file", upstream.and_then(|broker| broker.key_file.as_ref())),
     ];
     let mut checks: Vec<_> = files
         .into_iter()
