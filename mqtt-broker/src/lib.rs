@@ -15,6 +15,7 @@
 pub mod codec;
 pub mod hook;
 
+mod aliases;
 mod broker;
 mod bus;
 mod clock;

@@ -1,4 +1,5 @@
 use super::{Connection, End};
+use crate::aliases::TopicAliases;
 use crate::bus::Batch;
 use crate::clock::Deadline;
 use crate::codec::{
@@ -8,7 +9,6 @@ use crate::codec::{
 use crate::hook::{Attempt, Operation};
 use crate::realm::Subscription;
 use crate::record::Message;
-use crate::settings::TOPIC_ALIASES;
 use crate::store::{Steps, Store};
 use bulkhead_control::config::DeniedPublish;
 use bulkhead_policy::DenyReason;
@@ -27,7 +27,7 @@ pub(super) struct Inbound {
     /// Whether its tenant has too much under way.
     pub(super) waits_for_room: bool,
     /// Topic aliases that the client has set up (MQTT 5 §3.3.2.3.4).
-    aliases: Vec<Option<Box<str>>>,
+    aliases: TopicAliases,
     /// The last topic that it was allowed to publish to: most clients have few.
     allowed: String,
 }
@@ -128,7 +128,11 @@ impl Connection {
     }
 
     fn publish(&mut self, publish: &Publish<'_>, publishes: &mut Publishes) -> Result<(), End> {
-        let topic = self.topic(publish)?;
+        let topic = self
+            .inbound
+            .aliases
+            .topic(publish)
+            .map_err(|_| End::Closed(ReasonCode::TOPIC_ALIAS_INVALID))?;
         let topic: Cow<'_, str> = if self.realm.mount.is_empty() {
             topic
         } else {
@@ -169,29 +173,6 @@ impl Connection {
             publishes.acknowledged += 1;
         }
         Ok(())
-    }
-
-    /// The topic of a PUBLISH, or the one that its alias stands for (§3.3.2.3.4).
-    fn topic<'a>(&mut self, publish: &Publish<'a>) -> Result<Cow<'a, str>, End> {
-        let Some(alias) = publish.properties.topic_alias() else {
-            return Ok(Cow::Borrowed(publish.topic));
-        };
-        if alias > TOPIC_ALIASES {
-            return Err(End::Closed(ReasonCode::TOPIC_ALIAS_INVALID));
-        }
-        let index = usize::from(alias) - 1;
-        if publish.topic.is_empty() {
-            let known = self.inbound.aliases.get(index).cloned().flatten();
-            let topic = known.ok_or(End::Closed(ReasonCode::TOPIC_ALIAS_INVALID))?;
-            return Ok(Cow::Owned(topic.into_string()));
-        }
-        if self.inbound.aliases.len() <= index {
-            self.inbound.aliases.resize(index + 1, None);
-        }
-        if let Some(slot) = self.inbound.aliases.get_mut(index) {
-            *slot = Some(publish.topic.into());
-        }
-        Ok(Cow::Borrowed(publish.topic))
     }
 
     /// Whether a message of QoS 2 was received before and not released, so that it is counted

@@ -3,6 +3,7 @@
 use super::names::{Names, Wanted};
 use super::relay::{End, Relay};
 use super::requests::Asked;
+use crate::aliases::TopicAliases;
 use crate::codec::{
     self, AckKind, Auth, Disconnect, Packet, Properties, Property, PropertyId, Publish,
     PublishHeader, QoS, ReasonCode, Subscribe, SubscriptionOptions, TopicFilter, Unsubscribe,
@@ -10,7 +11,7 @@ use crate::codec::{
 };
 use crate::connection::METHOD;
 use crate::hook::{Attempt, Operation};
-use crate::settings::{FALLBACK, TOPIC_ALIASES};
+use crate::settings::FALLBACK;
 use bulkhead_control::config::DeniedPublish;
 use bulkhead_policy::{DenyReason, Verdict};
 use std::borrow::Cow;
@@ -21,7 +22,7 @@ pub(super) struct Up {
     /// A token that came by AUTH and waits to be looked at.
     pub(super) reauthentication: Option<Vec<u8>>,
     /// Topic aliases that the client has set up (MQTT 5 §3.3.2.3.4). The broker never hears of them.
-    aliases: Vec<Option<Box<str>>>,
+    aliases: TopicAliases,
     /// The last topic that it was allowed to publish to: most clients have few.
     allowed: String,
 }
@@ -62,7 +63,11 @@ impl Relay {
     }
 
     fn publish_up(&mut self, message: &Publish<'_>, whole: &[u8]) -> Result<(), End> {
-        let topic = self.topic(message)?;
+        let topic = self
+            .up
+            .aliases
+            .topic(message)
+            .map_err(|_| End::Closed(ReasonCode::TOPIC_ALIAS_INVALID))?;
         let decided = self.may_publish(&topic, message);
         let (topic, response) = match decided {
             Ok(names) => names,
@@ -95,29 +100,6 @@ impl Relay {
         }
         self.shared.metrics.received.inc();
         Ok(())
-    }
-
-    /// The topic of a PUBLISH, or the one that its alias stands for (§3.3.2.3.4).
-    fn topic<'a>(&mut self, message: &Publish<'a>) -> Result<Cow<'a, str>, End> {
-        let Some(alias) = message.properties.topic_alias() else {
-            return Ok(Cow::Borrowed(message.topic));
-        };
-        if alias > TOPIC_ALIASES {
-            return Err(End::Closed(ReasonCode::TOPIC_ALIAS_INVALID));
-        }
-        let index = usize::from(alias) - 1;
-        if message.topic.is_empty() {
-            let known = self.up.aliases.get(index).cloned().flatten();
-            let topic = known.ok_or(End::Closed(ReasonCode::TOPIC_ALIAS_INVALID))?;
-            return Ok(Cow::Owned(topic.into_string()));
-        }
-        if self.up.aliases.len() <= index {
-            self.up.aliases.resize(index + 1, None);
-        }
-        if let Some(slot) = self.up.aliases.get_mut(index) {
-            *slot = Some(message.topic.into());
-        }
-        Ok(Cow::Borrowed(message.topic))
     }
 
     /// Decides about a message. Returns topic and response topic as they are on the broker.
