@@ -28,6 +28,15 @@ pub struct Site {
 impl Site {
     /// Starts everything, with these tenants in a directory that is a file.
     pub fn start(tenants: &[TenantId]) -> Self {
+        Self::start_with(tenants, "")
+    }
+
+    /// The same as a front before another broker, which lets everybody in.
+    pub fn before(broker: SocketAddr, tenants: &[TenantId]) -> Self {
+        Self::start_with(tenants, &format!(", upstream = \"mqtt://{broker}\""))
+    }
+
+    fn start_with(tenants: &[TenantId], mqtt: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::create(folder.path());
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
@@ -39,7 +48,7 @@ impl Site {
         let configuration = format!(
             "directory = {{ file = \"tenants.toml\" }}\n\
              admin = {{ listen = \"127.0.0.1:0\" }}\n\
-             mqtt = {{ listeners = [\"tcp://{address}\"] }}\n\
+             mqtt = {{ listeners = [\"tcp://{address}\"]{mqtt} }}\n\
              {}",
             issuer.configuration()
         );

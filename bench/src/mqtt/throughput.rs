@@ -31,6 +31,8 @@ enum Contest {
     Rumqttd,
     /// The service with tokens and the tenants' policy, against ours that lets everybody in.
     AllowAll,
+    /// The service before mosquitto, against that mosquitto.
+    Upstream,
 }
 
 /// What is exchanged, and who has to carry it.
@@ -73,12 +75,15 @@ const fn rumqttd(name: &'static str, shape: Shape) -> Variant {
 use QoS::{AtLeastOnce as QOS1, AtMostOnce as QOS0, ExactlyOnce as QOS2};
 
 /// The cases of messages per second.
-pub const VARIANTS: [Variant; 14] = [
+pub const VARIANTS: [Variant; 17] = [
     mosquitto("mqtt.qos0.fanin", Some(3.0), fan_in(QOS0)),
     mosquitto("mqtt.qos0.fanout", Some(8.0), fan_out(QOS0)),
     mosquitto("mqtt.qos1.fanin", Some(4.0), fan_in(QOS1)),
     mosquitto("mqtt.qos1.fanout", Some(10.0), fan_out(QOS1)),
     against(Contest::AllowAll, "mqtt.acl", Some(0.95), fan_in(QOS0)),
+    against(Contest::Upstream, "mqtt.upstream", Some(0.8), fan_in(QOS0)),
+    against(Contest::Upstream, "mqtt.upstream.fanout", None, fan_out(QOS0)),
+    against(Contest::Upstream, "mqtt.upstream.qos1", None, fan_in(QOS1)),
     mosquitto("mqtt.qos0.fanin.1k", None, large(fan_in(QOS0))),
     mosquitto("mqtt.qos0.fanout.1k", None, large(fan_out(QOS0))),
     mosquitto("mqtt.qos1.fanin.1k", None, large(fan_in(QOS1))),
@@ -116,6 +121,9 @@ struct Brokers {
     open: Open,
     mosquitto: Mosquitto,
     rumqttd: Open,
+    front: Site,
+    /// One more mosquitto: what is published before the other must not arrive at its subscribers.
+    _behind: Mosquitto,
     // Dropped last.
     _folder: tempfile::TempDir,
 }
@@ -128,7 +136,7 @@ pub fn run(session: &mut Session) {
     if variants.is_empty() && !saturated {
         return;
     }
-    session.note("mqtt: starting four brokers");
+    session.note("mqtt: starting the brokers");
     let tenant = TenantId::parse("acme").unwrap();
     let brokers = Brokers::start(&tenant);
     for Variant { case, contest, shape } in variants {
@@ -181,6 +189,7 @@ impl Contest {
             Self::Mosquitto => "mosquitto",
             Self::Rumqttd => "rumqttd",
             Self::AllowAll => "a hook that allows all",
+            Self::Upstream => "mosquitto itself",
         }
     }
 }
@@ -189,10 +198,13 @@ impl Brokers {
     fn start(tenant: &TenantId) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
+        let behind = Mosquitto::open(&at("behind"));
         Self {
+            front: Site::before(behind.target().address, std::slice::from_ref(tenant)),
             site: Site::start(std::slice::from_ref(tenant)),
             open: Open::ours(&at("open")),
             mosquitto: Mosquitto::open(&at("mosquitto")),
+            _behind: behind,
             rumqttd: Open::rumqttd(&at("rumqttd")),
             _folder: folder,
         }
@@ -204,6 +216,7 @@ impl Brokers {
             Contest::Mosquitto => [Target::of_site(&self.site), self.mosquitto.target()],
             Contest::Rumqttd => [self.open.target(), self.rumqttd.target()],
             Contest::AllowAll => [Target::of_site(&self.site), self.open.target()],
+            Contest::Upstream => [Target::of_site(&self.front), self.mosquitto.target()],
         }
     }
 
