@@ -101,7 +101,7 @@ impl AuthLimits {
 }
 
 /// What one subscriber of a network has at hand: an IPv4 address, or all of an IPv6 /64.
-fn network(source: IpAddr) -> IpAddr {
+pub fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),

@@ -132,6 +132,7 @@ impl Shared {
     /// Puts back what survived a restart.
     fn restore(self: &Arc<Self>, restored: Restored) -> Option<()> {
         let Some(store) = &self.store else { return Some(()) };
+        self.metrics.sessions.set(i64::try_from(restored.sessions.len()).unwrap_or(i64::MAX));
         for (id, session) in restored.sessions {
             let realm = self.realm_of(&session.meta.tenant)?;
             realm.restore_session(session, store.known_session(id));
@@ -172,13 +173,12 @@ impl Shared {
         tenants.values().chain(self.services.get()).cloned().collect()
     }
 
-    /// Forgets everything of a tenant that is gone.
-    pub(crate) fn forget(&self, tenant: &TenantId) {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        let realm = tenants.get(tenant).cloned();
-        drop(tenants);
-        if let Some(realm) = realm {
-            realm.clear();
+    /// Forgets everything of tenants that are gone.
+    pub(crate) fn keep_only(&self, exists: impl Fn(&TenantId) -> bool) {
+        for realm in self.all() {
+            if realm.tenant.as_ref().is_some_and(|tenant| !exists(tenant)) {
+                realm.clear();
+            }
         }
     }
 

@@ -25,6 +25,7 @@ mod metrics;
 mod policy;
 mod realm;
 mod record;
+mod refusal;
 mod service;
 mod settings;
 mod store;

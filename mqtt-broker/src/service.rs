@@ -117,9 +117,9 @@ impl Broker {
         connection::serve(Arc::clone(&self.shared), arrival, deadline, ()).await;
     }
 
-    /// Forgets sessions and retained messages of a tenant that is gone for good.
-    pub fn forget(&self, tenant: &TenantId) {
-        self.shared.forget(tenant);
+    /// Forgets sessions and retained messages of all tenants but those that exist.
+    pub fn keep_only(&self, exists: impl Fn(&TenantId) -> bool) {
+        self.shared.keep_only(exists);
     }
 
     /// Asks every [`Access`](crate::hook::Access) again whether it still holds: those of one tenant,
@@ -151,6 +151,10 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     let open = control.config().directory.open;
     control.tasks().spawn(async move {
         let mut before = directory.borrow_and_update().clone();
+        // A directory that was not read yet is empty, and says nothing about who is gone.
+        if !open && !before.is_empty() {
+            follower.keep_only(|tenant| before.get(tenant).is_some());
+        }
         let following = async {
             loop {
                 tokio::select! {
@@ -161,9 +165,9 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
                         let after = directory.borrow_and_update().clone();
                         for tenant in after.changed_since(&before) {
                             follower.reassess(Some(&tenant));
-                            if !open && after.get(&tenant).is_none() {
-                                follower.forget(&tenant);
-                            }
+                        }
+                        if !open {
+                            follower.keep_only(|tenant| after.get(tenant).is_some());
                         }
                         before = after;
                     }

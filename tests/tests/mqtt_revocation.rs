@@ -628,29 +628,51 @@ async fn a_connection_that_is_cut_is_counted_once() {
     stop.cancel();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tenant_of_the_same_name_finds_nothing_of_one_that_was_deleted() {
-    const TOPIC: &str = "device-connect/acme/kept";
-    let stack = Stack::mqtt().start().await;
-    let store = stack.store().await;
-    let acme = TenantId::parse("acme").unwrap();
-    let lasting = stack.hello("lasting", &Token::role("acme", "member")).resume(600);
-    let mut member = stack.tcp().connect(&lasting).await;
-    member.subscribed(TOPIC).await;
-    assert!(!member.retain(TOPIC, "kept").await.is_error());
-    store.delete(&acme).await.unwrap();
-    assert_eq!(member.closed().await, CUT);
-    store.create(&acme, Tenant::default()).await.unwrap();
+/// Neither a subscription of before nor a new one brings anything of the tenant that was deleted.
+async fn nothing_is_left(stack: &Stack, hello: &Hello, topic: &str) {
     let mut member = None;
     eventually_async("the new tenant is admitted", async || {
-        let knocked = stack.tcp().try_knock(&lasting).await;
+        let knocked = stack.tcp().try_knock(hello).await;
         member = knocked.filter(|(_, reason)| !reason.is_error()).map(|(client, _)| client);
         member.is_some()
     })
     .await;
     let mut member = member.unwrap();
-    // Neither the subscription of before nor a new one brings anything.
+    assert!(!member.present);
     member.nothing().await;
+    member.subscribed(topic).await;
+    member.nothing().await;
+    member.vanish();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_of_the_same_name_finds_nothing_of_one_that_was_deleted() {
+    const TOPIC: &str = "device-connect/acme/kept";
+    let mut stack = Stack::mqtt().mqtt("data = \"data\"").start().await;
+    let store = stack.store().await;
+    let acme = TenantId::parse("acme").unwrap();
+    let lasting = |id: &str| stack.hello(id, &Token::role("acme", "member")).resume(600);
+    let (first, second, third) = (lasting("first"), lasting("second"), lasting("third"));
+    let mut member = stack.tcp().connect(&first).await;
     member.subscribed(TOPIC).await;
-    member.nothing().await;
+    assert!(!member.retain(TOPIC, "kept").await.is_error());
+    store.delete(&acme).await.unwrap();
+    assert_eq!(member.closed().await, CUT);
+    store.create(&acme, Tenant::default()).await.unwrap();
+    nothing_is_left(&stack, &second, TOPIC).await;
+    // Nor is there anything on disk.
+    stack.stop_service().await;
+    stack.start_service().await;
+    nothing_is_left(&stack, &first, TOPIC).await;
+
+    // It makes no difference whether the broker runs when the tenant is deleted.
+    let mut member = stack.tcp().connect(&third).await;
+    member.subscribed(TOPIC).await;
+    assert!(!member.retain(TOPIC, "kept").await.is_error());
+    stack.stop_service().await;
+    store.delete(&acme).await.unwrap();
+    stack.start_service().await;
+    eventually("what was kept is forgotten", || stack.metric("bulkhead_mqtt_sessions") == 0).await;
+    store.create(&acme, Tenant::default()).await.unwrap();
+    nothing_is_left(&stack, &third, TOPIC).await;
 }

@@ -9,8 +9,8 @@ use crate::codec::{
 use crate::hook::{Attempt, Operation};
 use crate::realm::Subscription;
 use crate::record::Message;
+use crate::refusal::Refusal;
 use crate::store::{Steps, Store};
-use bulkhead_control::config::DeniedPublish;
 use bulkhead_policy::DenyReason;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -213,25 +213,14 @@ impl Connection {
     /// Tells the client, before anything is acknowledged.
     fn refuse(&mut self, publish: &Publish<'_>, reason: DenyReason) -> Result<(), End> {
         self.realm.denied(&*self.access, Operation::Publish, reason);
-        if self.version == Version::V311 {
-            return match self.shared.settings.denied_publish {
-                DeniedPublish::Close => Err(End::Closed(ReasonCode::NOT_AUTHORIZED)),
-                DeniedPublish::Drop => Ok(()),
-            };
-        }
-        let code = match reason {
-            DenyReason::PayloadQuotaExceeded | DenyReason::MessageRateExceeded => {
-                ReasonCode::QUOTA_EXCEEDED
+        let denied = self.shared.settings.denied_publish;
+        match Refusal::of(self.version, publish.qos, denied, reason) {
+            Refusal::Close => return Err(End::Closed(ReasonCode::NOT_AUTHORIZED)),
+            Refusal::Silence => {}
+            Refusal::Answer(kind, code) => {
+                self.say(|out, version| ack(out, version, kind, publish.packet_id, code));
             }
-            DenyReason::NameInvalid => ReasonCode::TOPIC_NAME_INVALID,
-            _ => ReasonCode::NOT_AUTHORIZED,
-        };
-        let kind = match publish.qos {
-            QoS::AtMostOnce => return Ok(()),
-            QoS::AtLeastOnce => AckKind::PubAck,
-            QoS::ExactlyOnce => AckKind::PubRec,
-        };
-        self.say(|out, version| ack(out, version, kind, publish.packet_id, code));
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
+use bulkhead_control::limits::network;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Connections that have not come to their CONNECT, by source. It holds no more sources than there
@@ -46,14 +47,6 @@ impl Drop for Entered {
                 entry.remove();
             }
         }
-    }
-}
-
-/// What one subscriber of a network has at hand: an IPv4 address, or all of an IPv6 /64.
-fn network(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
     }
 }
 

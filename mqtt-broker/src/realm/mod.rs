@@ -340,6 +340,8 @@ impl Realm {
         let subscriptions = std::mem::take(&mut state.subscriptions);
         let waiting = state.take_waiting();
         state.keep_no_longer();
+        // A connection that it still has may not bring it back.
+        state.expiry = 0;
         drop(state);
         for filter in subscriptions.keys() {
             self.remove_from_trie(inside, session, filter);

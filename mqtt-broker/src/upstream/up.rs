@@ -5,14 +5,14 @@ use super::relay::{End, Relay};
 use super::requests::Asked;
 use crate::aliases::TopicAliases;
 use crate::codec::{
-    self, AckKind, Auth, Disconnect, Packet, Properties, Property, PropertyId, Publish,
-    PublishHeader, QoS, ReasonCode, Subscribe, SubscriptionOptions, TopicFilter, Unsubscribe,
-    Version, ack, client_disconnect, pingresp, publish, publish_len, suback, unsuback,
+    self, Auth, Disconnect, Packet, Properties, Property, PropertyId, Publish, PublishHeader,
+    ReasonCode, Subscribe, SubscriptionOptions, TopicFilter, Unsubscribe, ack, client_disconnect,
+    pingresp, publish, publish_len, suback, unsuback,
 };
 use crate::connection::METHOD;
 use crate::hook::{Attempt, Operation};
+use crate::refusal::Refusal;
 use crate::settings::FALLBACK;
-use bulkhead_control::config::DeniedPublish;
 use bulkhead_policy::{DenyReason, Verdict};
 use std::borrow::Cow;
 
@@ -133,25 +133,14 @@ impl Relay {
     /// Tells the client; the broker hears nothing of it.
     fn refuse(&mut self, message: &Publish<'_>, reason: DenyReason) -> Result<(), End> {
         self.denied(Operation::Publish, reason);
-        if self.version == Version::V311 {
-            return match self.shared.settings.denied_publish {
-                DeniedPublish::Close => Err(End::Closed(ReasonCode::NOT_AUTHORIZED)),
-                DeniedPublish::Drop => Ok(()),
-            };
-        }
-        let code = match reason {
-            DenyReason::PayloadQuotaExceeded | DenyReason::MessageRateExceeded => {
-                ReasonCode::QUOTA_EXCEEDED
+        let denied = self.shared.settings.denied_publish;
+        match Refusal::of(self.version, message.qos, denied, reason) {
+            Refusal::Close => return Err(End::Closed(ReasonCode::NOT_AUTHORIZED)),
+            Refusal::Silence => {}
+            Refusal::Answer(kind, code) => {
+                ack(self.client.out(), self.version, kind, message.packet_id, code);
             }
-            DenyReason::NameInvalid => ReasonCode::TOPIC_NAME_INVALID,
-            _ => ReasonCode::NOT_AUTHORIZED,
-        };
-        let kind = match message.qos {
-            QoS::AtMostOnce => return Ok(()),
-            QoS::AtLeastOnce => AckKind::PubAck,
-            QoS::ExactlyOnce => AckKind::PubRec,
-        };
-        ack(self.client.out(), self.version, kind, message.packet_id, code);
+        }
         Ok(())
     }
 
