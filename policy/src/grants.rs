@@ -1,5 +1,5 @@
 use crate::role::fill;
-use crate::{Broker, DenyReason, Name, Pattern, Principal, Responses, Role, Template, Verdict};
+use crate::{Broker, DenyReason, KeyExpr, Name, Pattern, Principal, Responses, Role, Template, Verdict};
 
 /// What one principal may publish and subscribe on one broker: compiled once, never changed. Whoever
 /// wants other rights compiles other grants.
@@ -65,6 +65,48 @@ impl Grants {
         self.subscribe.admits(name)
     }
 
+    /// Whether messages may be published to everything that a key expression stands for.
+    ///
+    /// # Errors
+    /// [`DenyReason::PublishDenied`] unless one grant includes all of it and no denial meets it.
+    pub fn publish_keys(&self, keys: &KeyExpr<'_>) -> Verdict<()> {
+        if self.publish.includes(keys) { Ok(()) } else { Err(DenyReason::PublishDenied) }
+    }
+
+    /// Whether everything that a key expression stands for may be received.
+    ///
+    /// # Errors
+    /// [`DenyReason::SubscribeDenied`] unless one grant includes all of it and no denial meets it.
+    pub fn subscribe_keys(&self, keys: &KeyExpr<'_>) -> Verdict<()> {
+        if self.subscribe.includes(keys) { Ok(()) } else { Err(DenyReason::SubscribeDenied) }
+    }
+
+    /// Whether a key expression stands for something that may be published to or received.
+    pub fn concerns_keys(&self, keys: &KeyExpr<'_>) -> bool {
+        let mut allowed = self.publish.allow.iter().chain(&self.subscribe.allow);
+        allowed.any(|pattern| pattern.meets_keys(keys))
+    }
+
+    /// Whether some message of a key expression may be delivered: some of what it stands for is granted,
+    /// and none of it denied.
+    pub fn receives_keys(&self, keys: &KeyExpr<'_>) -> bool {
+        self.subscribe.allow.iter().any(|pattern| pattern.meets_keys(keys))
+            && !self.subscribe.deny.iter().any(|pattern| pattern.meets_keys(keys))
+    }
+
+    /// A key expression that holds all that is granted, where all of it begins with the same literal
+    /// segments.
+    pub fn common_keys(&self) -> Option<String> {
+        let mut allowed = self.publish.allow.iter().chain(&self.subscribe.allow);
+        let mut common = allowed.next()?.literals();
+        for pattern in allowed {
+            let shared = common.iter().zip(pattern.literals()).take_while(|(a, b)| **a == *b);
+            let count = shared.count();
+            common.truncate(count);
+        }
+        (!common.is_empty()).then(|| format!("{}/**", common.join("/")))
+    }
+
     /// Which tenant a service speaks to that publishes to this name: the one that stands where the
     /// grant that allows it has `{tenant}`.
     pub fn tenant_of<'a>(&self, name: &Name<'a>) -> Option<&'a str> {
@@ -100,6 +142,11 @@ impl Grants {
 }
 
 impl Side {
+    fn includes(&self, keys: &KeyExpr<'_>) -> bool {
+        self.allow.iter().any(|pattern| pattern.includes_keys(keys))
+            && !self.deny.iter().any(|pattern| pattern.meets_keys(keys))
+    }
+
     fn admits(&self, name: &Name<'_>) -> bool {
         self.allow.iter().any(|pattern| pattern.matches(name))
             && !self.deny.iter().any(|pattern| pattern.matches(name))

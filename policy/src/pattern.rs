@@ -104,6 +104,15 @@ impl Pattern {
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.segments
     }
+
+    /// The literal segments that it begins with.
+    pub(crate) fn literals(&self) -> Vec<&str> {
+        let literal = |segment| match segment {
+            &Segment::Literal(ref text) => Some(&**text),
+            _ => None,
+        };
+        self.segments.iter().map_while(literal).collect()
+    }
 }
 
 impl Template {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
-use bulkhead_policy::{Broker, Name, Pattern};
+use bulkhead_policy::{Broker, KeyExpr, Name, Pattern};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
@@ -38,6 +38,13 @@ fn pattern() -> impl Strategy<Value = Pattern> {
             head.extend(rest.then_some("**"));
             head.join("/").parse().unwrap()
         })
+}
+
+/// Key expressions with everything that a pattern cannot say.
+fn key_expr() -> impl Strategy<Value = String> {
+    const CHUNKS: [&str; 9] = ["a", "b", "ab", "*", "**", "a$*", "$*b", "a$*b", "$*a$*"];
+    let chunk = prop::sample::select(CHUNKS.as_slice());
+    prop::collection::vec(chunk, 1..5).prop_map(|chunks| canonical(&chunks.join("/")))
 }
 
 /// What the definition says, written the slow way.
@@ -110,12 +117,31 @@ proptest! {
     }
 
     #[test]
+    fn zenoh_agrees_on_key_expressions(p in pattern(), text in key_expr()) {
+        use zenoh_keyexpr::keyexpr;
+        let rendered = canonical(&Broker::Zenoh.render(&p).unwrap().remove(0));
+        let (theirs, asked) = (keyexpr::new(&*rendered).unwrap(), keyexpr::new(&*text).unwrap());
+        let ours = KeyExpr::parse(&text).unwrap();
+        prop_assert_eq!(ours.is_wild(), text.contains('*'));
+        prop_assert_eq!(p.includes_keys(&ours), theirs.includes(asked), "{} ⊇ {}", p, text);
+        prop_assert_eq!(p.meets_keys(&ours), theirs.intersects(asked), "{} ∩ {}", p, text);
+    }
+
+    #[test]
+    fn what_is_taken_for_a_key_expression_is_one(text in "\\PC{0,20}|[ab*$/@#?.]{0,12}") {
+        if KeyExpr::parse(&text).is_ok() {
+            prop_assert!(zenoh_keyexpr::keyexpr::new(&text).is_ok(), "{:?}", text);
+        }
+    }
+
+    #[test]
     fn no_text_makes_the_parsers_panic(text in "\\PC{0,40}|[a-c*>+#/.{}$@]{0,40}") {
         let _ = text.parse::<Pattern>();
         for broker in Broker::ALL {
             let _ = broker.name(&text);
             let _ = broker.filter(&text);
         }
+        let _ = KeyExpr::parse(&text);
     }
 }
 

@@ -11,6 +11,7 @@ mod mqtt;
 mod nats;
 mod service;
 mod upstream;
+mod zenoh;
 
 pub use directory::{DirectoryConfig, EtcdConfig, Source};
 pub use issuer::{IssuerConfig, KeySource, TenantSet};
@@ -22,6 +23,7 @@ pub use service::{
     TlsFiles,
 };
 pub use upstream::{UpstreamConfig, UpstreamUrl};
+pub use zenoh::{Around, ZenohConfig, ZenohLink, ZenohListener};
 
 use bulkhead_policy::{Broker, Quotas, Role, RoleName, RoleSet};
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,9 @@ pub struct Config {
     /// The MQTT backend; off unless given.
     #[serde(default)]
     pub mqtt: Option<MqttConfig>,
+    /// The Zenoh backend; off unless given.
+    #[serde(default)]
+    pub zenoh: Option<ZenohConfig>,
 }
 
 impl Config {
@@ -97,6 +102,9 @@ impl Config {
         }
         if self.mqtt.is_some() {
             brokers.push(Broker::Mqtt);
+        }
+        if self.zenoh.is_some() {
+            brokers.push(Broker::Zenoh);
         }
         brokers
     }
@@ -139,6 +147,9 @@ impl Config {
         if let Some(mqtt) = &self.mqtt {
             mqtt.check(self.dev).map_err(|p| p.under("mqtt"))?;
         }
+        if let Some(zenoh) = &self.zenoh {
+            zenoh.check(self.dev).map_err(|p| p.under("zenoh"))?;
+        }
         Ok(())
     }
 
@@ -164,6 +175,9 @@ impl Config {
         }
         if let Some(mqtt) = &mut self.mqtt {
             mqtt.paths().for_each(resolve);
+        }
+        if let Some(zenoh) = &mut self.zenoh {
+            zenoh.paths().for_each(resolve);
         }
     }
 }

@@ -1,0 +1,249 @@
+use super::{Problem, TlsFiles};
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The Zenoh backend: a gate before the router that carries it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZenohConfig {
+    /// Where tenants' clients connect, as Zenoh writes it: `tls/[::]:7447`, and the same with `tcp`,
+    /// `ws` and `quic`.
+    pub listeners: Vec<ZenohListener>,
+    /// The certificate of `tls` and `quic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
+    /// Whether `tcp` and `ws` may listen off loopback, where tokens cross the network in the clear.
+    /// Default no.
+    #[serde(default)]
+    pub plaintext: bool,
+    /// The socket between the gate and its router. Default: the one among the router's own listeners
+    /// (`listen/endpoints` of its configuration) that begins with `unixsock-stream/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_socket: Option<PathBuf>,
+    /// Listeners of the router itself that only other routers and the platform's own programs can
+    /// reach, as its configuration writes them. Any other one is a way around the gate.
+    #[serde(default)]
+    pub trusted_listeners: Vec<String>,
+    /// What happens if there is a way around the gate. Default `refuse`.
+    #[serde(default)]
+    pub around: Around,
+    /// Largest message, in bytes; larger ones in pieces are given up. Default 16 MiB.
+    #[serde(default = "max_message_bytes")]
+    pub max_message_bytes: usize,
+    /// Longest time without a sign of life that a client may ask for. Default 5 minutes.
+    #[serde(default = "max_lease")]
+    pub max_lease: SignedDuration,
+    /// How long a connection may take to become a session, the TLS handshake included. Default 10 s.
+    #[serde(default = "handshake_timeout")]
+    pub handshake_timeout: SignedDuration,
+    /// Connections of one address (an IPv6 /64 counts as one) that are no sessions yet. Default 256.
+    #[serde(default = "pending_per_source")]
+    pub pending_per_source: usize,
+    /// Sessions of all tenants. Default 10,000.
+    #[serde(default = "max_sessions")]
+    pub max_sessions: usize,
+    /// Subscribers, queryables, liveliness tokens and interests of one session. Default 10,000.
+    #[serde(default = "max_declarations")]
+    pub max_declarations_per_session: usize,
+    /// Queries of one session that wait for an answer. Default 1,000.
+    #[serde(default = "max_queries")]
+    pub max_queries_per_session: usize,
+}
+
+/// Where connections are accepted, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ZenohListener {
+    /// What carries Zenoh.
+    pub link: ZenohLink,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+/// What carries Zenoh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ZenohLink {
+    /// TCP.
+    Tcp,
+    /// TLS.
+    Tls,
+    /// WebSocket.
+    Ws,
+    /// QUIC.
+    Quic,
+}
+
+/// What happens if tenants could reach the router around the gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Around {
+    /// The gate does not start.
+    #[default]
+    Refuse,
+    /// It warns, and starts.
+    Warn,
+}
+
+const LINKS: [(ZenohLink, &str); 4] = [
+    (ZenohLink::Tcp, "tcp"),
+    (ZenohLink::Tls, "tls"),
+    (ZenohLink::Ws, "ws"),
+    (ZenohLink::Quic, "quic"),
+];
+
+impl ZenohLink {
+    /// Whether it is encrypted.
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, Self::Tls | Self::Quic)
+    }
+}
+
+impl fmt::Display for ZenohListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = LINKS.iter().find(|(link, _)| *link == self.link).map_or("", |(_, name)| name);
+        write!(f, "{name}/{}", self.address)
+    }
+}
+
+impl FromStr for ZenohListener {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || {
+            format!(
+                "'{text}' is no listener; write tcp/, tls/, ws/ or quic/ with an address and a \
+                 port, such as 'tls/[::]:7447'"
+            )
+        };
+        let (name, address) = text.split_once('/').ok_or_else(wrong)?;
+        let (link, _) = LINKS.iter().find(|(_, known)| *known == name).ok_or_else(wrong)?;
+        Ok(Self { link: *link, address: address.parse().map_err(|_| wrong())? })
+    }
+}
+
+impl<'de> Deserialize<'de> for ZenohListener {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for ZenohListener {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn max_message_bytes() -> usize {
+    16 * 1024 * 1024
+}
+
+fn max_lease() -> SignedDuration {
+    SignedDuration::from_mins(5)
+}
+
+fn handshake_timeout() -> SignedDuration {
+    SignedDuration::from_secs(10)
+}
+
+fn pending_per_source() -> usize {
+    256
+}
+
+fn max_sessions() -> usize {
+    10_000
+}
+
+fn max_declarations() -> usize {
+    10_000
+}
+
+fn max_queries() -> usize {
+    1_000
+}
+
+impl ZenohConfig {
+    /// The defaults, with these listeners.
+    pub fn new(listeners: Vec<ZenohListener>) -> Self {
+        Self {
+            listeners,
+            tls: None,
+            plaintext: false,
+            router_socket: None,
+            trusted_listeners: Vec::new(),
+            around: Around::Refuse,
+            max_message_bytes: max_message_bytes(),
+            max_lease: max_lease(),
+            handshake_timeout: handshake_timeout(),
+            pending_per_source: pending_per_source(),
+            max_sessions: max_sessions(),
+            max_declarations_per_session: max_declarations(),
+            max_queries_per_session: max_queries(),
+        }
+    }
+
+    pub(super) fn check(&self, dev: bool) -> Result<(), Problem> {
+        if self.listeners.is_empty() {
+            return Err(Problem::new(
+                "listeners",
+                "is empty, so nobody could connect",
+                "list some, such as [\"tls/[::]:7447\"]",
+            ));
+        }
+        for (i, listener) in self.listeners.iter().enumerate() {
+            let setting = format!("listeners[{i}]");
+            let loopback = listener.address.ip().is_loopback();
+            if listener.link.is_encrypted() && self.tls.is_none() {
+                return Err(Problem::new(
+                    &setting,
+                    "needs a certificate",
+                    "set zenoh.tls = { cert_file = …, key_file = … }",
+                ));
+            }
+            if !loopback && dev {
+                return Err(Problem::new(
+                    &setting,
+                    "is reachable from other machines, with dev = true",
+                    "listen on loopback, or set dev = false",
+                ));
+            }
+            if !loopback && !listener.link.is_encrypted() && !self.plaintext {
+                return Err(Problem::new(
+                    &setting,
+                    "would let tokens cross the network in the clear",
+                    "use tls/ or quic/, or say plaintext = true where the network is trusted",
+                ));
+            }
+        }
+        let second = SignedDuration::from_secs(1);
+        let least = [
+            (
+                "max_message_bytes",
+                (65_536..=1 << 30).contains(&self.max_message_bytes),
+                "choose 65536 to 1073741824",
+            ),
+            ("max_lease", self.max_lease >= second * 10, "choose at least \"10s\""),
+            ("handshake_timeout", self.handshake_timeout >= second, "choose at least \"1s\""),
+            ("pending_per_source", self.pending_per_source > 0, "choose at least 1"),
+            ("max_sessions", self.max_sessions > 0, "choose at least 1"),
+            (
+                "max_declarations_per_session",
+                self.max_declarations_per_session > 0,
+                "choose at least 1",
+            ),
+            ("max_queries_per_session", self.max_queries_per_session > 0, "choose at least 1"),
+        ];
+        match least.into_iter().find(|(_, good, _)| !good) {
+            Some((setting, _, remedy)) => {
+                Err(Problem::new(setting, "is out of its bounds", remedy))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(&mut self.router_socket)
+    }
+}

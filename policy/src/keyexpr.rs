@@ -1,0 +1,249 @@
+//! Zenoh's key expressions, which say more than a [`Pattern`] can: `**` anywhere, and `$*` for a part
+//! of a chunk.
+
+use crate::pattern::Segment;
+use crate::{Broker, MAX_SEGMENTS, Pattern, SyntaxError};
+use std::fmt;
+
+/// A canonical key expression: a key, or a set of them that a client asks for.
+///
+/// Stricter than Zenoh: no chunk is `.` or `..`, which storage backends take for folders, and none
+/// holds control characters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct KeyExpr<'a> {
+    // INVARIANT: 1 to MAX_SEGMENTS chunks, each checked.
+    text: &'a str,
+    wild: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Chunk<'a> {
+    Literal(&'a str),
+    /// `*`.
+    Any,
+    /// Text with `$*` in it.
+    Partial(&'a str),
+    /// `**`.
+    Rest,
+}
+
+impl<'a> KeyExpr<'a> {
+    /// Checks a key expression.
+    ///
+    /// # Errors
+    /// [`SyntaxError`] if it is none, or not in the canonical form, in which alone a router takes it.
+    pub fn parse(text: &'a str) -> Result<Self, SyntaxError> {
+        let (mut count, mut wild, mut after_rest) = (0, false, false);
+        for chunk in text.split('/') {
+            count += 1;
+            if count > MAX_SEGMENTS {
+                return Err(SyntaxError::TooDeep);
+            }
+            match Chunk::read(chunk)? {
+                Chunk::Literal(_) => after_rest = false,
+                Chunk::Partial(_) => (wild, after_rest) = (true, false),
+                // The canonical form has the `*` first, and one `**` for two.
+                Chunk::Any | Chunk::Rest if after_rest => {
+                    return Err(SyntaxError::Wildcard(Broker::Zenoh));
+                }
+                Chunk::Any => wild = true,
+                Chunk::Rest => (wild, after_rest) = (true, true),
+            }
+        }
+        Ok(Self { text, wild })
+    }
+
+    /// The key expression's text.
+    pub fn as_str(&self) -> &'a str {
+        self.text
+    }
+
+    /// Whether it stands for more than one key.
+    pub fn is_wild(&self) -> bool {
+        self.wild
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = Chunk<'a>> {
+        self.text.split('/').filter_map(|chunk| Chunk::read(chunk).ok())
+    }
+}
+
+impl<'a> Chunk<'a> {
+    fn read(text: &'a str) -> Result<Self, SyntaxError> {
+        let bytes = text.as_bytes();
+        if bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@')) {
+            let empty = bytes.is_empty();
+            return if empty { Err(SyntaxError::EmptySegment) } else { Ok(Chunk::Literal(text)) };
+        }
+        match text {
+            "*" => return Ok(Chunk::Any),
+            "**" => return Ok(Chunk::Rest),
+            // What `$*` alone means is written `*`.
+            "." | ".." | "$*" => return Err(SyntaxError::Character(Broker::Zenoh)),
+            _ => {}
+        }
+        if text.contains(char::is_control) {
+            return Err(SyntaxError::Character(Broker::Zenoh));
+        }
+        let reserved = ['*', '$', '?', '#'];
+        if text.split("$*").any(|part| part.contains(reserved)) || text.contains("$*$*") {
+            return Err(SyntaxError::Wildcard(Broker::Zenoh));
+        }
+        Ok(if text.contains("$*") { Chunk::Partial(text) } else { Chunk::Literal(text) })
+    }
+
+    /// Whether some chunk belongs to both this and a pattern's segment of one chunk.
+    fn meets(self, segment: &Segment) -> bool {
+        match (segment, self) {
+            (Segment::Literal(literal), Chunk::Literal(text)) => **literal == *text,
+            (Segment::Literal(literal), Chunk::Partial(text)) => covers(text, literal),
+            _ => true,
+        }
+    }
+}
+
+/// Whether a chunk with `$*` stands for this literal.
+fn covers(partial: &str, literal: &str) -> bool {
+    let Some((head, last)) = partial.rsplit_once("$*") else {
+        return partial == literal;
+    };
+    let mut parts = head.split("$*");
+    let Some(mut left) = parts.next().and_then(|first| literal.strip_prefix(first)) else {
+        return false;
+    };
+    for part in parts {
+        match left.split_once(part) {
+            Some((_, after)) => left = after,
+            None => return false,
+        }
+    }
+    left.ends_with(last)
+}
+
+impl Pattern {
+    /// Whether every key that a key expression stands for is a name of this pattern.
+    ///
+    /// A chunk that begins with `@` is a literal here like any other, although Zenoh's own wildcards
+    /// pass it by: what is below a tenant's names is the tenant's.
+    pub fn includes_keys(&self, requested: &KeyExpr<'_>) -> bool {
+        let mut asked = requested.chunks();
+        for allowed in self.segments() {
+            let covered = match (allowed, asked.next()) {
+                (Segment::Rest, _) => return true,
+                (Segment::Literal(a), Some(Chunk::Literal(b))) => **a == *b,
+                (Segment::Any, Some(chunk)) => !matches!(chunk, Chunk::Rest),
+                (Segment::Spelled, Some(Chunk::Literal(_))) => true,
+                _ => false,
+            };
+            if !covered {
+                return false;
+            }
+        }
+        asked.next().is_none()
+    }
+
+    /// Whether some key that a key expression stands for is a name of this pattern.
+    pub fn meets_keys(&self, requested: &KeyExpr<'_>) -> bool {
+        let segments = self.segments();
+        // Bit n is set while the first n segments can stand for the chunks read so far.
+        let mut reached: u64 = 1;
+        for chunk in requested.chunks() {
+            let mut next = 0;
+            if matches!(chunk, Chunk::Rest) {
+                // It stands for any number of segments: all positions from the first one on.
+                let first = reached.trailing_zeros();
+                next = u64::MAX.checked_shl(first).unwrap_or(0);
+            } else {
+                for (position, segment) in segments.iter().enumerate() {
+                    let here = reached & (1 << position) != 0;
+                    if here && matches!(segment, Segment::Rest) {
+                        next |= 1 << position;
+                    } else if here && chunk.meets(segment) {
+                        next |= 1 << (position + 1);
+                    }
+                }
+            }
+            if next == 0 {
+                return false;
+            }
+            reached = next;
+        }
+        // A final `**` may stand for nothing.
+        let end = segments.iter().take_while(|segment| !matches!(segment, Segment::Rest)).count();
+        reached >> end & 1 == 1
+    }
+}
+
+impl fmt::Display for KeyExpr<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.text)
+    }
+}
+
+impl fmt::Debug for KeyExpr<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.text, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KeyExpr;
+    use crate::Pattern;
+
+    fn pattern(text: &str) -> Pattern {
+        text.parse().unwrap()
+    }
+
+    fn includes(allowed: &str, asked: &str) -> bool {
+        pattern(allowed).includes_keys(&KeyExpr::parse(asked).unwrap())
+    }
+
+    fn meets(one: &str, other: &str) -> bool {
+        pattern(one).meets_keys(&KeyExpr::parse(other).unwrap())
+    }
+
+    #[test]
+    fn refuses_what_is_no_canonical_key_expression() {
+        for text in [
+            "", "/", "a//b", "/a", "a/", "a*", "**a", "a/***", "$*", "a$", "a$*$*b", "a?b", "a#",
+            "**/**", "**/*", "a/./b", "a/../b", "a\nb", "a/$b",
+        ] {
+            assert!(KeyExpr::parse(text).is_err(), "{text:?}");
+        }
+        for text in ["a", "a/*/**", "**/a/**", "a$*/b$*c", "a/@adv/pub/*", "é/x", "a.b"] {
+            assert!(KeyExpr::parse(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_all_of_a_request_is_included() {
+        assert!(includes("dc/acme/**", "dc/acme/**/x/**"));
+        assert!(includes("dc/acme/**", "dc/acme"));
+        assert!(includes("dc/acme/**", "dc/acme/@adv/pub"));
+        assert!(includes("dc/acme/*/cmd", "dc/acme/cam$*/cmd"));
+        assert!(!includes("dc/acme/*/cmd", "dc/acme/**"));
+        assert!(!includes("dc/acme/**", "dc/acm$*/x"));
+        assert!(!includes("dc/acme/**", "dc/*/x"));
+        assert!(!includes("dc/acme/**", "**"));
+        assert!(!includes("r/{literal}", "r/*"));
+        assert!(!includes("r/{literal}", "r/a$*"));
+        assert!(includes("r/{literal}", "r/a"));
+    }
+
+    #[test]
+    fn what_can_meet_is_found() {
+        assert!(meets("dc/acme/**", "**"));
+        assert!(meets("dc/acme/**", "dc/acm$*/x"));
+        assert!(meets("dc/acme/**", "dc/**/x"));
+        assert!(meets("dc/acme/**", "dc/**"));
+        assert!(meets("dc/acme/**", "dc/acme"));
+        assert!(!meets("dc/acme/**", "dc/glo$*/x"));
+        assert!(!meets("dc/acme/**", "dc/globex/**"));
+        assert!(!meets("dc/acme/**", "dc"));
+        assert!(meets("a/*/c", "**/c"));
+        assert!(!meets("a/*/c", "**/d"));
+        assert!(!meets("a/b", "a/b/*"));
+        assert!(meets("a/b", "a/b/**"));
+    }
+}

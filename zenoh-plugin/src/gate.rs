@@ -1,0 +1,214 @@
+//! The gate: its doors, its sessions, and what it knows of its router.
+
+use crate::handshake::{HandshakeError, Offer, probe};
+use crate::host::Host;
+use crate::link::{Reader, Writer};
+use crate::metrics::Metrics;
+use crate::seat::{Seat, Seats};
+use crate::settings::Settings;
+use aws_lc_rs::digest::{Context, SHA256};
+use bulkhead_control::Authenticator;
+use bulkhead_policy::{DenyReason, Principal, TenantId};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use zenoh_protocol::core::ZenohIdProto;
+
+/// The backend's name in metrics and the audit log.
+pub(crate) const BACKEND: &str = "zenoh";
+
+/// What a token has to live at least to open a session: a client comes back at once when one ends.
+const LEAST_LIFE: SignedDuration = SignedDuration::from_secs(2);
+
+/// How often sessions are looked through for tokens that have ended and clients that went silent.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What all sessions share.
+pub(crate) struct Gate {
+    pub(crate) auth: Arc<Authenticator>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Metrics,
+    pub(crate) seats: Arc<Seats>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    /// The router's socket.
+    router: PathBuf,
+    offer: OnceCell<Offer>,
+}
+
+/// A connection, through the layers below Zenoh.
+pub(crate) struct Arrival {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    pub(crate) source: IpAddr,
+    /// When the session has to be open.
+    pub(crate) deadline: Instant,
+}
+
+impl Gate {
+    /// A gate before the router that listens on this socket.
+    pub(crate) fn new(
+        auth: Arc<Authenticator>,
+        host: Arc<Host>,
+        settings: Settings,
+        metrics: Metrics,
+        router: PathBuf,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let (seats, offer) = (Arc::default(), OnceCell::new());
+        Self { auth, host, settings, metrics, seats, tasks, stop, router, offer }
+    }
+
+    /// A number for the client's password to be mixed with, and one that it has to repeat.
+    pub(crate) fn challenge(&self) -> Option<(u64, [u8; 16])> {
+        let (mut nonce, mut cookie) = ([0; 8], [0; 16]);
+        aws_lc_rs::rand::fill(&mut nonce).ok()?;
+        aws_lc_rs::rand::fill(&mut cookie).ok()?;
+        Some((u64::from_le_bytes(nonce), cookie))
+    }
+
+    /// What the router offers, asked once.
+    pub(crate) async fn offer(&self) -> Result<Offer, HandshakeError> {
+        let ask = || async {
+            let (mut reader, mut writer) = self.connect().await?;
+            let zid = self.hashed(&[b"probe"]);
+            probe(&mut reader, &mut writer, zid).await
+        };
+        self.offer.get_or_try_init(ask).await.copied()
+    }
+
+    /// A connection of its own to the router.
+    pub(crate) async fn connect(&self) -> Result<(Reader, Writer), HandshakeError> {
+        let (reader, writer) = UnixStream::connect(&self.router).await?.into_split();
+        Ok((Box::new(reader), Box::new(writer)))
+    }
+
+    /// The id that the router knows a client by. It is made of whose it is and of the id that the client
+    /// chose, so nobody can take the place of another tenant's client, whatever it calls itself.
+    pub(crate) fn router_id(&self, principal: &Principal, chosen: &ZenohIdProto) -> ZenohIdProto {
+        let tenant = principal.tenant().map_or("", TenantId::as_str);
+        let device = principal.device.as_ref().map_or("", |device| device.as_str());
+        let role = principal.role.as_str();
+        self.hashed(&[tenant.as_bytes(), device.as_bytes(), role.as_bytes(), &chosen.to_le_bytes()])
+    }
+
+    fn hashed(&self, parts: &[&[u8]]) -> ZenohIdProto {
+        let mut digest = Context::new(&SHA256);
+        for part in parts {
+            digest.update(&(part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        let digest = digest.finish();
+        let mut id = [1; ZenohIdProto::MAX_SIZE];
+        for (byte, hashed) in id.iter_mut().zip(digest.as_ref()) {
+            *byte = *hashed;
+        }
+        // Only zero is no id, which no hash is known to be.
+        ZenohIdProto::try_from(&id).unwrap_or_else(|_| ZenohIdProto::rand())
+    }
+
+    /// Whether a principal's time is as good as over.
+    pub(crate) fn ends_soon(&self, principal: &Principal) -> bool {
+        principal.expires_at.duration_since(Timestamp::now()) < LEAST_LIFE
+    }
+
+    /// Asks for every session, or those of one tenant, whether it may stay. Says how many were cut off,
+    /// by reason.
+    pub(crate) fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
+        let mut cut = HashMap::new();
+        for seat in self.seats.all() {
+            let principal = &seat.admission.principal;
+            if tenant.is_some() && principal.tenant() != tenant {
+                continue;
+            }
+            match self.auth.reassess(principal, seat.admission.rights) {
+                Err(reason) if self.cut(&seat, reason) => *cut.entry(reason).or_default() += 1,
+                Err(_) => {}
+                Ok(()) => {
+                    if let Some(Ok(known)) =
+                        principal.tenant().map(|id| self.auth.directory().tenant(id))
+                    {
+                        seat.tenant.set_quotas(self.auth.quotas(&known));
+                    }
+                }
+            }
+        }
+        cut
+    }
+
+    fn cut(&self, seat: &Seat, reason: DenyReason) -> bool {
+        let first = seat.cut(reason);
+        if first {
+            self.auth.metrics().terminated(BACKEND, reason, 1);
+            let record = bulkhead_control::audit::Record::new(
+                bulkhead_control::audit::Event::Terminate,
+                BACKEND,
+            );
+            let record = record.of(&seat.admission.principal).because(reason);
+            self.auth.audit().record(record.from(Some(seat.source)));
+        }
+        first
+    }
+
+    /// Ends sessions whose token has, and those whose client went silent.
+    pub(crate) async fn look_after(self: Arc<Self>) {
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let now = Timestamp::now();
+                for seat in self.seats.all() {
+                    if seat.admission.principal.expires_at <= now {
+                        self.cut(&seat, DenyReason::TokenExpired);
+                    } else if seat.is_silent() {
+                        seat.kill.cancel();
+                    }
+                }
+                self.metrics.sessions.set(self.seats.count() as i64);
+            }
+        };
+        self.stop.run_until_cancelled(look).await;
+        for seat in self.seats.all() {
+            seat.kill.cancel();
+        }
+    }
+
+    /// Takes over what changes in the directory and in the rules.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        let mut directory = self.auth.directory().changes();
+        let mut rules = self.auth.rules_changes();
+        let mut before = directory.borrow_and_update().clone();
+        let following = async {
+            loop {
+                tokio::select! {
+                    changed = directory.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let after = directory.borrow_and_update().clone();
+                        for tenant in after.changed_since(&before) {
+                            self.reassess(Some(&tenant));
+                        }
+                        before = after;
+                    }
+                    changed = rules.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        self.reassess(None);
+                    }
+                }
+            }
+        };
+        self.stop.run_until_cancelled(following).await;
+    }
+}

@@ -1,0 +1,164 @@
+//! The way into the router: its own handler of each client's messages.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use zenoh_link::Link;
+use zenoh_protocol::core::{WhatAmI, ZenohIdProto};
+use zenoh_protocol::network::{NetworkMessage, NetworkMessageMut};
+use zenoh_result::{ZResult, bail};
+use zenoh_transport::multicast::TransportMulticast;
+use zenoh_transport::unicast::TransportUnicast;
+use zenoh_transport::{
+    TransportEventHandler, TransportMulticastEventHandler, TransportPeer, TransportPeerEventHandler,
+};
+
+/// Hears of every transport that the router opens, and hands those of the gate's sessions to them.
+#[derive(Default)]
+pub(crate) struct Host {
+    expected: Mutex<HashMap<ZenohIdProto, Expected>>,
+    on_stranger: Option<Box<dyn Fn(&TransportPeer) + Send + Sync>>,
+}
+
+struct Expected {
+    arrival: oneshot::Sender<Attachment>,
+    closed: CancellationToken,
+}
+
+/// A session's place in the router.
+pub(crate) struct Attachment {
+    handler: Arc<dyn TransportPeerEventHandler>,
+    transport: TransportUnicast,
+}
+
+impl Host {
+    /// A host that reports transports which came around the gate.
+    pub(crate) fn new(on_stranger: impl Fn(&TransportPeer) + Send + Sync + 'static) -> Self {
+        Self { expected: Mutex::default(), on_stranger: Some(Box::new(on_stranger)) }
+    }
+
+    /// Announces that a transport of this id is about to be opened. `closed` is cancelled when it ends.
+    ///
+    /// `None` if one is being opened already.
+    pub(crate) fn expect(
+        self: &Arc<Self>,
+        id: ZenohIdProto,
+        closed: CancellationToken,
+    ) -> Option<Expectation> {
+        let (sender, arrival) = oneshot::channel();
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        match expected.entry(id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                free.insert(Expected { arrival: sender, closed });
+                Some(Expectation { host: Arc::clone(self), id, arrival })
+            }
+        }
+    }
+
+    fn take(&self, id: &ZenohIdProto) -> Option<Expected> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+    }
+}
+
+/// A transport that is being opened.
+pub(crate) struct Expectation {
+    host: Arc<Host>,
+    id: ZenohIdProto,
+    arrival: oneshot::Receiver<Attachment>,
+}
+
+impl Expectation {
+    /// Waits for it.
+    pub(crate) async fn arrived(mut self) -> Option<Attachment> {
+        (&mut self.arrival).await.ok()
+    }
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        self.host.take(&self.id);
+    }
+}
+
+impl Attachment {
+    /// Gives the router a message as if it had come over the transport.
+    pub(crate) fn inject(&self, message: &mut NetworkMessage) -> ZResult<()> {
+        self.handler.handle_message(message.as_mut())
+    }
+
+    /// Sends a message to the client, among those that the router sends.
+    pub(crate) fn answer(&self, message: &mut NetworkMessage) -> ZResult<bool> {
+        self.transport.schedule(message.as_mut())
+    }
+}
+
+impl TransportEventHandler for Host {
+    fn new_unicast(
+        &self,
+        peer: TransportPeer,
+        transport: TransportUnicast,
+    ) -> ZResult<Arc<dyn TransportPeerEventHandler>> {
+        let expected = self.take(&peer.zid);
+        if expected.is_none()
+            && peer.whatami != WhatAmI::Router
+            && let Some(report) = &self.on_stranger
+        {
+            report(&peer);
+        }
+        let watched = expected.map(|expected| Watched {
+            transport,
+            arrival: Mutex::new(Some(expected.arrival)),
+            closed: expected.closed,
+        });
+        Ok(Arc::new(Watch(watched)))
+    }
+
+    fn new_multicast(
+        &self,
+        _: TransportMulticast,
+    ) -> ZResult<Arc<dyn TransportMulticastEventHandler>> {
+        bail!("multicast is not watched")
+    }
+}
+
+/// What the router tells about one transport.
+struct Watch(Option<Watched>);
+
+struct Watched {
+    transport: TransportUnicast,
+    arrival: Mutex<Option<oneshot::Sender<Attachment>>>,
+    closed: CancellationToken,
+}
+
+impl TransportPeerEventHandler for Watch {
+    fn handle_message(&self, _: NetworkMessageMut<'_>) -> ZResult<()> {
+        Ok(())
+    }
+
+    /// The first link is the sign that the router's own handler is in place.
+    fn new_link(&self, _: Link) {
+        let Some(watched) = &self.0 else { return };
+        let arrival = watched.arrival.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(arrival) = arrival else { return };
+        if let Ok(Some(handler)) = watched.transport.get_callback() {
+            let transport = watched.transport.clone();
+            let _ = arrival.send(Attachment { handler, transport });
+        }
+    }
+
+    fn del_link(&self, _: Link) {}
+
+    fn closed(&self) {
+        if let Some(watched) = &self.0 {
+            watched.closed.cancel();
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,61 @@
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// What the gate counts, besides what all backends do.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Open sessions.
+    pub(crate) sessions: IntGauge,
+    /// Handshakes that did not come to a decision.
+    pub(crate) handshakes_failed: IntCounterVec,
+    /// Sessions that ended because the client broke the protocol.
+    pub(crate) violations: IntCounter,
+    /// Messages and declarations of the router that were kept from clients.
+    pub(crate) cut: IntCounter,
+    /// Operations of clients that were denied.
+    pub(crate) denied: IntCounterVec,
+    /// Transports of the router that did not come through the gate.
+    pub(crate) strangers: IntCounter,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name, help| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let labelled = |name, help, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let sessions = IntGauge::new("bulkhead_zenoh_sessions", "Open sessions")?;
+        registry.register(Box::new(sessions.clone()))?;
+        Ok(Self {
+            sessions,
+            handshakes_failed: labelled(
+                "bulkhead_zenoh_handshakes_failed_total",
+                "Connections that did not come to an authentication",
+                &["cause"],
+            )?,
+            violations: counter(
+                "bulkhead_zenoh_violations_total",
+                "Sessions ended because the client broke the protocol",
+            )?,
+            cut: counter(
+                "bulkhead_zenoh_withheld_total",
+                "Messages and declarations of the router that were kept from clients",
+            )?,
+            denied: labelled(
+                "bulkhead_zenoh_denied_total",
+                "Operations of clients that were denied",
+                &["operation", "reason"],
+            )?,
+            strangers: counter(
+                "bulkhead_zenoh_strangers_total",
+                "Clients and peers that reached the router around the gate",
+            )?,
+        })
+    }
+}

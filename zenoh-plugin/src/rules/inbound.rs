@@ -1,0 +1,324 @@
+use super::Shared;
+use crate::wire::{Side, Violation};
+use bulkhead_policy::DenyReason;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+use zenoh_protocol::core::{Reliability, WireExpr};
+use zenoh_protocol::network::declare::common::ext::WireExprType;
+use zenoh_protocol::network::interest::{InterestId, InterestMode};
+use zenoh_protocol::network::{
+    Declare, DeclareBody, DeclareFinal, Interest, NetworkBody, NetworkMessage, Push, Request,
+    Response, ResponseFinal, ext,
+};
+use zenoh_protocol::zenoh::RequestBody;
+
+/// Longest that a query may wait for its answers.
+const MAX_QUERY_TIME: Duration = Duration::from_secs(600);
+
+/// What to do with a message of a client.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// The router gets it.
+    Pass,
+    /// It is not allowed. The sender is told where the protocol has a way to.
+    Deny(DenyReason, Operation, Option<Box<NetworkMessage>>),
+    /// It is about something that was never there, or was denied before.
+    Ignore,
+}
+
+/// What a client tried, for the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Put,
+    Query,
+    Reply,
+    Subscribe,
+    Queryable,
+    Token,
+    Interest,
+    System,
+}
+
+impl Operation {
+    /// Its name in logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Operation::Put => "put",
+            Operation::Query => "query",
+            Operation::Reply => "reply",
+            Operation::Subscribe => "subscribe",
+            Operation::Queryable => "queryable",
+            Operation::Token => "token",
+            Operation::Interest => "interest",
+            Operation::System => "system",
+        }
+    }
+}
+
+/// Decides on what one client sends.
+#[derive(Debug)]
+pub(crate) struct InboundRules {
+    shared: Arc<Shared>,
+    limits: Limits,
+    hasher: RandomState,
+    subscribers: Declarations,
+    queryables: Declarations,
+    tokens: Declarations,
+    interests: HashSet<InterestId>,
+    /// The key of the last put that was written out, and whether it was allowed.
+    last_put: Option<(Box<str>, bool)>,
+}
+
+/// What bounds a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Subscribers, queryables, tokens and interests together.
+    pub declarations: usize,
+    /// Queries without their last answer.
+    pub queries: usize,
+    /// Bytes of a payload.
+    pub payload: usize,
+}
+
+/// What was declared: the id, and a hash of the key.
+type Declarations = HashMap<u32, u64>;
+
+impl InboundRules {
+    /// Nothing declared yet.
+    pub(crate) fn new(shared: Arc<Shared>, limits: Limits) -> Self {
+        Self {
+            shared,
+            limits,
+            hasher: RandomState::new(),
+            subscribers: HashMap::new(),
+            queryables: HashMap::new(),
+            tokens: HashMap::new(),
+            interests: HashSet::new(),
+            last_put: None,
+        }
+    }
+
+    /// Decides on a message, and makes of it what the router may see.
+    ///
+    /// # Errors
+    /// [`Violation`] if the session has to end.
+    pub(crate) fn decide(&mut self, message: &mut NetworkMessage) -> Result<Decision, Violation> {
+        match &mut message.body {
+            NetworkBody::Push(push) => Ok(self.push(push)),
+            NetworkBody::Request(request) => Ok(self.request(request)),
+            NetworkBody::Response(response) => Ok(self.response(response)),
+            NetworkBody::ResponseFinal(_) => Ok(Decision::Pass),
+            NetworkBody::Interest(interest) => self.interest(interest),
+            NetworkBody::Declare(declare) => self.declare(declare),
+            // Routers talk about each other in these.
+            NetworkBody::OAM(_) => {
+                Ok(Decision::Deny(DenyReason::PublishDenied, Operation::System, None))
+            }
+        }
+    }
+
+    fn push(&mut self, push: &mut Push) -> Decision {
+        push.ext_nodeid = ext::NodeIdType::DEFAULT;
+        let denied = |reason| Decision::Deny(reason, Operation::Put, None);
+        if push.payload_size() > self.limits.payload {
+            return denied(DenyReason::PayloadQuotaExceeded);
+        }
+        let written_out = push.wire_expr.scope == 0;
+        if written_out
+            && let Some((key, allowed)) = &self.last_put
+            && **key == *push.wire_expr.suffix
+        {
+            return if *allowed { Decision::Pass } else { denied(DenyReason::PublishDenied) };
+        }
+        let allowed = {
+            let names = self.shared.names();
+            self.shared.may_publish(&names.resolve(Side::Client, &push.wire_expr))
+        };
+        if written_out {
+            self.last_put = Some((push.wire_expr.suffix.as_ref().into(), allowed));
+        }
+        if allowed { Decision::Pass } else { denied(DenyReason::PublishDenied) }
+    }
+
+    /// A query that carries something is a message; one that carries nothing only reads.
+    fn request(&mut self, request: &mut Request) -> Decision {
+        request.ext_nodeid = ext::NodeIdType::DEFAULT;
+        let longest = request.ext_timeout.map_or(MAX_QUERY_TIME, |asked| asked.min(MAX_QUERY_TIME));
+        request.ext_timeout = request.ext_timeout.map(|_| longest);
+        let RequestBody::Query(query) = &request.payload;
+        let reason = if request.payload_size() > self.limits.payload {
+            DenyReason::PayloadQuotaExceeded
+        } else {
+            let names = self.shared.names();
+            let key = names.resolve(Side::Client, &request.wire_expr);
+            let carries = query.ext_body.is_some() || query.ext_attachment.is_some();
+            let allowed = self.shared.may_publish(&key)
+                || (!carries && self.shared.may_receive(&key));
+            let mut pending = self.shared.queries();
+            if !allowed {
+                DenyReason::PublishDenied
+            } else if pending.len() >= self.limits.queries && !pending.contains(&request.id) {
+                DenyReason::QueueQuotaExceeded
+            } else {
+                pending.insert(request.id);
+                return Decision::Pass;
+            }
+        };
+        let end = ResponseFinal {
+            rid: request.id,
+            ext_qos: request.ext_qos,
+            ext_tstamp: None,
+        };
+        Decision::Deny(reason, Operation::Query, answer(NetworkBody::ResponseFinal(end)))
+    }
+
+    fn response(&self, response: &Response) -> Decision {
+        let denied = |reason| Decision::Deny(reason, Operation::Reply, None);
+        if response.payload_size() > self.limits.payload {
+            return denied(DenyReason::PayloadQuotaExceeded);
+        }
+        let names = self.shared.names();
+        let key = names.resolve(Side::Client, &response.wire_expr);
+        let allowed = self.shared.may_publish(&key) || self.shared.may_receive(&key);
+        if allowed { Decision::Pass } else { denied(DenyReason::PublishDenied) }
+    }
+
+    fn interest(&mut self, interest: &mut Interest) -> Result<Decision, Violation> {
+        interest.ext_nodeid = ext::NodeIdType::DEFAULT;
+        if interest.mode == InterestMode::Final {
+            let known = self.interests.remove(&interest.id);
+            return Ok(if known { Decision::Pass } else { Decision::Ignore });
+        }
+        let allowed = match &interest.wire_expr {
+            Some(expr) => {
+                let names = self.shared.names();
+                let key = names.resolve(Side::Client, expr);
+                let tokens = interest.options.tokens();
+                self.shared.may_receive(&key) || (!tokens && self.shared.may_publish(&key))
+            }
+            // Everything: everything that concerns the client.
+            None => match self.shared.everything() {
+                Some(all) => {
+                    interest.wire_expr = Some(WireExpr::from(all));
+                    true
+                }
+                None => false,
+            },
+        };
+        if allowed {
+            if !self.interests.contains(&interest.id) {
+                self.count()?;
+                if interest.mode != InterestMode::Current {
+                    self.interests.insert(interest.id);
+                }
+            }
+            return Ok(Decision::Pass);
+        }
+        let end = interest.mode.is_current().then(|| {
+            NetworkBody::Declare(Declare {
+                interest_id: Some(interest.id),
+                ext_qos: ext::QoSType::DECLARE,
+                ext_tstamp: None,
+                ext_nodeid: ext::NodeIdType::DEFAULT,
+                body: DeclareBody::DeclareFinal(DeclareFinal),
+            })
+        });
+        let end = end.and_then(answer);
+        Ok(Decision::Deny(DenyReason::SubscribeDenied, Operation::Interest, end))
+    }
+
+    fn declare(&mut self, declare: &mut Declare) -> Result<Decision, Violation> {
+        declare.ext_nodeid = ext::NodeIdType::DEFAULT;
+        match &mut declare.body {
+            DeclareBody::DeclareKeyExpr(name) => {
+                let shared = &self.shared;
+                let (id, expr) = (name.id, &name.wire_expr);
+                let pass = shared.names().declare(Side::Client, id, expr, &shared.grants)?;
+                // Not a denial: nothing was asked for yet.
+                Ok(if pass { Decision::Pass } else { Decision::Ignore })
+            }
+            DeclareBody::UndeclareKeyExpr(name) => {
+                self.last_put = None;
+                let known = self.shared.names().undeclare(Side::Client, name.id);
+                Ok(if known { Decision::Pass } else { Decision::Ignore })
+            }
+            DeclareBody::DeclareSubscriber(new) => {
+                self.enter(Operation::Subscribe, new.id, &new.wire_expr)
+            }
+            DeclareBody::DeclareQueryable(new) => {
+                self.enter(Operation::Queryable, new.id, &new.wire_expr)
+            }
+            DeclareBody::DeclareToken(new) => self.enter(Operation::Token, new.id, &new.wire_expr),
+            DeclareBody::UndeclareSubscriber(old) => {
+                old.ext_wire_expr = WireExprType::null();
+                Ok(known(self.subscribers.remove(&old.id)))
+            }
+            DeclareBody::UndeclareQueryable(old) => {
+                old.ext_wire_expr = WireExprType::null();
+                Ok(known(self.queryables.remove(&old.id)))
+            }
+            DeclareBody::UndeclareToken(old) => {
+                old.ext_wire_expr = WireExprType::null();
+                Ok(known(self.tokens.remove(&old.id)))
+            }
+            DeclareBody::DeclareFinal(_) => Ok(Decision::Pass),
+        }
+    }
+
+    fn enter(
+        &mut self,
+        operation: Operation,
+        id: u32,
+        expr: &WireExpr<'_>,
+    ) -> Result<Decision, Violation> {
+        let (allowed, hash) = {
+            let names = self.shared.names();
+            let key = names.resolve(Side::Client, expr);
+            let allowed = match operation {
+                Operation::Token => self.shared.may_publish(&key),
+                _ => self.shared.may_receive(&key),
+            };
+            (allowed, self.hasher.hash_one(key.key().unwrap_or_default()))
+        };
+        if !allowed {
+            let reason = match operation {
+                Operation::Token => DenyReason::PublishDenied,
+                _ => DenyReason::SubscribeDenied,
+            };
+            return Ok(Decision::Deny(reason, operation, None));
+        }
+        let declared = match operation {
+            Operation::Token => &self.tokens,
+            Operation::Queryable => &self.queryables,
+            _ => &self.subscribers,
+        };
+        match declared.get(&id) {
+            Some(before) if *before != hash => return Err(Violation::Redeclared),
+            Some(_) => return Ok(Decision::Pass),
+            None => self.count()?,
+        }
+        match operation {
+            Operation::Token => self.tokens.insert(id, hash),
+            Operation::Queryable => self.queryables.insert(id, hash),
+            _ => self.subscribers.insert(id, hash),
+        };
+        Ok(Decision::Pass)
+    }
+
+    /// Whether there is room for one more.
+    fn count(&self) -> Result<(), Violation> {
+        let all = [&self.subscribers, &self.queryables, &self.tokens].map(HashMap::len);
+        let count = all.iter().sum::<usize>() + self.interests.len();
+        if count < self.limits.declarations { Ok(()) } else { Err(Violation::TooManyDeclarations) }
+    }
+}
+
+fn known<T>(removed: Option<T>) -> Decision {
+    if removed.is_some() { Decision::Pass } else { Decision::Ignore }
+}
+
+fn answer(body: NetworkBody) -> Option<Box<NetworkMessage>> {
+    Some(Box::new(NetworkMessage { body, reliability: Reliability::Reliable }))
+}

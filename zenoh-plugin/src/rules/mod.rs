@@ -1,0 +1,71 @@
+//! What may pass, in either direction.
+
+mod inbound;
+mod outbound;
+
+pub(crate) use inbound::{Decision, InboundRules, Limits, Operation};
+pub(crate) use outbound::OutboundRules;
+
+use crate::wire::{Names, Resolved};
+use bulkhead_policy::{Grants, KeyExpr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What both directions of a session share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) grants: Grants,
+    names: Mutex<Names>,
+    /// Queries of the client that were not answered to the end.
+    queries: Mutex<std::collections::HashSet<u32>>,
+}
+
+impl Shared {
+    /// A session begins with nothing declared.
+    pub(crate) fn new(grants: Grants) -> Self {
+        Self { grants, names: Mutex::default(), queries: Mutex::default() }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queries(&self) -> MutexGuard<'_, std::collections::HashSet<u32>> {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_publish(&self, key: &Resolved<'_>) -> bool {
+        match key {
+            Resolved::Declared(declared) => declared.publish,
+            Resolved::Key(key) => self.asks(key, |keys| self.grants.publish_keys(keys).is_ok()),
+            Resolved::Unknown => false,
+        }
+    }
+
+    fn may_receive(&self, key: &Resolved<'_>) -> bool {
+        match key {
+            Resolved::Declared(declared) => declared.subscribe,
+            Resolved::Key(key) => self.asks(key, |keys| self.grants.subscribe_keys(keys).is_ok()),
+            Resolved::Unknown => false,
+        }
+    }
+
+    /// Whether some of the key is the client's to publish or to receive.
+    fn concerns(&self, key: &Resolved<'_>) -> bool {
+        match key {
+            Resolved::Declared(declared) if declared.publish || declared.subscribe => true,
+            _ => key
+                .key()
+                .is_some_and(|key| self.asks(key, |keys| self.grants.concerns_keys(keys))),
+        }
+    }
+
+    /// One key expression for everything that the client has to do with, if there is one below the
+    /// names that all tenants share.
+    fn everything(&self) -> Option<String> {
+        self.grants.common_keys()
+    }
+
+    fn asks(&self, key: &str, question: impl FnOnce(&KeyExpr<'_>) -> bool) -> bool {
+        KeyExpr::parse(key).is_ok_and(|keys| question(&keys))
+    }
+}

@@ -1,0 +1,301 @@
+//! Who sits where: the sessions of a gate, and what their tenants use.
+
+use crate::gate::BACKEND;
+use crate::rules::Operation;
+use bulkhead_control::audit::{Event, Record};
+use bulkhead_control::{Admission, Authenticator};
+use bulkhead_policy::{DenyReason, Quotas, TenantId, TokenBucket};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use zenoh_protocol::core::ZenohIdProto;
+
+/// Denials of one session that are written down per minute; more are only counted.
+const RECORDS_PER_MINUTE: u64 = 30;
+
+/// Threads that a tenant's publishers may hold while its own slow readers keep the router waiting.
+const BLOCKED_PER_TENANT: usize = 8;
+
+/// What rates count per.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One session's place.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) admission: Admission,
+    pub(crate) tenant: Arc<TenantUse>,
+    pub(crate) source: IpAddr,
+    pub(crate) kill: CancellationToken,
+    /// The id that the router knows the session by.
+    pub(crate) zid: ZenohIdProto,
+    pub(crate) since: Instant,
+    /// How long the client may be silent.
+    lease: Duration,
+    cut: Mutex<Option<DenyReason>>,
+    /// When the client was last heard, in milliseconds after `since`.
+    heard: AtomicU64,
+    pub(crate) messages: AtomicU64,
+    pub(crate) denials: AtomicU64,
+    records: Mutex<TokenBucket>,
+    gone: watch::Sender<bool>,
+}
+
+impl Seat {
+    /// Says that the client sent something.
+    pub(crate) fn heard(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether the client was silent for longer than its lease.
+    pub(crate) fn is_silent(&self) -> bool {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        self.since.elapsed().saturating_sub(heard) > self.lease
+    }
+
+    /// Ends the session for a reason. The first one counts.
+    pub(crate) fn cut(&self, reason: DenyReason) -> bool {
+        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = cut.is_none() && !self.kill.is_cancelled();
+        if first {
+            *cut = Some(reason);
+            self.kill.cancel();
+        }
+        first
+    }
+
+    /// Why it was cut off, if it was.
+    pub(crate) fn cut_for(&self) -> Option<DenyReason> {
+        *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a denial, and writes down the first ones of each minute.
+    pub(crate) fn denied(&self, auth: &Authenticator, operation: Operation, reason: DenyReason) {
+        self.denials.fetch_add(1, Ordering::Relaxed);
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if records.take(1, self.since.elapsed()) {
+            let principal = &self.admission.principal;
+            let operation = operation.name();
+            tracing::info!(backend = BACKEND, %reason, %principal, operation, "denied");
+            let record = Record::new(Event::Deny, BACKEND).of(principal).because(reason);
+            auth.audit().record(record.from(Some(self.source)).detail(operation));
+        }
+    }
+
+    async fn left(&self) {
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+    }
+}
+
+/// What a tenant uses on this gate, its sessions together.
+#[derive(Debug)]
+pub(crate) struct TenantUse {
+    sessions: AtomicUsize,
+    quotas: Mutex<Quotas>,
+    started: Instant,
+    rates: Mutex<Rates>,
+    /// Sessions that keep the router waiting.
+    slow: AtomicUsize,
+    /// Places for those who publish meanwhile.
+    pub(crate) blocking: Semaphore,
+}
+
+#[derive(Debug)]
+struct Rates {
+    messages: Option<(u64, TokenBucket)>,
+    bytes: Option<(u64, TokenBucket)>,
+}
+
+impl TenantUse {
+    fn new(quotas: Quotas) -> Self {
+        Self {
+            sessions: AtomicUsize::new(0),
+            quotas: Mutex::new(quotas),
+            started: Instant::now(),
+            rates: Mutex::new(Rates { messages: None, bytes: None }),
+            slow: AtomicUsize::new(0),
+            blocking: Semaphore::new(BLOCKED_PER_TENANT),
+        }
+    }
+
+    /// The limits that hold now.
+    pub(crate) fn quotas(&self) -> Quotas {
+        *self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over other limits.
+    pub(crate) fn set_quotas(&self, quotas: Quotas) {
+        *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
+    }
+
+    /// One more session keeps the router waiting, or one fewer.
+    pub(crate) fn waits(&self, one_more: bool) {
+        if one_more {
+            self.slow.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.slow.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what its clients publish may have to wait.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes messages and bytes out of what the tenant may publish per second, if it is there.
+    pub(crate) fn publish(&self, messages: u64, bytes: u64) -> bool {
+        let quotas = self.quotas();
+        if quotas.messages_per_second.is_none() && quotas.bytes_per_second.is_none() {
+            return true;
+        }
+        let now = self.started.elapsed();
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let Rates { messages: message_rate, bytes: byte_rate } = &mut *rates;
+        let before = *message_rate;
+        let taken = take(message_rate, quotas.messages_per_second, messages, now);
+        let both = taken && take(byte_rate, quotas.bytes_per_second, bytes, now);
+        if taken && !both {
+            *message_rate = before;
+        }
+        both
+    }
+}
+
+/// Takes `amount`, or all of a second's worth if it is more, out of a bucket of the configured size.
+fn take(
+    bucket: &mut Option<(u64, TokenBucket)>,
+    limit: Option<u64>,
+    amount: u64,
+    now: Duration,
+) -> bool {
+    let Some(limit) = limit else {
+        *bucket = None;
+        return true;
+    };
+    let (_, bucket) = match bucket {
+        Some(known) if known.0 == limit => known,
+        other => other.insert((limit, TokenBucket::new(limit, SECOND, now))),
+    };
+    bucket.take(amount.min(limit), now)
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Seats {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    seats: HashMap<ZenohIdProto, Arc<Seat>>,
+    tenants: HashMap<Option<TenantId>, Arc<TenantUse>>,
+}
+
+/// A seat that is taken until this is dropped.
+pub(crate) struct Taken {
+    seats: Arc<Seats>,
+    pub(crate) seat: Arc<Seat>,
+}
+
+impl Seats {
+    /// Seats an admitted client. The same client's session before this one, whose end may not have been
+    /// noticed yet, has to go first.
+    ///
+    /// # Errors
+    /// [`DenyReason::ConnectionQuotaExceeded`] if its tenant has as many sessions as it may.
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        admission: Admission,
+        zid: ZenohIdProto,
+        source: IpAddr,
+        lease: Duration,
+    ) -> Result<Taken, DenyReason> {
+        loop {
+            let before = {
+                let mut tables = self.tables();
+                match tables.seats.get(&zid) {
+                    Some(before) => Arc::clone(before),
+                    None => {
+                        return tables
+                            .seat(admission, zid, source, lease)
+                            .map(|seat| Taken { seats: Arc::clone(self), seat });
+                    }
+                }
+            };
+            before.kill.cancel();
+            before.left().await;
+        }
+    }
+
+    /// Everybody.
+    pub(crate) fn all(&self) -> Vec<Arc<Seat>> {
+        self.tables().seats.values().cloned().collect()
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.tables().seats.len()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn seat(
+        &mut self,
+        admission: Admission,
+        zid: ZenohIdProto,
+        source: IpAddr,
+        lease: Duration,
+    ) -> Result<Arc<Seat>, DenyReason> {
+        let key = admission.principal.tenant().cloned();
+        let quotas = admission.quotas;
+        let tenant = self.tenants.entry(key).or_insert_with(|| Arc::new(TenantUse::new(quotas)));
+        tenant.set_quotas(quotas);
+        let sessions = tenant.sessions.load(Ordering::Relaxed) as u64;
+        if quotas.connections.is_some_and(|most| sessions >= most) {
+            return Err(DenyReason::ConnectionQuotaExceeded);
+        }
+        tenant.sessions.fetch_add(1, Ordering::Relaxed);
+        let seat = Arc::new(Seat {
+            admission,
+            tenant: Arc::clone(tenant),
+            source,
+            kill: CancellationToken::new(),
+            zid,
+            since: Instant::now(),
+            lease,
+            cut: Mutex::default(),
+            heard: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            denials: AtomicU64::new(0),
+            records: Mutex::new(TokenBucket::new(
+                RECORDS_PER_MINUTE,
+                Duration::from_secs(60),
+                Duration::ZERO,
+            )),
+            gone: watch::Sender::new(false),
+        });
+        self.seats.insert(zid, Arc::clone(&seat));
+        Ok(seat)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.seat.kill.cancel();
+        let mut tables = self.seats.tables();
+        tables.seats.remove(&self.seat.zid);
+        if self.seat.tenant.sessions.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tables.tenants.remove(&self.seat.admission.principal.tenant().cloned());
+        }
+        drop(tables);
+        self.seat.gone.send_replace(true);
+    }
+}

@@ -1,0 +1,272 @@
+//! One client's session, from its first byte to its last.
+
+use crate::gate::{Arrival, BACKEND, Gate};
+use crate::handshake::{HandshakeError, Hello, greet};
+use crate::host::Attachment;
+use crate::ingress::Ingress;
+use crate::link::{Filtered, Reader, Relay, Writer, send};
+use crate::rules::{InboundRules, OutboundRules, Shared};
+use crate::seat::Taken;
+use crate::wire::{Inbound, Outbound, Passage, Violation};
+use bulkhead_policy::{Broker, DenyReason, Principal, Verdict};
+use secrecy::ExposeSecret;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{timeout, timeout_at};
+use zenoh_protocol::transport::{Close, KeepAlive, close};
+
+/// How long a client may take to hear why its session ends.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How often the router hears that the gate is there: it closes after [`UPSTREAM_LEASE`].
+///
+/// [`UPSTREAM_LEASE`]: crate::handshake::UPSTREAM_LEASE
+const SIGN_OF_LIFE: Duration = Duration::from_secs(900);
+
+/// A session that is open.
+struct Session {
+    taken: Taken,
+    ingress: Ingress,
+    relay: Relay,
+    outbound: OutboundRules,
+    to_router: Writer,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    /// The client closed, or its connection broke.
+    Client,
+    /// The router closed, or its connection broke.
+    Router,
+    /// The client broke the protocol.
+    Violation(Violation),
+    /// It was cut off, replaced, or the gate stops.
+    Killed,
+}
+
+/// Why a session was not opened.
+enum Refusal {
+    Handshake(HandshakeError),
+    Denied(DenyReason),
+    Late,
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival) {
+    let Arrival { mut reader, mut writer, source, deadline, .. } = arrival;
+    let opening = timeout_at(deadline, open(&gate, &mut reader, &mut writer, source));
+    let refusal = match opening.await {
+        Ok(Ok((hello, entered))) => return run(gate, hello, entered, reader, writer).await,
+        Ok(Err(refusal)) => refusal,
+        Err(_) => Refusal::Late,
+    };
+    let reason = match refusal {
+        Refusal::Handshake(error) => {
+            tracing::debug!(%source, %error, "no session");
+            gate.metrics.handshakes_failed.with_label_values(&["protocol"]).inc();
+            error.close_reason()
+        }
+        Refusal::Denied(reason) => close_reason(reason),
+        Refusal::Late => {
+            gate.metrics.handshakes_failed.with_label_values(&["timeout"]).inc();
+            close::reason::UNRESPONSIVE
+        }
+    };
+    let farewell = send(&mut writer, Close { reason, session: false });
+    let _ = timeout(FAREWELL, farewell).await;
+}
+
+/// What stands behind a client that was let in.
+struct Entered {
+    taken: Taken,
+    attachment: Attachment,
+    from_router: Reader,
+    to_router: Writer,
+    opened: crate::handshake::Opened,
+}
+
+async fn open(
+    gate: &Arc<Gate>,
+    reader: &mut Reader,
+    writer: &mut Writer,
+    source: std::net::IpAddr,
+) -> Result<(Hello, Entered), Refusal> {
+    let (nonce, cookie) = gate.challenge().ok_or(Refusal::Denied(DenyReason::Internal))?;
+    let offer = gate.offer().await.map_err(Refusal::Handshake)?;
+    let hello = greet(reader, writer, &offer, nonce, cookie).await.map_err(Refusal::Handshake)?;
+    let started = Instant::now();
+    let token = hello.token.as_ref().map(ExposeSecret::expose_secret);
+    let (principal, verdict) = admit(gate, token, source).await;
+    let denied = |reason| {
+        let principal = principal.as_deref();
+        gate.auth.record(BACKEND, Some(source), principal, Some(reason), started);
+        Refusal::Denied(reason)
+    };
+    let admission = verdict.map_err(denied)?;
+    let zid = gate.router_id(&admission.principal, &hello.zid);
+    let lease = hello.lease.min(gate.settings.max_lease);
+    let taken = gate.seats.take(admission, zid, source, lease).await.map_err(denied)?;
+    let entered = enter(gate, &hello, taken).await.map_err(Refusal::Handshake)?;
+    gate.auth.record(BACKEND, Some(source), principal.as_deref(), None, started);
+    Ok((hello, entered))
+}
+
+async fn admit(
+    gate: &Gate,
+    token: Option<&str>,
+    source: std::net::IpAddr,
+) -> (Option<Arc<Principal>>, Verdict<bulkhead_control::Admission>) {
+    let identified = match token {
+        Some(token) => gate.auth.identify(token, Some(source)).await,
+        None => Err(DenyReason::TokenMissing),
+    };
+    let principal = match identified {
+        Ok(principal) => principal,
+        Err(reason) => return (None, Err(reason)),
+    };
+    // A client comes back at once when its session ends, so a token that is about to end opens none.
+    let verdict = if gate.ends_soon(&principal) {
+        Err(DenyReason::TokenExpired)
+    } else {
+        gate.auth.admit(Broker::Zenoh, Arc::clone(&principal))
+    };
+    (Some(principal), verdict)
+}
+
+async fn enter(gate: &Arc<Gate>, hello: &Hello, taken: Taken) -> Result<Entered, HandshakeError> {
+    let (mut from_router, mut to_router) = gate.connect().await?;
+    let (zid, kill) = (taken.seat.zid, taken.seat.kill.clone());
+    let expectation = gate.host.expect(zid, kill).ok_or(HandshakeError::Changed)?;
+    let opened = hello.enter(&mut from_router, &mut to_router, zid).await?;
+    let attachment = expectation.arrived().await.ok_or(HandshakeError::Changed)?;
+    Ok(Entered { taken, attachment, from_router, to_router, opened })
+}
+
+async fn run(
+    gate: Arc<Gate>,
+    hello: Hello,
+    entered: Entered,
+    reader: Reader,
+    mut writer: Writer,
+) {
+    let Entered { taken, attachment, from_router, to_router, opened } = entered;
+    let seat = Arc::clone(&taken.seat);
+    let shared = Arc::new(Shared::new(seat.admission.grants.clone()));
+    let limits = gate.settings.limits(&seat.tenant.quotas());
+    let max_message = gate.settings.max_message;
+    let inbound = match Inbound::new(hello.negotiated(), hello.initial_sn, max_message) {
+        Ok(inbound) => inbound,
+        Err(_) => {
+            let refusal = Close { reason: close::reason::INVALID, session: false };
+            let _ = timeout(FAREWELL, send(&mut writer, refusal)).await;
+            return;
+        }
+    };
+    if hello.welcome(&mut writer, opened).await.is_err() {
+        return;
+    }
+    seat.heard();
+    let rules = InboundRules::new(Arc::clone(&shared), limits);
+    let auth = Arc::clone(&gate.auth);
+    let ingress = Ingress::new(reader, inbound, rules, attachment, Arc::clone(&seat), auth);
+    let relay = Relay::new(from_router, writer);
+    let outbound = OutboundRules::new(shared);
+    Session { taken, ingress, relay, outbound, to_router }.run(&gate).await;
+}
+
+impl Session {
+    async fn run(self, gate: &Gate) {
+        let Self { taken, ingress, mut relay, outbound: mut rules, mut to_router } = self;
+        let seat = &taken.seat;
+        let mut reading = gate.tasks.spawn(ingress.run());
+        let mut read_to_the_end = None;
+        let end = {
+            let mut outbound = Outbound::default();
+            let mut filter = |batch: &[u8], out: &mut Vec<u8>| {
+                match outbound.batch(batch, &mut rules, out) {
+                    Passage::Whole => Filtered::Whole,
+                    Passage::Cut => Filtered::Instead,
+                    Passage::Closed | Passage::Broken => Filtered::End,
+                }
+            };
+            let mut slow = Slow { seat: Arc::clone(seat), now: false };
+            let mut waits = |waits| slow.set(waits);
+            let relaying = poll_fn(|cx| relay.poll(cx, &mut filter, &mut waits));
+            tokio::select! {
+                _ = relaying => End::Router,
+                end = &mut reading => *read_to_the_end.insert(end.unwrap_or(End::Router)),
+                () = seat.kill.cancelled() => End::Killed,
+                () = show_life(&mut to_router) => End::Router,
+            }
+        };
+        seat.kill.cancel();
+        // Nothing may reach the router for a session that it has closed.
+        if read_to_the_end.is_none() {
+            let _ = reading.await;
+        }
+        let close = Close { reason: close::reason::GENERIC, session: true };
+        let _ = timeout(FAREWELL, send(&mut to_router, close)).await;
+        let reason = match (end, seat.cut_for()) {
+            (_, Some(reason)) => close_reason(reason),
+            (End::Violation(violation), _) => {
+                let principal = &seat.admission.principal;
+                tracing::info!(backend = BACKEND, %principal, %violation, "session closed");
+                gate.metrics.violations.inc();
+                close::reason::INVALID
+            }
+            _ => close::reason::GENERIC,
+        };
+        gate.metrics.cut.inc_by(rules.cut);
+        let farewell = async {
+            let mut writer = relay.finish().await?;
+            send(&mut writer, Close { reason, session: true }).await?;
+            tokio::io::AsyncWriteExt::shutdown(&mut writer).await
+        };
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// Tells the router now and then that the gate is there.
+async fn show_life(to_router: &mut Writer) {
+    loop {
+        tokio::time::sleep(SIGN_OF_LIFE).await;
+        if send(to_router, KeepAlive).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A session that may keep its tenant's publishers waiting.
+struct Slow {
+    seat: Arc<crate::seat::Seat>,
+    now: bool,
+}
+
+impl Slow {
+    fn set(&mut self, now: bool) {
+        if self.now != now {
+            self.now = now;
+            self.seat.tenant.waits(now);
+        }
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+fn close_reason(reason: DenyReason) -> u8 {
+    match reason {
+        DenyReason::TokenExpired => close::reason::EXPIRED,
+        DenyReason::ConnectionQuotaExceeded => close::reason::MAX_SESSIONS,
+        DenyReason::KeysUnavailable
+        | DenyReason::DirectoryUnavailable
+        | DenyReason::Overloaded
+        | DenyReason::Internal => close::reason::GENERIC,
+        _ => close::reason::INVALID,
+    }
+}
