@@ -24,7 +24,9 @@ pub mod issuer;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+mod pending;
 mod runtime;
 
 pub use auth::{Admission, Authenticator, Rights};
+pub use pending::{Entered, Pending};
 pub use runtime::{Control, StartError};

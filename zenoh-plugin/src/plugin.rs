@@ -2,11 +2,11 @@
 
 use crate::gate::Gate;
 use crate::host::Host;
-use crate::listen::{ListenError, listen};
+use crate::listen::listen;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use bulkhead_control::config::{Config, ZenohConfig};
-use bulkhead_control::{Control, StartError};
+use bulkhead_control::Control;
+use bulkhead_control::config::Config;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,7 +38,12 @@ impl Plugin for Bulkhead {
             .thread_name("bulkhead")
             .enable_all()
             .build()?;
-        let gate = tokio.block_on(start_in_router(config, options.config, runtime))?;
+        // A router that has the plugin linked in is on a thread of its runtime here, where none may wait.
+        let starting = std::thread::scope(|scope| {
+            let start = || tokio.block_on(start_in_router(config, options.config, runtime));
+            scope.spawn(start).join()
+        });
+        let gate = starting.map_err(|_| "the gate did not start")??;
         Ok(Box::new(Running { tokio: Some(tokio), gate }))
     }
 }
@@ -89,7 +94,7 @@ async fn start_in_router(
 /// Starts the gate within a running [`Control`], before a router of this process.
 ///
 /// # Errors
-/// [`StartError`].
+/// What is wrong with the configuration, or with the ports.
 pub async fn start(control: &Control, runtime: &DynamicRuntime) -> zenoh::Result<Vec<SocketAddr>> {
     let config = control.config().zenoh.as_ref().ok_or("[zenoh] is not configured; set zenoh.listeners")?;
     let metrics = Metrics::new(control.auth().metrics().registry())?;

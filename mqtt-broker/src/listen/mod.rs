@@ -1,6 +1,5 @@
 //! Where connections come in.
 
-mod pending;
 mod tls;
 mod websocket;
 
@@ -8,8 +7,8 @@ pub use tls::TlsError;
 
 use crate::broker::Shared;
 use crate::connection::{Arrival, Stream, serve};
+use bulkhead_control::Pending;
 use bulkhead_control::config::{Listener, MqttConfig};
-use pending::Pending;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,32 +1,34 @@
-use bulkhead_control::limits::network;
+//! A bound on what one address can begin without ending it.
+
+use crate::limits::network;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Connections that have not come to their CONNECT, by source. It holds no more sources than there
-/// are such connections.
+/// Connections that nobody has been authenticated on yet, by source. It holds no more sources than
+/// there are such connections.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub struct Pending {
     max: usize,
     sources: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One of them; dropped when it has.
+/// One of them; dropped when somebody has.
 #[derive(Debug)]
-pub(super) struct Entered {
+pub struct Entered {
     pending: Arc<Pending>,
     source: IpAddr,
 }
 
 impl Pending {
     /// At most `max` from each source.
-    pub(super) fn new(max: usize) -> Self {
+    pub fn new(max: usize) -> Self {
         Self { max, sources: Mutex::default() }
     }
 
     /// Counts one more, if there are not too many.
-    pub(super) fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Entered> {
+    pub fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Entered> {
         let source = network(source);
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let count = sources.entry(source).or_default();
