@@ -21,10 +21,12 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(&path)?;
     log::init(&config.log)?;
     let control = Control::start(config, Some(path)).await?;
+    let mut issuers = control.issuers()?;
     let issuer = bulkhead_auth_callout::start(&control)
         .await
         .map_err(|cause| StartError::Backend { backend: "nats", cause: cause.into() })?;
-    control.start_exchange(issuer.into_iter().collect()).await?;
+    issuers.extend(issuer);
+    control.start_exchange(issuers).await?;
     control.wait().await;
     control.shutdown().await;
     Ok(())

@@ -292,9 +292,12 @@ pub struct Issue {
     /// How long they are valid. Default: what the exchange is configured to give, or 30 days.
     #[arg(long)]
     pub ttl: Option<SignedDuration>,
-    /// The backend.
-    #[arg(long, value_enum, default_value = "nats")]
-    pub backend: Backend,
+    /// The backend. Default: the only one that is configured.
+    #[arg(long, value_enum)]
+    pub backend: Option<Backend>,
+    /// Add a client certificate (MQTT).
+    #[arg(long)]
+    pub certificate: bool,
     /// The file to write, readable by its owner alone. Default: standard output.
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -310,10 +313,22 @@ pub struct Issue {
 }
 
 /// Backends with credentials files.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
     /// NATS.
     Nats,
+    /// MQTT.
+    Mqtt,
+}
+
+impl Backend {
+    /// The section of the credentials file.
+    pub fn section(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Mqtt => "mqtt",
+        }
+    }
 }
 
 /// `bulkhead nats`.

@@ -1,20 +1,12 @@
-//! Signing tenant tokens, as `bulkhead dev` and `bulkhead token mint` do: a small issuer for
-//! development, tests and first steps.
+//! The tokens that `bulkhead dev` and `bulkhead token mint` sign: a small issuer for development, tests
+//! and first steps.
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use bulkhead_control::files;
 use bulkhead_policy::{DeviceId, RoleName, TenantId};
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
 
-/// An Ed25519 key that signs tokens.
-pub struct Signer {
-    key: EncodingKey,
-    public: Vec<u8>,
-}
+pub use bulkhead_control::issuer::{Signer, SignerError};
 
 /// What a token is to say.
 #[derive(Clone, Debug, Serialize)]
@@ -40,24 +32,6 @@ pub struct TokenRequest {
     pub jti: String,
 }
 
-/// Why there is no key, or no token.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SignerError {
-    /// The file.
-    #[error("{0}; check the path")]
-    Io(#[from] std::io::Error),
-    /// Its content.
-    #[error("{} holds no private Ed25519 key in PEM (PKCS #8); make one with `openssl genpkey -algorithm ed25519`", .0.display())]
-    NoKey(PathBuf),
-    /// Randomness, above all.
-    #[error("a key cannot be made: {0}")]
-    Generate(&'static str),
-    /// The token.
-    #[error("the token cannot be signed: {0}")]
-    Sign(#[from] jsonwebtoken::errors::Error),
-}
-
 impl TokenRequest {
     /// A token of now, with a random `jti`.
     ///
@@ -77,58 +51,5 @@ impl TokenRequest {
             exp: iat.saturating_add(ttl.as_secs()),
             jti: HEXLOWER.encode(&id),
         })
-    }
-}
-
-impl Signer {
-    /// Makes a new key and writes it to a file that does not exist yet.
-    ///
-    /// # Errors
-    /// [`SignerError`].
-    pub fn create(path: &Path) -> Result<Self, SignerError> {
-        let pair =
-            Ed25519KeyPair::generate().map_err(|_| SignerError::Generate("no randomness"))?;
-        let der = pair.to_pkcs8v1().map_err(|_| SignerError::Generate("no encoding"))?;
-        let text = pem::encode(&pem::Pem::new("PRIVATE KEY", der.as_ref()));
-        files::create_secret(path, text.as_bytes())?;
-        Self::read(path)
-    }
-
-    /// Reads a key.
-    ///
-    /// # Errors
-    /// [`SignerError`].
-    pub fn read(path: &Path) -> Result<Self, SignerError> {
-        let text = files::read_text(path)?;
-        let no_key = || SignerError::NoKey(path.to_owned());
-        let der = pem::parse(&text).map_err(|_| no_key())?;
-        let pair = Ed25519KeyPair::from_pkcs8(der.contents()).map_err(|_| no_key())?;
-        Ok(Self {
-            key: EncodingKey::from_ed_der(der.contents()),
-            public: pair.public_key().as_ref().to_vec(),
-        })
-    }
-
-    /// The id of the key: the beginning of its public half.
-    pub fn key_id(&self) -> String {
-        BASE64URL_NOPAD.encode(self.public.get(..9).unwrap_or(&self.public))
-    }
-
-    /// The key set that verifies its tokens (RFC 8037 §2).
-    pub fn jwks(&self) -> serde_json::Value {
-        serde_json::json!({"keys": [{
-            "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA",
-            "kid": self.key_id(), "x": BASE64URL_NOPAD.encode(&self.public),
-        }]})
-    }
-
-    /// Signs a token.
-    ///
-    /// # Errors
-    /// [`SignerError::Sign`].
-    pub fn sign(&self, claims: &impl Serialize) -> Result<String, SignerError> {
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(self.key_id());
-        Ok(jsonwebtoken::encode(&header, claims, &self.key)?)
     }
 }

@@ -4,6 +4,7 @@ use crate::audit::{Audit, Event, Record};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::http::exchange;
+use crate::identity::Accepted;
 use crate::issuer::Verifier;
 use crate::limits::AuthLimits;
 use crate::metrics::Metrics;
@@ -44,6 +45,16 @@ pub struct Admission {
     pub rights: Rights,
 }
 
+/// Who a client has proven to be.
+#[derive(Clone, Debug)]
+pub struct Identified {
+    /// Who it is: by its token, or without one by its certificate.
+    pub principal: Arc<Principal>,
+    /// What the certificate says that came beside the token: the same tenant and device. It has to
+    /// stay welcome too.
+    pub beside: Option<Arc<Principal>>,
+}
+
 /// A fingerprint of a role's definition: the same on every replica that has the same configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rights(u64);
@@ -82,12 +93,67 @@ impl Authenticator {
     /// # Errors
     /// The [`DenyReason`].
     pub async fn identify(&self, token: &str, source: Option<IpAddr>) -> Verdict<Arc<Principal>> {
+        self.identify_token(token, None, source).await
+    }
+
+    /// The same for a client of a broker, where what the exchange issued is accepted too: a token,
+    /// the leaf of a certificate (DER) for whose key the TLS handshake had proof, or both.
+    ///
+    /// Where both are shown, they have to be of the same tenant and device, and both have to hold. A
+    /// certificate never stands in for a token that is refused.
+    ///
+    /// # Errors
+    /// The [`DenyReason`]; [`DenyReason::CarrierConflict`] if the two differ.
+    pub async fn identify_client(
+        &self,
+        accepted: &Accepted,
+        token: Option<&str>,
+        certificate: Option<&[u8]>,
+        source: Option<IpAddr>,
+    ) -> Verdict<Identified> {
+        // Nobody can guess a certificate's key, so its owner is not shut out with its neighbours.
+        let certified = match certificate.map(|leaf| accepted.certificate(leaf)) {
+            Some(Ok(principal)) => Some(Arc::new(principal)),
+            Some(Err(reason)) => {
+                if is_clients_fault(reason) {
+                    self.limits.failed(source);
+                }
+                return Err(reason);
+            }
+            None => None,
+        };
+        let (token, beside) = match (token, certified) {
+            (Some(token), beside) => (token, beside),
+            (None, Some(principal)) => return Ok(Identified { principal, beside: None }),
+            (None, None) => return Err(DenyReason::TokenMissing),
+        };
+        let principal = self.identify_token(token, accepted.tokens(), source).await?;
+        let agrees = |other: &Arc<Principal>| {
+            other.scope == principal.scope && other.device == principal.device
+        };
+        if !beside.as_ref().is_none_or(agrees) {
+            return Err(DenyReason::CarrierConflict);
+        }
+        Ok(Identified { principal, beside })
+    }
+
+    async fn identify_token(
+        &self,
+        token: &str,
+        issued: Option<&Verifier>,
+        source: Option<IpAddr>,
+    ) -> Verdict<Arc<Principal>> {
         let now = Timestamp::now();
         if self.limits.is_shut_out(source) {
             let known = self.verifier.cached(token, now);
+            let known = known.or_else(|| issued?.cached(token, now));
             return known.ok_or(DenyReason::SourceRateExceeded);
         }
-        let verdict = self.verifier.verify(token, now).await;
+        let mut verdict = self.verifier.verify(token, now).await;
+        // No configured issuer can sign as the exchange does.
+        if let (Err(DenyReason::IssuerUnknown), Some(issued)) = (&verdict, issued) {
+            verdict = issued.verify(token, now).await;
+        }
         if verdict.as_ref().err().is_some_and(|reason| is_clients_fault(*reason)) {
             self.limits.failed(source);
         }
@@ -122,6 +188,18 @@ impl Authenticator {
     /// # Errors
     /// The [`DenyReason`] to cut it off with.
     pub fn reassess(&self, principal: &Principal, rights: Rights) -> Verdict<()> {
+        let tenant = self.welcome(principal)?;
+        let rules = self.rules.load();
+        let (_, current) = rules.role(&tenant, &principal.role)?;
+        if current == rights { Ok(()) } else { Err(DenyReason::RightsChanged) }
+    }
+
+    /// Whether a principal may stay, whatever its rights: its issuer is still configured, and the
+    /// directory has nothing against it. Returns its tenant.
+    ///
+    /// # Errors
+    /// The [`DenyReason`] to cut it off with.
+    pub fn welcome(&self, principal: &Principal) -> Verdict<Arc<Tenant>> {
         if *principal.issuer != *exchange::ISSUER && !self.verifier.knows(&principal.issuer) {
             return Err(DenyReason::IssuerUnknown);
         }
@@ -130,13 +208,11 @@ impl Authenticator {
             None => Arc::default(),
         };
         tenant.admit(principal)?;
-        let rules = self.rules.load();
-        let (_, current) = rules.role(&tenant, &principal.role)?;
-        if current == rights { Ok(()) } else { Err(DenyReason::RightsChanged) }
+        Ok(tenant)
     }
 
-    /// The same for a broker that can change the rights of a live connection: `None` if nothing has
-    /// changed.
+    /// As [`reassess`](Self::reassess), for a broker that can change the rights of a live connection:
+    /// `None` if nothing has changed.
     ///
     /// # Errors
     /// The [`DenyReason`] to cut it off with.

@@ -5,7 +5,7 @@
 //!                                       ├─ Directory  tenants, from a file or etcd
 //!                                       ├─ Audit      a hash-chained log
 //!                                       ├─ Metrics    for Prometheus
-//!                                       └─ HTTP       admin port, credentials exchange
+//!                                       └─ HTTP       admin port, credentials exchange ◀─ identity
 //!
 //!  a client's token ─▶ Authenticator::identify ─▶ Authenticator::admit ─▶ Admission
 //! ```
@@ -20,13 +20,15 @@ pub mod config;
 pub mod directory;
 pub mod files;
 pub mod http;
+pub mod identity;
 pub mod issuer;
 pub mod limits;
 pub mod log;
 pub mod metrics;
 mod pending;
 mod runtime;
+pub mod tls;
 
-pub use auth::{Admission, Authenticator, Rights};
+pub use auth::{Admission, Authenticator, Identified, Rights};
 pub use pending::{Entered, Pending};
 pub use runtime::{Control, StartError};

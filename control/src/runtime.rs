@@ -8,6 +8,7 @@ use crate::files::{LOOK, Watched};
 use crate::http::ServeError;
 use crate::http::admin::{self, Readiness};
 use crate::http::exchange::{self, CredentialIssuer, Exchange};
+use crate::identity::{ExchangeKeys, IdentityError, MqttCredentials};
 use crate::issuer::{SourceError, Verifier};
 use crate::metrics::Metrics;
 use std::net::SocketAddr;
@@ -48,6 +49,9 @@ pub enum StartError {
     /// A port.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The exchange's keys.
+    #[error("exchange.keys: {0}")]
+    Identity(#[from] IdentityError),
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -107,6 +111,20 @@ impl Control {
         }
         guard.disarm();
         Ok(Self { config, auth, readiness, admin, tasks, stop })
+    }
+
+    /// What issues credentials by the exchange's own keys, if this configuration has an exchange with
+    /// any: the keys are made if there are none yet. A process that serves the exchange calls this
+    /// before it starts a backend, which reads the public ones.
+    ///
+    /// # Errors
+    /// [`StartError::Identity`].
+    pub fn issuers(&self) -> Result<Vec<Arc<dyn CredentialIssuer>>, StartError> {
+        let (Some(folder), Some(mqtt)) = (self.config.exchange_keys(), &self.config.mqtt) else {
+            return Ok(Vec::new());
+        };
+        let keys = Arc::new(ExchangeKeys::open_or_create(folder)?);
+        Ok(vec![Arc::new(MqttCredentials::new(keys, mqtt.device_urls()))])
     }
 
     /// Serves the exchange for these backends, if it is configured. Returns its address.

@@ -447,7 +447,7 @@ async fn a_backend_is_chosen_by_name_and_may_refuse() {
     let world = World::start_with("", CORP, backends).await;
     let token = world.token(json!({}));
     let unknown = (400, "backend_unknown");
-    world.refused(&token, json!({}), unknown).await;
+    world.refused(&token, json!({}), (400, "backend_missing")).await;
     world.refused(&token, json!({"backend": "zenoh"}), unknown).await;
     world.refused(&token, json!({"backend": "NATS"}), unknown).await;
     let reply = world.post(&token, "{\"backend\": \"mqtt\"}").await;

@@ -31,7 +31,7 @@ mod settings;
 mod store;
 mod upstream;
 
-pub use listen::{ListenError, TlsError};
+pub use listen::ListenError;
 pub use policy::TenantPolicy;
 pub use service::{Broker, MqttError, start};
 pub use store::StoreError;

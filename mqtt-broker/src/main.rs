@@ -21,8 +21,14 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(&path)?;
     log::init(&config.log)?;
     let control = Control::start(config, Some(path)).await?;
+    // Where NATS is configured too, its service has the exchange, for all backends.
+    let has_exchange = control.config().nats.is_none();
+    let issuers = if has_exchange { control.issuers()? } else { Vec::new() };
     bulkhead_mqtt_broker::start(&control)
         .map_err(|cause| StartError::Backend { backend: "mqtt", cause: cause.into() })?;
+    if has_exchange {
+        control.start_exchange(issuers).await?;
+    }
     control.wait().await;
     control.shutdown().await;
     Ok(())

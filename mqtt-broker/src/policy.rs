@@ -2,7 +2,8 @@
 
 use crate::hook::{Access, Answer, Attempt, Hook, Noted, Operation, Renewal};
 use bulkhead_control::audit::{Event, Record};
-use bulkhead_control::{Admission, Authenticator};
+use bulkhead_control::identity::Accepted;
+use bulkhead_control::{Admission, Authenticator, Identified};
 use bulkhead_policy::{
     Broker, DenyReason, DeviceId, Principal, Quotas, Scope, TenantId, TokenBucket, Verdict,
 };
@@ -17,37 +18,55 @@ pub(crate) const BACKEND: &str = "mqtt";
 /// Refusals of one connection that are written down per minute; more are only counted.
 const RECORDS_PER_MINUTE: u64 = 30;
 
-/// Admits who shows a tenant's token, and lets it do what its role grants.
+/// Admits who shows a tenant's token, or an identity that the exchange issued, and lets it do what its
+/// role grants.
 #[derive(Clone, Debug)]
 pub struct TenantPolicy {
     auth: Arc<Authenticator>,
+    accepted: Arc<Accepted>,
     mount: Option<Arc<str>>,
 }
 
 impl TenantPolicy {
     /// With what stands before every name that a client says, such as `device-connect/{tenant}`.
     pub fn new(auth: Arc<Authenticator>, mount: Option<&str>) -> Self {
-        Self { auth, mount: mount.map(Arc::from) }
+        Self { auth, accepted: Arc::default(), mount: mount.map(Arc::from) }
     }
 
-    async fn identify(&self, attempt: &Attempt<'_>) -> Verdict<Arc<Principal>> {
+    /// Takes identities of the exchange too.
+    #[must_use]
+    pub fn accepting(self, accepted: Arc<Accepted>) -> Self {
+        Self { accepted, ..self }
+    }
+
+    async fn identify(&self, attempt: &Attempt<'_>) -> Verdict<Identified> {
         let mut tokens = attempt.tokens.iter().filter(|token| !token.is_empty());
-        let token = tokens.next().ok_or(DenyReason::TokenMissing)?;
-        if tokens.any(|other| other != token) {
+        let token = tokens.next();
+        if tokens.any(|other| Some(other) != token) {
             return Err(DenyReason::CarrierConflict);
         }
-        let token = std::str::from_utf8(token).map_err(|_| DenyReason::TokenMalformed)?;
-        self.auth.identify(token, Some(attempt.source)).await
+        let token = token.map(|token| std::str::from_utf8(token)).transpose();
+        let token = token.map_err(|_| DenyReason::TokenMalformed)?;
+        let source = Some(attempt.source);
+        self.auth.identify_client(&self.accepted, token, attempt.certificate, source).await
+    }
+
+    /// Both what the client is identified by and what it showed beside have to be welcome.
+    fn let_in(&self, identified: &Identified) -> Verdict<Admission> {
+        if let Some(beside) = &identified.beside {
+            self.auth.welcome(beside)?;
+        }
+        self.auth.admit(Broker::Mqtt, Arc::clone(&identified.principal))
     }
 
     async fn admit(&self, attempt: Attempt<'_>) -> Verdict<Arc<dyn Access>> {
         let started = Instant::now();
         let identified = self.identify(&attempt).await;
-        let principal = identified.as_ref().ok().cloned();
-        let admitted = identified.and_then(|principal| self.auth.admit(Broker::Mqtt, principal));
+        let principal = identified.as_ref().ok().map(|known| Arc::clone(&known.principal));
+        let admitted = identified.and_then(|known| Ok((self.let_in(&known)?, known.beside)));
         match admitted {
-            Ok(admission) => {
-                let access = self.access(admission, attempt.source, started);
+            Ok((admission, beside)) => {
+                let access = self.access(admission, beside, attempt.source, started);
                 Ok(Arc::new(access))
             }
             Err(reason) => {
@@ -58,12 +77,19 @@ impl TenantPolicy {
         }
     }
 
-    fn access(&self, admission: Admission, source: IpAddr, started: Instant) -> TenantAccess {
+    fn access(
+        &self,
+        admission: Admission,
+        beside: Option<Arc<Principal>>,
+        source: IpAddr,
+        started: Instant,
+    ) -> TenantAccess {
         let records = TokenBucket::new(RECORDS_PER_MINUTE, Duration::from_secs(60), Duration::ZERO);
         TenantAccess {
             auth: Arc::clone(&self.auth),
             policy: self.clone(),
             admission,
+            beside,
             source,
             started,
             records: Mutex::new(records),
@@ -87,6 +113,8 @@ struct TenantAccess {
     auth: Arc<Authenticator>,
     policy: TenantPolicy,
     admission: Admission,
+    /// Of the certificate that was shown beside the token.
+    beside: Option<Arc<Principal>>,
     source: IpAddr,
     started: Instant,
     records: Mutex<TokenBucket>,
@@ -138,7 +166,8 @@ impl Access for TenantAccess {
     }
 
     fn expires_at(&self) -> Option<Timestamp> {
-        Some(self.admission.principal.expires_at)
+        let own = self.admission.principal.expires_at;
+        Some(self.beside.as_ref().map_or(own, |beside| own.min(beside.expires_at)))
     }
 
     fn quotas(&self) -> Quotas {
@@ -166,10 +195,14 @@ impl Access for TenantAccess {
     }
 
     fn renew(&self) -> Verdict<Renewal> {
+        if let Some(beside) = &self.beside {
+            self.auth.welcome(beside)?;
+        }
         let Some(admission) = self.auth.renew(Broker::Mqtt, &self.admission)? else {
             return Ok(Renewal::Unchanged);
         };
-        let access = self.policy.access(admission, self.source, self.started);
+        let beside = self.beside.clone();
+        let access = self.policy.access(admission, beside, self.source, self.started);
         Ok(Renewal::Changed(Arc::new(access)))
     }
 }

@@ -11,6 +11,7 @@ use crate::store::{Store, StoreError};
 use crate::upstream::{Upstream, UpstreamError};
 use bulkhead_control::Control;
 use bulkhead_control::config::MqttConfig;
+use bulkhead_control::identity::{Accepted, IdentityError, Sources};
 use bulkhead_policy::{DenyReason, TenantId};
 use prometheus::Registry;
 use std::collections::HashMap;
@@ -34,6 +35,9 @@ pub enum MqttError {
     /// The data folder.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What verifies identities of the exchange.
+    #[error("mqtt: {0}")]
+    Identity(#[from] IdentityError),
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -137,7 +141,14 @@ impl Broker {
 pub fn start(control: &Control) -> Result<Broker, MqttError> {
     let config = control.config().mqtt.as_ref().ok_or(MqttError::NotConfigured)?;
     let auth = control.auth();
-    let policy = TenantPolicy::new(Arc::clone(auth), config.mount.as_deref());
+    let exchange_jwks = control.config().mqtt_exchange_jwks();
+    let sources = Sources {
+        broker: bulkhead_policy::Broker::Mqtt,
+        jwks_file: exchange_jwks.as_deref(),
+        client_ca_file: config.tls.as_ref().and_then(|tls| tls.client_ca_file.as_deref()),
+    };
+    let accepted = Accepted::open(sources, control)?;
+    let policy = TenantPolicy::new(Arc::clone(auth), config.mount.as_deref()).accepting(accepted);
     // Listening begins before there is anything to hear.
     let mut directory = auth.directory().changes();
     let mut rules = auth.rules_changes();

@@ -54,13 +54,15 @@ pub struct Expectations {
     pub claims: ClaimMap,
     /// The tenants this issuer may speak for; `None` for all.
     pub tenants: Option<BTreeSet<TenantId>>,
-    /// The roles it may hand out.
-    pub roles: BTreeSet<RoleName>,
+    /// The roles it may hand out; `None` for all.
+    pub roles: Option<BTreeSet<RoleName>>,
     /// The role of a token that names none.
     pub default_role: RoleName,
     /// Whether its tokens are those of platform services. Such an issuer speaks for no tenant, and
     /// no other can produce a [`Scope::Service`].
     pub service: bool,
+    /// Whether `origin` names the token that a token was issued for: the exchange's own do.
+    pub names_origin: bool,
     /// Clock difference that `exp` and `nbf` forgive.
     pub leeway: SignedDuration,
 }
@@ -96,8 +98,8 @@ impl Claims {
             device: self.device(&expected.claims)?,
             role: self.role(expected)?,
             issuer: Arc::clone(&expected.name),
-            token_id: self.token_id()?,
-            origin: None,
+            token_id: self.token_id("jti")?,
+            origin: if expected.names_origin { self.token_id("origin")? } else { None },
             issued_at: self.date("iat")?,
             expires_at,
         })
@@ -166,11 +168,14 @@ impl Claims {
             None => expected.default_role.clone(),
             Some(text) => RoleName::parse(text).map_err(|_| DenyReason::RoleUnknown)?,
         };
-        if expected.roles.contains(&role) { Ok(role) } else { Err(DenyReason::RoleNotAllowed) }
+        match &expected.roles {
+            Some(allowed) if !allowed.contains(&role) => Err(DenyReason::RoleNotAllowed),
+            _ => Ok(role),
+        }
     }
 
-    fn token_id(&self) -> Verdict<Option<TokenId>> {
-        match self.0.get("jti") {
+    fn token_id(&self, name: &str) -> Verdict<Option<TokenId>> {
+        match self.0.get(name) {
             None => Ok(None),
             Some(value) => value
                 .as_str()

@@ -38,6 +38,8 @@ deny_reasons! {
     TokenTooLarge => "token_too_large",
     /// Two carriers of one connection hold different tokens.
     CarrierConflict => "carrier_conflict",
+    /// The client's certificate is none that the exchange issues.
+    CertificateInvalid => "certificate_invalid",
     /// The token's `alg` is not in its issuer's allow-list.
     AlgorithmNotAllowed => "algorithm_not_allowed",
     /// No key of the issuer has the token's `kid`.

@@ -24,9 +24,10 @@ fn issuer() -> Expectations {
         audiences: BTreeSet::from(["bulkhead".to_owned(), "nats".to_owned()]),
         claims: ClaimMap::default(),
         tenants: Some(BTreeSet::from([TenantId::parse("acme").unwrap()])),
-        roles: BTreeSet::from([role("device"), role("viewer")]),
+        roles: Some(BTreeSet::from([role("device"), role("viewer")])),
         default_role: role("device"),
         service: false,
+        names_origin: false,
         leeway: SignedDuration::from_secs(30),
     }
 }

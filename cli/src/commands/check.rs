@@ -5,8 +5,10 @@ use bulkhead_auth_callout::{ConfigMode, Keyring};
 use bulkhead_control::config::{AccountMode, Config};
 use bulkhead_control::directory::Store;
 use bulkhead_control::files::read_text;
+use bulkhead_control::identity::{DeviceTrust, ExchangeKeys, IdentityError, check_token_keys};
 use bulkhead_control::issuer::Keys;
 use bulkhead_control::metrics::Metrics;
+use jiff::Timestamp;
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,6 +36,7 @@ pub(super) async fn run(context: &Context) -> Outcome {
     checks.extend(issuers(&config)?);
     checks.push(directory(&config).await);
     checks.extend(nats(&config));
+    checks.extend(identities(&config));
     checks.extend(others(&config));
     let ok = checks.iter().all(|check| check.outcome.is_ok());
     let rows: Vec<_> = checks
@@ -101,6 +104,52 @@ fn nats(config: &Config) -> Option<Check> {
             .map_err(|error| error.to_string()),
     };
     Some(Check { what: "nats".to_owned(), outcome })
+}
+
+/// The exchange's keys, and what MQTT verifies its credentials by. What the first start makes need not
+/// be there.
+fn identities(config: &Config) -> Vec<Check> {
+    let folder = config.exchange_keys();
+    let mut checks = Vec::new();
+    let made_later = || Ok("made at the first start".to_owned());
+    if let Some(folder) = folder {
+        let outcome = match ExchangeKeys::open(folder) {
+            Ok(keys) if keys.authority().expires_at() > Timestamp::now() => {
+                Ok(format!("device authority until {}", keys.authority().expires_at()))
+            }
+            Ok(_) => {
+                Err("the device authority of ca.pem has ended; move ca.pem and ca.key away to \
+                          have another made"
+                    .to_owned())
+            }
+            Err(IdentityError::NoKeys(_)) => made_later(),
+            Err(error) => Err(error.to_string()),
+        };
+        checks.push(Check { what: "exchange.keys".to_owned(), outcome });
+    }
+    let is_made_later =
+        |path: &Path| folder.is_some_and(|folder| path.starts_with(folder)) && !path.exists();
+    let mqtt = config.mqtt.as_ref();
+    let client_ca = mqtt.and_then(|mqtt| mqtt.tls.as_ref()?.client_ca_file.as_deref());
+    if let Some(path) = client_ca {
+        let outcome = if is_made_later(path) {
+            made_later()
+        } else {
+            let trusted = DeviceTrust::open(path).map(|_| "authorities are usable".to_owned());
+            trusted.map_err(|error| error.to_string())
+        };
+        checks.push(Check { what: "mqtt.tls.client_ca_file".to_owned(), outcome });
+    }
+    if let Some(path) = config.mqtt_exchange_jwks() {
+        let outcome = if is_made_later(&path) {
+            made_later()
+        } else {
+            let read = check_token_keys(&path).map(|()| "keys are usable".to_owned());
+            read.map_err(|error| error.to_string())
+        };
+        checks.push(Check { what: "mqtt.exchange_jwks_file".to_owned(), outcome });
+    }
+    checks
 }
 
 /// What else only a running service would find out: files that cannot be read, and no folder for the

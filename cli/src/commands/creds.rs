@@ -9,6 +9,7 @@ use bulkhead_control::config::{AccountMode, Config};
 use bulkhead_control::directory::Store;
 use bulkhead_control::files;
 use bulkhead_control::http::exchange::{CredentialIssuer, CredentialsFile, Subject};
+use bulkhead_control::identity::{ExchangeKeys, MqttCredentials};
 use bulkhead_policy::Status;
 use jiff::SignedDuration;
 use serde_json::json;
@@ -71,20 +72,48 @@ async fn sign(context: &Context, args: &Issue) -> Result<serde_json::Value, Box<
             format!("device {tenant}/{device} is revoked; see `bulkhead device restore`").into()
         );
     }
-    let Backend::Nats = args.backend;
-    let issuer = nats_issuer(&config)?;
+    let issuer: Box<dyn CredentialIssuer> = match backend(args, &config)? {
+        Backend::Nats => Box::new(nats_issuer(&config)?),
+        Backend::Mqtt => Box::new(mqtt_issuer(&config)?),
+    };
     let limit = config.exchange.as_ref().map_or(TTL, |exchange| exchange.credentials_ttl);
     let ttl = args.ttl.unwrap_or(limit);
     if ttl < SignedDuration::from_secs(1) {
         return Err("--ttl has to be at least 1s".into());
     }
     let subject = Subject::new(tenant, device, args.role.clone(), None, ttl)?;
-    let section = issuer.issue(&subject)?;
-    let record = Record::new(Event::CredentialIssued, "nats").tenant(&subject.tenant);
+    let file = CredentialsFile::issue(&*issuer, &subject, args.certificate)?;
+    let record = Record::new(Event::CredentialIssued, issuer.section()).tenant(&subject.tenant);
     let detail =
         format!("device {}, id {}, until {}", subject.device, subject.id, subject.expires_at);
     context.audit(&config, record.detail(detail))?;
-    Ok(serde_json::to_value(CredentialsFile::new(&subject, issuer.section(), section))?)
+    Ok(serde_json::to_value(file)?)
+}
+
+/// The backend that was typed, or the only one that this configuration can issue for.
+fn backend(args: &Issue, config: &Config) -> Result<Backend, &'static str> {
+    if let Some(backend) = args.backend {
+        return Ok(backend);
+    }
+    let nats = config.nats.is_some();
+    match (nats, config.mqtt.is_some() && config.exchange_keys().is_some()) {
+        (true, false) => Ok(Backend::Nats),
+        (false, true) => Ok(Backend::Mqtt),
+        (true, true) => {
+            Err("several backends are configured; add --backend nats or --backend mqtt")
+        }
+        (false, false) => Err("nothing issues credentials: for NATS configure [nats], as \
+                               `bulkhead init nats` says; for MQTT set [mqtt] and exchange.keys"),
+    }
+}
+
+fn mqtt_issuer(config: &Config) -> Result<MqttCredentials, Box<dyn Error>> {
+    let mqtt = config.mqtt.as_ref().ok_or("[mqtt] is not configured; set mqtt.listeners")?;
+    let folder = config.exchange_keys().ok_or(
+        "credentials for MQTT are signed by the exchange's keys; set exchange = { keys = … }",
+    )?;
+    let keys = ExchangeKeys::open(folder).map_err(|error| format!("exchange.keys: {error}"))?;
+    Ok(MqttCredentials::new(Arc::new(keys), mqtt.device_urls()))
 }
 
 fn nats_issuer(config: &Config) -> Result<NatsCredentials, Box<dyn Error>> {
@@ -119,13 +148,15 @@ async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn Error
     if let Some(path) = &args.ca_file {
         client = client.tls_certs_only(authorities(path)?);
     }
-    let Backend::Nats = args.backend;
-    let mut request = json!({"backend": "nats"});
-    if let (Some(device), Some(fields)) = (&args.device, request.as_object_mut()) {
-        fields.insert("device".to_owned(), json!(device));
-    }
-    if let (Some(ttl), Some(fields)) = (args.ttl, request.as_object_mut()) {
-        fields.insert("ttl".to_owned(), json!(ttl));
+    let mut request = serde_json::Map::new();
+    let fields = [
+        ("backend", args.backend.map(|backend| json!(backend.section()))),
+        ("device", args.device.as_ref().map(|device| json!(device))),
+        ("ttl", args.ttl.map(|ttl| json!(ttl))),
+        ("certificate", args.certificate.then(|| json!(true))),
+    ];
+    for (name, value) in fields {
+        request.extend(value.map(|value| (name.to_owned(), value)));
     }
     let response = client
         .build()?
@@ -143,6 +174,9 @@ async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn Error
     match (said("error"), said("message")) {
         _ if status.is_success() && answer.is_object() => Ok(answer),
         (Some("device_missing"), _) => Err("the exchange asks for the device; add --device".into()),
+        (Some("backend_missing"), _) => {
+            Err("the exchange has several backends; add --backend nats or --backend mqtt".into())
+        }
         (Some(code), Some(message)) if code != message => {
             Err(format!("the exchange refused: {message} ({code})").into())
         }

@@ -35,7 +35,7 @@ pub struct Services {
 /// [`StartError`].
 pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Services, StartError> {
     let control = Control::start(config, file).await?;
-    let mut issuers = Vec::new();
+    let mut issuers = control.issuers()?;
     if control.config().nats.is_some() {
         let issuer = bulkhead_auth_callout::start(&control)
             .await

@@ -96,7 +96,8 @@ impl Environment {
         )?;
         let nats = start_nats(folder.join("nats")).await?;
         let path = folder.join("bulkhead.toml");
-        files::write_secret(&path, configuration(nats.client_url()).as_bytes())?;
+        let mqtt = bulkhead_devkit::free_port()?;
+        files::write_secret(&path, configuration(nats.client_url(), mqtt).as_bytes())?;
         let config = Config::load(&path)?;
         let store = Store::open(&config.directory).await?;
         for tenant in TENANTS {
@@ -155,7 +156,10 @@ impl Environment {
              bulkhead token mint --key {key} --tenant acme --device cam-1\n  \
              mosquitto_sub -h {host} -p {port} -u any -P \"$(bulkhead token mint --key {key} --tenant \
              acme --role member)\" -t 'device-connect/acme/#' -v\n  \
-             bulkhead creds issue --tenant acme --device cam-1 --out cam-1.creds.json\n  \
+             bulkhead creds issue --backend nats --tenant acme --device cam-1 --out \
+             cam-1.creds.json\n  \
+             bulkhead creds issue --backend mqtt --tenant acme --device cam-1 --out \
+             cam-1.mqtt.json\n  \
              bulkhead tenant suspend acme     # cuts acme's connections within a second\n  \
              bulkhead tenant resume acme\n  \
              bulkhead audit verify\n  \
@@ -169,7 +173,8 @@ impl Environment {
         if let Some(exchange) = self.exchange {
             text += &format!(
                 "  curl -s -X POST -H \"Authorization: Bearer $(bulkhead token mint --key {key} \
-                 --tenant acme --device cam-1)\" http://{exchange}/v1/credentials\n"
+                 --tenant acme --device cam-1)\" -d '{{\"backend\": \"mqtt\"}}' \
+                 http://{exchange}/v1/credentials\n"
             );
         }
         Ok(text + "\nCtrl-C ends everything.")
@@ -217,15 +222,15 @@ async fn start_nats(folder: PathBuf) -> Result<NatsServer, DevError> {
     .await??)
 }
 
-fn configuration(nats: &str) -> String {
+fn configuration(nats: &str, mqtt: u16) -> String {
     format!(
         "# Written anew by each `bulkhead dev`.\n\
          dev = true\n\
          directory = {{ file = \"tenants.toml\" }}\n\
          audit = {{ path = \"audit.jsonl\" }}\n\
          admin = {{ listen = \"127.0.0.1:0\" }}\n\
-         exchange = {{ listen = \"127.0.0.1:0\" }}\n\
-         mqtt = {{ listeners = [\"tcp://127.0.0.1:0\"], data = \"mqtt\" }}\n\
+         exchange = {{ listen = \"127.0.0.1:0\", keys = \"exchange\" }}\n\
+         mqtt = {{ listeners = [\"tcp://127.0.0.1:{mqtt}\"], data = \"mqtt\" }}\n\
          nats = {{ servers = [\"{nats}\"], operator = {{ keys = \"nats\" }} }}\n\
          \n\
          [[issuers]]\n\

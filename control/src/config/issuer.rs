@@ -115,6 +115,22 @@ fn one_day() -> SignedDuration {
     SignedDuration::from_hours(24)
 }
 
+impl KeySource {
+    /// A JWKS in a file, with everything else as by default.
+    pub(crate) fn jwks_file(file: PathBuf) -> Self {
+        Self {
+            jwks_url: None,
+            jwks_file: Some(file),
+            pem_file: None,
+            secret_file: None,
+            refresh: five_minutes(),
+            max_age: one_day(),
+            cooldown: thirty_seconds(),
+            ca_file: None,
+        }
+    }
+}
+
 impl IssuerConfig {
     /// What its tokens have to look like.
     pub fn expectations(&self) -> Expectations {
@@ -127,9 +143,10 @@ impl IssuerConfig {
                 TenantSet::Only(tenants) => Some(tenants.clone()),
                 TenantSet::All(All::All) => None,
             },
-            roles: self.roles.clone(),
+            roles: Some(self.roles.clone()),
             default_role: self.default_role.clone(),
             service: self.service,
+            names_origin: false,
             leeway: self.leeway,
         }
     }
@@ -140,6 +157,13 @@ impl IssuerConfig {
                 "name",
                 "is what issued credentials are recorded under",
                 "choose another name",
+            ));
+        }
+        if self.issuer == crate::http::exchange::ISSUER {
+            return Err(Problem::new(
+                "issuer",
+                "is what the exchange signs as",
+                "give the issuer another `iss`, such as its URL",
             ));
         }
         if self.issuer.is_empty() {

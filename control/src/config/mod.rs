@@ -19,12 +19,13 @@ pub use load::{ConfigError, Loaded};
 pub use mqtt::{DeniedPublish, Listener, MqttConfig, Transport};
 pub use nats::{AccountMode, ConfigModeAccounts, ConnectionType, NatsConfig, OperatorAccounts};
 pub use service::{
-    AdminConfig, AuditConfig, ExchangeConfig, LimitsConfig, LogConfig, LogFormat, MetricsConfig,
-    TlsFiles,
+    AdminConfig, AuditConfig, ExchangeConfig, LimitsConfig, ListenerTls, LogConfig, LogFormat,
+    MetricsConfig, TlsFiles,
 };
 pub use upstream::{UpstreamConfig, UpstreamUrl};
 pub use zenoh::{Around, ZenohConfig, ZenohLink, ZenohListener};
 
+use crate::identity::TOKEN_KEYS;
 use bulkhead_policy::{Broker, Quotas, Role, RoleName, RoleSet};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,6 +110,17 @@ impl Config {
         brokers
     }
 
+    /// The folder of the exchange's own keys, if credentials are issued by them.
+    pub fn exchange_keys(&self) -> Option<&Path> {
+        self.exchange.as_ref().and_then(|exchange| exchange.keys.as_deref())
+    }
+
+    /// The public keys by which MQTT verifies credentials of the exchange.
+    pub fn mqtt_exchange_jwks(&self) -> Option<PathBuf> {
+        let configured = self.mqtt.as_ref()?.exchange_jwks_file.clone();
+        configured.or_else(|| Some(self.exchange_keys()?.join(TOKEN_KEYS)))
+    }
+
     fn check(&self) -> Result<(), Problem> {
         if self.issuers.is_empty() {
             return Err(Problem::new(
@@ -146,6 +158,14 @@ impl Config {
         }
         if let Some(mqtt) = &self.mqtt {
             mqtt.check(self.dev).map_err(|p| p.under("mqtt"))?;
+            if self.exchange_keys().is_some() && mqtt.device_urls().is_empty() {
+                return Err(Problem::new(
+                    "mqtt.device_urls",
+                    "is not set, and no listener has an address that devices could be told",
+                    "list the listeners as devices reach them, such as \
+                     [\"mqtts://broker.example:8883\"]",
+                ));
+            }
         }
         if let Some(zenoh) = &self.zenoh {
             zenoh.check(self.dev).map_err(|p| p.under("zenoh"))?;
@@ -169,6 +189,7 @@ impl Config {
         self.admin.token_file.iter_mut().for_each(resolve);
         if let Some(exchange) = &mut self.exchange {
             exchange.tls.iter_mut().flat_map(TlsFiles::paths).for_each(resolve);
+            exchange.keys.iter_mut().for_each(resolve);
         }
         if let Some(nats) = &mut self.nats {
             nats.paths().into_iter().for_each(resolve);

@@ -1,4 +1,4 @@
-use super::{Problem, TlsFiles, UpstreamConfig};
+use super::{ListenerTls, Problem, UpstreamConfig};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,7 +14,15 @@ pub struct MqttConfig {
     pub listeners: Vec<Listener>,
     /// The certificate of `tls://` and `wss://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<ListenerTls>,
+    /// Public keys of the exchange, as a JWKS, whose credentials are accepted. Default that of
+    /// `exchange.keys`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange_jwks_file: Option<PathBuf>,
+    /// The URLs that go into devices' credentials. Default the listeners whose addresses devices could
+    /// reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_urls: Option<Vec<String>>,
     /// Whether `tcp://` and `ws://` may listen off loopback, where tokens cross the network in the
     /// clear. Default no.
     #[serde(default)]
@@ -131,6 +139,19 @@ impl fmt::Display for Transport {
     }
 }
 
+impl Listener {
+    /// As a client is told where to connect.
+    fn url(&self) -> String {
+        let scheme = match self.transport {
+            Transport::Tcp => "mqtt",
+            Transport::Tls => "mqtts",
+            Transport::Ws => "ws",
+            Transport::Wss => "wss",
+        };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
 /// `tcp://127.0.0.1:1883`.
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,6 +238,8 @@ impl MqttConfig {
         Self {
             listeners,
             tls: None,
+            exchange_jwks_file: None,
+            device_urls: None,
             plaintext: false,
             mount: None,
             upstream: None,
@@ -234,6 +257,16 @@ impl MqttConfig {
             max_subscriptions_per_session: max_subscriptions(),
             routers: routers(),
         }
+    }
+
+    /// The URLs that go into devices' credentials: those configured, or made of the listeners whose
+    /// address is one to connect to.
+    pub fn device_urls(&self) -> Vec<String> {
+        let reachable = |listener: &&Listener| {
+            listener.address.port() != 0 && !listener.address.ip().is_unspecified()
+        };
+        let own = || self.listeners.iter().filter(reachable).map(Listener::url).collect();
+        self.device_urls.clone().unwrap_or_else(own)
     }
 
     pub(super) fn check(&self, dev: bool) -> Result<(), Problem> {
@@ -268,6 +301,13 @@ impl MqttConfig {
                     "use tls:// or wss://, or say plaintext = true where the network is trusted",
                 ));
             }
+        }
+        if self.device_urls.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Problem::new(
+                "device_urls",
+                "is empty",
+                "leave it out, or list the listeners as devices reach them",
+            ));
         }
         if let Some(mount) = &self.mount {
             let segments: Vec<_> = mount.split('/').collect();
@@ -336,6 +376,7 @@ impl MqttConfig {
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let upstream = self.upstream.iter_mut().flat_map(UpstreamConfig::paths);
-        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(&mut self.data).chain(upstream)
+        let tls = self.tls.iter_mut().flat_map(ListenerTls::paths);
+        tls.chain(&mut self.exchange_jwks_file).chain(&mut self.data).chain(upstream)
     }
 }

@@ -55,6 +55,10 @@ pub struct ExchangeConfig {
     /// Its certificate; required unless `dev = true` and the address is loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsFiles>,
+    /// The folder of keys that sign credentials for MQTT, made at the first start. Credentials for NATS
+    /// are signed by the keys of `nats.operator`. None are issued for MQTT unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PathBuf>,
     /// How long issued credentials live. Default 30 days.
     #[serde(default = "thirty_days")]
     pub credentials_ttl: SignedDuration,
@@ -71,6 +75,20 @@ pub struct TlsFiles {
     pub cert_file: PathBuf,
     /// The leaf's private key.
     pub key_file: PathBuf,
+}
+
+/// A certificate chain and its key, and who may sign clients' certificates, in PEM.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// The chain, leaf first.
+    pub cert_file: PathBuf,
+    /// The leaf's private key.
+    pub key_file: PathBuf,
+    /// The authorities of the certificates that the exchange issues to devices. Clients are asked for
+    /// one, and may have none. Nobody is asked unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// Logging, to standard error.
@@ -189,5 +207,16 @@ impl ExchangeConfig {
 impl TlsFiles {
     pub(super) fn paths(&mut self) -> [&mut PathBuf; 2] {
         [&mut self.cert_file, &mut self.key_file]
+    }
+}
+
+impl ListenerTls {
+    /// The listener's own certificate.
+    pub fn files(&self) -> TlsFiles {
+        TlsFiles { cert_file: self.cert_file.clone(), key_file: self.key_file.clone() }
+    }
+
+    pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [&mut self.cert_file, &mut self.key_file].into_iter().chain(&mut self.client_ca_file)
     }
 }

@@ -35,11 +35,22 @@ pub trait CredentialIssuer: Send + Sync {
     /// The broker that the credentials are for.
     fn broker(&self) -> Broker;
 
+    /// How a device proves itself with them: `jwt`, `password` or `mtls`.
+    fn auth_type(&self) -> &'static str {
+        "jwt"
+    }
+
     /// Makes the section's content for a device.
     ///
     /// # Errors
     /// [`DenyReason`] if the backend cannot serve the tenant now.
     fn issue(&self, subject: &Subject) -> Result<serde_json::Value, DenyReason>;
+
+    /// Makes what stands under `tls` in the section, where a client certificate is asked for beside
+    /// it: certificate and private key, in PEM. `None` if the backend takes none.
+    fn certify(&self, _subject: &Subject) -> Option<Result<serde_json::Value, DenyReason>> {
+        None
+    }
 }
 
 /// Whom credentials are for.
@@ -95,14 +106,30 @@ pub struct CredentialsFile {
 }
 
 impl CredentialsFile {
-    /// A file with one backend's section.
-    pub fn new(subject: &Subject, section: &str, content: serde_json::Value) -> Self {
-        Self {
+    /// A file with one backend's section, and in it a client certificate if one is asked for.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub fn issue(
+        issuer: &dyn CredentialIssuer,
+        subject: &Subject,
+        certificate: bool,
+    ) -> Result<Self, IssueError> {
+        let tls = match certificate.then(|| issuer.certify(subject)) {
+            Some(None) => return Err(IssueError::NoCertificates),
+            Some(Some(made)) => Some(made.map_err(IssueError::Denied)?),
+            None => None,
+        };
+        let mut section = issuer.issue(subject).map_err(IssueError::Denied)?;
+        if let (Some(tls), Some(section)) = (tls, section.as_object_mut()) {
+            section.insert("tls".to_owned(), tls);
+        }
+        Ok(Self {
             device_id: subject.device.clone(),
             tenant: subject.tenant.clone(),
-            auth_type: "jwt",
-            sections: [(section.to_owned(), content)].into_iter().collect(),
-        }
+            auth_type: issuer.auth_type(),
+            sections: [(issuer.section().to_owned(), section)].into_iter().collect(),
+        })
     }
 }
 
@@ -125,6 +152,12 @@ pub enum IssueError {
     /// No such backend is configured.
     #[error("no such backend is configured; see `bulkhead check`")]
     UnknownBackend,
+    /// Several backends are configured.
+    #[error("name the backend in the request: {{\"backend\": \"…\"}}")]
+    BackendMissing,
+    /// The backend knows no client certificates.
+    #[error("this backend takes no client certificate; leave out `certificate`")]
+    NoCertificates,
 }
 
 /// The request's body; empty means everything by default.
@@ -137,6 +170,8 @@ pub struct Request {
     pub backend: Option<String>,
     /// How long the credentials should live; at most, and by default, what is configured.
     pub ttl: Option<SignedDuration>,
+    /// Whether they should hold a client certificate besides, for a backend that takes one. Default no.
+    pub certificate: bool,
 }
 
 impl Request {
@@ -190,7 +225,8 @@ impl Exchange {
     ) -> Result<CredentialsFile, IssueError> {
         let issuer = match (&request.backend, self.issuers.as_slice()) {
             (None, [only]) => only,
-            (None, _) => return Err(IssueError::UnknownBackend),
+            (None, []) => return Err(IssueError::UnknownBackend),
+            (None, _) => return Err(IssueError::BackendMissing),
             (Some(name), all) => all
                 .iter()
                 .find(|issuer| issuer.section() == name)
@@ -223,14 +259,14 @@ impl Exchange {
         }
         let origin = bearer.origin.clone().or_else(|| bearer.token_id.clone());
         let subject = Subject::new(tenant, device, role, origin, ttl).map_err(denied)?;
-        let section = issuer.issue(&subject).map_err(denied)?;
+        let file = CredentialsFile::issue(&**issuer, &subject, request.certificate)?;
         self.auth.metrics().issued(issuer.section());
         let record = Record::new(Event::CredentialIssued, issuer.section()).of(&bearer);
         self.auth.audit().record(record.detail(format!(
             "device {}, id {}, until {}",
             subject.device, subject.id, subject.expires_at
         )));
-        Ok(CredentialsFile::new(&subject, issuer.section(), section))
+        Ok(file)
     }
 }
 
@@ -279,8 +315,8 @@ async fn handle(
         Err(error) => {
             // What the parser says can hold what the client sent.
             let message = format!(
-                "line {}, column {}: the body is empty, or an object with any of device, backend \
-                 and ttl",
+                "line {}, column {}: the body is empty, or an object with any of device, backend, \
+                 ttl and certificate",
                 error.line(),
                 error.column()
             );
@@ -306,6 +342,8 @@ fn refuse(error: IssueError) -> Response {
         IssueError::DeviceMissing => (StatusCode::BAD_REQUEST, "device_missing"),
         IssueError::TtlTooShort => (StatusCode::BAD_REQUEST, "request_invalid"),
         IssueError::UnknownBackend => (StatusCode::BAD_REQUEST, "backend_unknown"),
+        IssueError::BackendMissing => (StatusCode::BAD_REQUEST, "backend_missing"),
+        IssueError::NoCertificates => (StatusCode::BAD_REQUEST, "certificate_unavailable"),
     };
     let mut response = answer(status, code, &error.to_string());
     let extra = match status {

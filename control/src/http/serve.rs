@@ -1,5 +1,5 @@
 use crate::config::TlsFiles;
-use crate::files::{LOOK, Watched};
+use crate::tls::{ServerTls, TlsError};
 use axum::Router;
 use axum::extract::Request;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
@@ -23,6 +23,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take from its head to the head of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is spoken, by its name in ALPN.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
+
 /// Why an HTTP port cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -38,12 +41,12 @@ pub enum ServeError {
         cause: std::io::Error,
     },
     /// The certificate cannot be used.
-    #[error("{setting}.tls: {cause}; check cert_file and key_file")]
+    #[error("{setting}.tls: {cause}")]
     Certificate {
         /// The setting that names the files.
         setting: &'static str,
         /// What is wrong.
-        cause: std::io::Error,
+        cause: TlsError,
     },
     /// The token that guards the port cannot be read, or is too short to guard anything.
     #[error("admin.token_file: {0}; write at least 16 random characters into it")]
@@ -68,10 +71,9 @@ pub(super) async fn serve(
         router.layer(middleware::from_fn(timely)).into_make_service_with_connect_info();
     if let Some(files) = tls {
         let certificate = |cause| ServeError::Certificate { setting, cause };
-        let config = RustlsConfig::from_pem_file(&files.cert_file, &files.key_file)
-            .await
-            .map_err(certificate)?;
-        tasks.spawn(keep_certificate(config.clone(), files.clone(), stop.clone()));
+        let tls = ServerTls::open(files, None, ALPN).map_err(certificate)?;
+        let config = RustlsConfig::from_config(tls.config());
+        tasks.spawn(keep_certificate(config.clone(), tls, stop.clone()));
         let server = limit(axum_server::from_tcp_rustls(listener, config).map_err(bind)?)
             .handle(handle.clone());
         tasks.spawn(async move {
@@ -118,18 +120,17 @@ async fn timely(request: Request, next: Next) -> Response {
     }
 }
 
-/// Takes over a renewed certificate without a restart. Its two files may change one after the other,
-/// so either is looked at again when either changes.
-async fn keep_certificate(config: RustlsConfig, files: TlsFiles, stop: CancellationToken) {
-    let mut watched = [&files.cert_file, &files.key_file].map(|file| Watched::new(file.clone()));
-    // Between the start and the first look they may have changed; a second reading does no harm.
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-        let changed = watched.each_mut().map(|file| file.changed().unwrap_or(false));
-        if changed.contains(&true)
-            && let Err(error) = config.reload_from_pem_file(&files.cert_file, &files.key_file).await
-        {
-            let (certificate, key) = (files.cert_file.display(), files.key_file.display());
-            tracing::warn!(%certificate, %key, %error, "the last good certificate stays in use");
+/// Takes over a renewed certificate without a restart.
+async fn keep_certificate(config: RustlsConfig, tls: ServerTls, stop: CancellationToken) {
+    let mut changes = tls.changes();
+    let following = async {
+        while changes.changed().await.is_ok() {
+            config.reload_from_config(changes.borrow_and_update().clone());
         }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tls.keep_current() => {}
+        () = following => {}
     }
 }

@@ -87,13 +87,23 @@ impl Keys {
     /// # Errors
     /// [`SourceError`] if a file does not hold what it should.
     pub fn open(config: &IssuerConfig, metrics: &Metrics) -> Result<Self, SourceError> {
-        let issuer = config.name.to_string();
+        Self::of(config.name.as_str(), &config.algorithms, &config.keys, metrics)
+    }
+
+    /// The same for what need not be configured.
+    pub(super) fn of(
+        issuer: &str,
+        algorithms: &[Algorithm],
+        source: &KeySource,
+        metrics: &Metrics,
+    ) -> Result<Self, SourceError> {
+        let issuer = issuer.to_owned();
         let keys = Self {
-            algorithms: config.algorithms.clone(),
-            origin: Origin::of(&config.keys)
+            algorithms: algorithms.to_vec(),
+            origin: Origin::of(source)
                 .map_err(|cause| SourceError::Client { issuer: issuer.clone(), cause })?,
             issuer,
-            timing: config.keys.clone(),
+            timing: source.clone(),
             current: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
             fetching: Mutex::new(None),

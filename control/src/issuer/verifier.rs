@@ -2,16 +2,18 @@
 
 use super::source::{Keys, SourceError};
 use crate::config::{IssuerConfig, KeySource, LimitsConfig};
+use crate::http::exchange::ISSUER;
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
-use bulkhead_policy::{Claims, DenyReason, Expectations, Principal, Verdict};
+use bulkhead_policy::{ClaimMap, Claims, DenyReason, Expectations, Principal, RoleName, Verdict};
 use data_encoding::BASE64URL_NOPAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::Algorithm;
 use moka::sync::Cache;
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +83,44 @@ impl Verifier {
         };
         verifier.replace(issuers, tasks, stop)?;
         Ok(verifier)
+    }
+
+    /// A verifier of what the exchange signs for one audience, with the keys of a JWKS in a file, which
+    /// is looked at while the process runs.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the file does not hold what it should.
+    pub fn of_exchange(
+        jwks_file: &Path,
+        audience: &str,
+        limits: &LimitsConfig,
+        metrics: &Metrics,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, SourceError> {
+        let source = KeySource::jwks_file(jwks_file.to_owned());
+        let algorithms = vec![Algorithm::EdDSA];
+        let keys = Arc::new(Keys::of(ISSUER, &algorithms, &source, metrics)?);
+        let (kept, ends) = (Arc::clone(&keys), stop.clone());
+        tasks.spawn(async move { kept.maintain(ends).await });
+        let expected = Expectations {
+            name: ISSUER.into(),
+            issuer: ISSUER.to_owned(),
+            audiences: BTreeSet::from([audience.to_owned()]),
+            claims: ClaimMap::default(),
+            tenants: None,
+            roles: None,
+            default_role: RoleName::device(),
+            service: false,
+            names_origin: true,
+            leeway: SignedDuration::ZERO,
+        };
+        let issuer = Issuer { expected, algorithms, keys, source, stop: stop.clone() };
+        Ok(Self {
+            issuers: ArcSwap::from_pointee(HashMap::from([(ISSUER.to_owned(), Arc::new(issuer))])),
+            cache: Cache::new(limits.cached_tokens),
+            metrics: metrics.clone(),
+        })
     }
 
     /// Puts other issuers in place of the present ones. On an error the present ones stay.

@@ -60,7 +60,7 @@ pub(crate) async fn serve<P: Send>(
                     connected.into_connection(Arc::clone(&shared), arrival).run().await;
                 }
                 Opened::Relay(admitted, rest) => {
-                    admitted.into_relay(arrival.stream, rest).run().await;
+                    admitted.into_relay(arrival, rest).run().await;
                 }
             }
             return shared.metrics.connections.dec();
@@ -200,6 +200,7 @@ impl Connected {
             rights: u64::MAX,
             version: self.version,
             source: arrival.source,
+            certificate: arrival.certificate,
             method: self.method,
             keep_alive: (self.keep_alive > 0).then_some(silence),
             last_heard: Instant::now(),

@@ -308,7 +308,7 @@ impl Connection {
             client_id: &client_id,
             user_name: None,
             tokens: &[token],
-            certificate: None,
+            certificate: self.certificate.as_deref(),
         };
         let access = self.shared.hook.connect(attempt).await.map_err(End::Denied)?;
         let same = access.scope() == self.access.scope() && access.device() == self.access.device();

@@ -58,6 +58,8 @@ struct Connection {
     rights: u64,
     version: Version,
     source: IpAddr,
+    /// The verified leaf of the client's certificate, in DER: it counts when the client renews, too.
+    certificate: Option<Vec<u8>>,
     /// What the client proved itself with by AUTH at CONNECT; it may do so again.
     method: Option<Box<str>>,
     keep_alive: Option<Duration>,

@@ -1,27 +1,29 @@
 //! Where connections come in.
 
-mod tls;
 mod websocket;
-
-pub use tls::TlsError;
 
 use crate::broker::Shared;
 use crate::connection::{Arrival, Stream, serve};
 use bulkhead_control::Pending;
 use bulkhead_control::config::{Listener, MqttConfig};
+use bulkhead_control::tls::{ServerTls, TlsError};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tls::Certificate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// Pause after a connection could not be accepted, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The names of MQTT, by itself and in a WebSocket, in ALPN.
+const ALPN: &[&[u8]] = &[b"mqtt", b"http/1.1"];
 
 /// Why the broker cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +48,14 @@ pub(crate) fn listen(
     config: &MqttConfig,
     shared: &Arc<Shared>,
 ) -> Result<Vec<SocketAddr>, ListenError> {
-    let certificate = match &config.tls {
-        Some(files) => {
-            let certificate = Arc::new(Certificate::open(files)?);
-            let renewal = Arc::clone(&certificate).keep_current();
-            let stop = shared.stop.clone();
-            shared.tasks.spawn(async move { stop.run_until_cancelled(renewal).await });
-            Some(certificate)
+    let tls = match &config.tls {
+        Some(own) => {
+            let client_ca = own.client_ca_file.as_deref();
+            let tls = Arc::new(ServerTls::open(&own.files(), client_ca, ALPN)?);
+            let (kept, stop) = (Arc::clone(&tls), shared.stop.clone());
+            let renewal = async move { stop.run_until_cancelled(kept.keep_current()).await };
+            shared.tasks.spawn(renewal);
+            Some(tls)
         }
         None => None,
     };
@@ -64,7 +67,7 @@ pub(crate) fn listen(
         addresses.push(socket.local_addr().map_err(bind)?);
         let entrance = Entrance {
             listener: *listener,
-            certificate: certificate.clone(),
+            tls: tls.clone(),
             shared: Arc::clone(shared),
             pending: Arc::clone(&pending),
         };
@@ -96,7 +99,7 @@ fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// One listener.
 struct Entrance {
     listener: Listener,
-    certificate: Option<Arc<Certificate>>,
+    tls: Option<Arc<ServerTls>>,
     shared: Arc<Shared>,
     pending: Arc<Pending>,
 }
@@ -147,7 +150,9 @@ impl Entrance {
         stream.set_nodelay(true).ok()?;
         let (stream, certificate): (Box<dyn Stream>, _) = if self.listener.transport.is_encrypted()
         {
-            let (stream, certificate) = self.certificate.as_ref()?.accept(stream).await.ok()?;
+            let acceptor = TlsAcceptor::from(self.tls.as_ref()?.config());
+            let stream = acceptor.accept(stream).await.ok()?;
+            let certificate = client_certificate(&stream);
             (Box::new(stream), certificate)
         } else {
             (Box::new(stream), None)
@@ -159,6 +164,12 @@ impl Entrance {
         let (stream, bearer) = websocket::accept(stream, max_packet).await?;
         Some(Arrival { stream: Box::new(stream), source, bearer, certificate })
     }
+}
+
+/// The leaf of the client's certificate, which the handshake verified, in DER.
+fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
+    let (_, session) = stream.get_ref();
+    session.peer_certificates()?.first().map(|leaf| leaf.to_vec())
 }
 
 /// A connection that counts.

@@ -30,7 +30,7 @@ pub(crate) use relay::Relay;
 
 use crate::broker::Shared;
 use crate::codec::{Connect, ReasonCode};
-use crate::connection::{Stream, refusing_reason};
+use crate::connection::{Arrival, Stream, refusing_reason};
 use crate::hook::{Access, Noted, Operation};
 use crate::realm::SessionKey;
 use crate::service::MqttError;
@@ -87,8 +87,8 @@ pub(crate) struct Admitted(Beginning);
 
 impl Admitted {
     /// With the client's own connection, and what came after its CONNECT.
-    pub(crate) fn into_relay(self, stream: Box<dyn Stream>, rest: Vec<u8>) -> Relay {
-        Relay::new(self.0, stream, rest)
+    pub(crate) fn into_relay(self, arrival: Arrival, rest: Vec<u8>) -> Relay {
+        Relay::new(self.0, arrival, rest)
     }
 }
 

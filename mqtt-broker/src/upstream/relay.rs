@@ -14,7 +14,7 @@ use crate::codec::{
     DecodeError, Frame, Packet, Property, ReasonCode, ServerPacket, Version, client_disconnect,
     disconnect, pingreq, unsubscribe,
 };
-use crate::connection::Stream;
+use crate::connection::Arrival;
 use crate::hook::{Access, Noted, Operation};
 use bulkhead_policy::DenyReason;
 use jiff::Timestamp;
@@ -71,6 +71,8 @@ pub(crate) struct Relay {
     pub(super) names: Names,
     pub(super) version: Version,
     pub(super) source: IpAddr,
+    /// The verified leaf of the client's certificate, in DER: it counts when the client renews, too.
+    pub(super) certificate: Option<Vec<u8>>,
     pub(super) client_id: Box<str>,
     /// What the client proved itself with by AUTH at CONNECT; it may do so again.
     pub(super) method: Option<Box<str>>,
@@ -148,9 +150,9 @@ pub(super) struct Beginning {
 }
 
 impl Relay {
-    pub(super) fn new(beginning: Beginning, stream: Box<dyn Stream>, rest: Vec<u8>) -> Self {
+    pub(super) fn new(beginning: Beginning, arrival: Arrival, rest: Vec<u8>) -> Self {
         let terms = beginning.terms;
-        let mut client = Pipe::new(stream, rest);
+        let mut client = Pipe::new(arrival.stream, rest);
         client.out().extend_from_slice(&terms.connack);
         // MQTT 5 §3.1.2.10: one and a half times the keep alive.
         let silence = Duration::from_millis(u64::from(terms.keep_alive) * 1500);
@@ -166,6 +168,7 @@ impl Relay {
             names: beginning.names,
             version: beginning.version,
             source: beginning.source,
+            certificate: arrival.certificate,
             client_id: beginning.client_id,
             method: beginning.method,
             client,
