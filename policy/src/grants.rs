@@ -1,5 +1,7 @@
 use crate::role::fill;
-use crate::{Broker, DenyReason, KeyExpr, Name, Pattern, Principal, Responses, Role, Template, Verdict};
+use crate::{
+    Broker, DenyReason, KeyExpr, Name, Pattern, Principal, Responses, Role, Template, Verdict,
+};
 
 /// What one principal may publish and subscribe on one broker: compiled once, never changed. Whoever
 /// wants other rights compiles other grants.

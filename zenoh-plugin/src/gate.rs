@@ -4,16 +4,20 @@ use crate::handshake::{HandshakeError, Offer, probe};
 use crate::host::Host;
 use crate::link::{Reader, Writer};
 use crate::metrics::Metrics;
+use crate::rules::Operation;
 use crate::seat::{Seat, Seats};
 use crate::settings::Settings;
 use aws_lc_rs::digest::{Context, SHA256};
-use bulkhead_control::Authenticator;
-use bulkhead_policy::{DenyReason, Principal, TenantId};
+use bulkhead_control::audit::{Event, Record};
+use bulkhead_control::identity::Accepted;
+use bulkhead_control::{Admission, Authenticator, Identified};
+use bulkhead_policy::{Broker, DenyReason, Principal, TenantId, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -40,9 +44,12 @@ pub(crate) struct Gate {
     pub(crate) seats: Arc<Seats>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    /// Connections, sessions or not.
+    pub(crate) open: AtomicUsize,
+    pub(crate) accepted: Arc<Accepted>,
     /// The router's socket.
-    router: PathBuf,
-    offer: OnceCell<Offer>,
+    pub(crate) router: PathBuf,
+    pub(crate) offer: OnceCell<Offer>,
 }
 
 /// A connection, through the layers below Zenoh.
@@ -50,25 +57,13 @@ pub(crate) struct Arrival {
     pub(crate) reader: Reader,
     pub(crate) writer: Writer,
     pub(crate) source: IpAddr,
+    /// The client's own certificate, in DER, once its chain was verified.
+    pub(crate) certificate: Option<Vec<u8>>,
     /// When the session has to be open.
     pub(crate) deadline: Instant,
 }
 
 impl Gate {
-    /// A gate before the router that listens on this socket.
-    pub(crate) fn new(
-        auth: Arc<Authenticator>,
-        host: Arc<Host>,
-        settings: Settings,
-        metrics: Metrics,
-        router: PathBuf,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
-        let (seats, offer) = (Arc::default(), OnceCell::new());
-        Self { auth, host, settings, metrics, seats, tasks, stop, router, offer }
-    }
-
     /// A number for the client's password to be mixed with, and one that it has to repeat.
     pub(crate) fn challenge(&self) -> Option<(u64, [u8; 16])> {
         let (mut nonce, mut cookie) = ([0; 8], [0; 16]);
@@ -78,7 +73,7 @@ impl Gate {
     }
 
     /// What the router offers, asked once.
-    pub(crate) async fn offer(&self) -> Result<Offer, HandshakeError> {
+    pub(crate) async fn ask_offer(&self) -> Result<Offer, HandshakeError> {
         let ask = || async {
             let (mut reader, mut writer) = self.connect().await?;
             let zid = self.hashed(&[b"probe"]);
@@ -117,9 +112,22 @@ impl Gate {
         ZenohIdProto::try_from(&id).unwrap_or_else(|_| ZenohIdProto::rand())
     }
 
-    /// Whether a principal's time is as good as over.
-    pub(crate) fn ends_soon(&self, principal: &Principal) -> bool {
-        principal.expires_at.duration_since(Timestamp::now()) < LEAST_LIFE
+    /// Lets in who was identified. A client comes back at once when its session ends, so what is about to
+    /// end opens none.
+    ///
+    /// # Errors
+    /// The [`DenyReason`].
+    pub(crate) fn admit(&self, identified: &Identified) -> Verdict<Admission> {
+        let Identified { principal, beside, .. } = identified;
+        let now = Timestamp::now();
+        let ends_soon = |shown: &Principal| shown.expires_at.duration_since(now) < LEAST_LIFE;
+        if ends_soon(principal) || beside.as_deref().is_some_and(ends_soon) {
+            return Err(DenyReason::TokenExpired);
+        }
+        if let Some(beside) = beside {
+            self.auth.welcome(beside)?;
+        }
+        self.auth.admit(Broker::Zenoh, Arc::clone(principal))
     }
 
     /// Asks for every session, or those of one tenant, whether it may stay. Says how many were cut off,
@@ -131,7 +139,10 @@ impl Gate {
             if tenant.is_some() && principal.tenant() != tenant {
                 continue;
             }
-            match self.auth.reassess(principal, seat.admission.rights) {
+            let beside = seat.beside.as_deref();
+            let beside = beside.map_or(Ok(()), |beside| self.auth.welcome(beside).map(drop));
+            let holds = beside.and_then(|()| self.auth.reassess(principal, seat.admission.rights));
+            match holds {
                 Err(reason) if self.cut(&seat, reason) => *cut.entry(reason).or_default() += 1,
                 Err(_) => {}
                 Ok(()) => {
@@ -146,14 +157,23 @@ impl Gate {
         cut
     }
 
+    /// Counts a denial, and writes down the first ones of each minute.
+    pub(crate) fn denied(&self, seat: &Seat, operation: Operation, reason: DenyReason) {
+        let operation = operation.name();
+        self.metrics.denied.with_label_values(&[operation, reason.code()]).inc();
+        if seat.denied() {
+            let principal = &seat.admission.principal;
+            tracing::info!(backend = BACKEND, %reason, %principal, operation, "denied");
+            let record = Record::new(Event::Deny, BACKEND).of(principal).because(reason);
+            self.auth.audit().record(record.from(Some(seat.source)).detail(operation));
+        }
+    }
+
     fn cut(&self, seat: &Seat, reason: DenyReason) -> bool {
         let first = seat.cut(reason);
         if first {
             self.auth.metrics().terminated(BACKEND, reason, 1);
-            let record = bulkhead_control::audit::Record::new(
-                bulkhead_control::audit::Event::Terminate,
-                BACKEND,
-            );
+            let record = Record::new(Event::Terminate, BACKEND);
             let record = record.of(&seat.admission.principal).because(reason);
             self.auth.audit().record(record.from(Some(seat.source)));
         }
@@ -167,7 +187,7 @@ impl Gate {
                 tokio::time::sleep(LOOK).await;
                 let now = Timestamp::now();
                 for seat in self.seats.all() {
-                    if seat.admission.principal.expires_at <= now {
+                    if seat.expires_at() <= now {
                         self.cut(&seat, DenyReason::TokenExpired);
                     } else if seat.is_silent() {
                         seat.kill.cancel();
@@ -183,11 +203,12 @@ impl Gate {
     }
 
     /// Takes over what changes in the directory and in the rules.
-    pub(crate) async fn follow(self: Arc<Self>) {
+    pub(crate) fn follow(self: Arc<Self>) -> impl Future<Output = ()> {
         let mut directory = self.auth.directory().changes();
         let mut rules = self.auth.rules_changes();
         let mut before = directory.borrow_and_update().clone();
-        let following = async {
+        let stop = self.stop.clone();
+        let following = async move {
             loop {
                 tokio::select! {
                     changed = directory.changed() => {
@@ -209,6 +230,8 @@ impl Gate {
                 }
             }
         };
-        self.stop.run_until_cancelled(following).await;
+        async move {
+            stop.run_until_cancelled(following).await;
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! What a client sends, on its way into the router.
 
+use crate::gate::Gate;
 use crate::host::Attachment;
 use crate::link::{Batches, Reader, split_batch};
 use crate::rules::{Decision, InboundRules, Operation};
 use crate::seat::Seat;
 use crate::session::End;
 use crate::wire::{Flow, Inbound, Sink, Violation};
-use bulkhead_control::Authenticator;
 use bulkhead_policy::DenyReason;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ struct Door {
     rules: InboundRules,
     attachment: Attachment,
     seat: Arc<Seat>,
-    auth: Arc<Authenticator>,
+    gate: Arc<Gate>,
     /// What came since the rate was last asked for.
     messages: u64,
     bytes: u64,
@@ -44,9 +44,9 @@ impl Ingress {
         rules: InboundRules,
         attachment: Attachment,
         seat: Arc<Seat>,
-        auth: Arc<Authenticator>,
+        gate: Arc<Gate>,
     ) -> Self {
-        let door = Door { rules, attachment, seat, auth, messages: 0, bytes: 0 };
+        let door = Door { rules, attachment, seat, gate, messages: 0, bytes: 0 };
         Self { batches: Batches::new(reader), inbound, door }
     }
 
@@ -99,11 +99,12 @@ impl Ingress {
     /// Reads no further while the tenant publishes more per second than it may.
     async fn keep_to_rate(&mut self) {
         let door = &mut self.door;
-        let (messages, bytes) = (std::mem::take(&mut door.messages), std::mem::take(&mut door.bytes));
+        let (messages, bytes) =
+            (std::mem::take(&mut door.messages), std::mem::take(&mut door.bytes));
         if messages == 0 || door.seat.tenant.publish(messages, bytes) {
             return;
         }
-        door.seat.denied(&door.auth, Operation::Put, DenyReason::MessageRateExceeded);
+        door.gate.denied(&door.seat, Operation::Put, DenyReason::MessageRateExceeded);
         while !door.seat.tenant.publish(messages, bytes) {
             tokio::time::sleep(PAUSE).await;
         }
@@ -129,7 +130,7 @@ impl Sink for Door {
                 }
             }
             Decision::Deny(reason, operation, answer) => {
-                self.seat.denied(&self.auth, operation, reason);
+                self.gate.denied(&self.seat, operation, reason);
                 if let Some(mut answer) = answer {
                     let _ = self.attachment.answer(&mut answer);
                 }
@@ -140,6 +141,6 @@ impl Sink for Door {
     }
 
     fn too_large(&mut self) {
-        self.seat.denied(&self.auth, Operation::Put, DenyReason::PayloadQuotaExceeded);
+        self.gate.denied(&self.seat, Operation::Put, DenyReason::PayloadQuotaExceeded);
     }
 }

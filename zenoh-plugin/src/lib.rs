@@ -1,5 +1,16 @@
 //! Tenant isolation before a Zenoh router.
+//!
+//! ```text
+//!  client ──▶ listen ──▶ session ──┬─▶ ingress ─▶ wire::Inbound ─▶ rules ─▶ the router's own handler
+//!             tcp, tls,  who it is │
+//!             ws, quic             └─◀ relay ◀── wire::Outbound ◀ rules ◀── the router, by its socket
+//! ```
+//!
+//! Each client has a session with the gate, which has one of its own with the router. What the client
+//! sends is read once, checked, and handed to the router as the objects that were checked; what the
+//! router sends to the client is looked through on its way.
 
+mod exposure;
 mod gate;
 mod handshake;
 mod host;
@@ -10,8 +21,13 @@ mod metrics;
 mod plugin;
 mod rules;
 mod seat;
+mod service;
 mod session;
 mod settings;
+mod status;
 mod wire;
 
-pub use plugin::{Bulkhead, start};
+pub use listen::ListenError;
+pub use plugin::Bulkhead;
+pub use service::{ZenohError, ZenohGate, start};
+pub use status::{SessionStatus, Status, TenantStatus};

@@ -1,10 +1,8 @@
 //! Who sits where: the sessions of a gate, and what their tenants use.
 
-use crate::gate::BACKEND;
-use crate::rules::Operation;
-use bulkhead_control::audit::{Event, Record};
-use bulkhead_control::{Admission, Authenticator};
-use bulkhead_policy::{DenyReason, Quotas, TenantId, TokenBucket};
+use bulkhead_control::Admission;
+use bulkhead_policy::{DenyReason, Principal, Quotas, TenantId, TokenBucket};
+use jiff::Timestamp;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,6 +25,8 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) admission: Admission,
+    /// Who the client's certificate is for, where it showed a token too.
+    pub(crate) beside: Option<Arc<Principal>>,
     pub(crate) tenant: Arc<TenantUse>,
     pub(crate) source: IpAddr,
     pub(crate) kill: CancellationToken,
@@ -45,6 +45,12 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    /// When the first of what the client showed ends.
+    pub(crate) fn expires_at(&self) -> Timestamp {
+        let own = self.admission.principal.expires_at;
+        self.beside.as_ref().map_or(own, |beside| own.min(beside.expires_at))
+    }
+
     /// Says that the client sent something.
     pub(crate) fn heard(&self) {
         let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -73,22 +79,26 @@ impl Seat {
         *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a denial, and writes down the first ones of each minute.
-    pub(crate) fn denied(&self, auth: &Authenticator, operation: Operation, reason: DenyReason) {
+    /// Counts a denial. Says whether it is among the first ones of its minute, worth writing down.
+    pub(crate) fn denied(&self) -> bool {
         self.denials.fetch_add(1, Ordering::Relaxed);
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        if records.take(1, self.since.elapsed()) {
-            let principal = &self.admission.principal;
-            let operation = operation.name();
-            tracing::info!(backend = BACKEND, %reason, %principal, operation, "denied");
-            let record = Record::new(Event::Deny, BACKEND).of(principal).because(reason);
-            auth.audit().record(record.from(Some(self.source)).detail(operation));
-        }
+        records.take(1, self.since.elapsed())
     }
 
     async fn left(&self) {
         let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
     }
+}
+
+/// A client that was let in, and wants a seat.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) admission: Admission,
+    pub(crate) beside: Option<Arc<Principal>>,
+    pub(crate) zid: ZenohIdProto,
+    pub(crate) source: IpAddr,
+    pub(crate) lease: Duration,
 }
 
 /// What a tenant uses on this gate, its sessions together.
@@ -207,22 +217,15 @@ impl Seats {
     ///
     /// # Errors
     /// [`DenyReason::ConnectionQuotaExceeded`] if its tenant has as many sessions as it may.
-    pub(crate) async fn take(
-        self: &Arc<Self>,
-        admission: Admission,
-        zid: ZenohIdProto,
-        source: IpAddr,
-        lease: Duration,
-    ) -> Result<Taken, DenyReason> {
+    pub(crate) async fn take(self: &Arc<Self>, guest: Guest) -> Result<Taken, DenyReason> {
         loop {
             let before = {
                 let mut tables = self.tables();
-                match tables.seats.get(&zid) {
+                match tables.seats.get(&guest.zid) {
                     Some(before) => Arc::clone(before),
                     None => {
-                        return tables
-                            .seat(admission, zid, source, lease)
-                            .map(|seat| Taken { seats: Arc::clone(self), seat });
+                        let seat = tables.seat(guest)?;
+                        return Ok(Taken { seats: Arc::clone(self), seat });
                     }
                 }
             };
@@ -247,13 +250,8 @@ impl Seats {
 }
 
 impl Tables {
-    fn seat(
-        &mut self,
-        admission: Admission,
-        zid: ZenohIdProto,
-        source: IpAddr,
-        lease: Duration,
-    ) -> Result<Arc<Seat>, DenyReason> {
+    fn seat(&mut self, guest: Guest) -> Result<Arc<Seat>, DenyReason> {
+        let Guest { admission, beside, zid, source, lease } = guest;
         let key = admission.principal.tenant().cloned();
         let quotas = admission.quotas;
         let tenant = self.tenants.entry(key).or_insert_with(|| Arc::new(TenantUse::new(quotas)));
@@ -265,6 +263,7 @@ impl Tables {
         tenant.sessions.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::new(Seat {
             admission,
+            beside,
             tenant: Arc::clone(tenant),
             source,
             kill: CancellationToken::new(),

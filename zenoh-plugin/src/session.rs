@@ -1,16 +1,18 @@
 //! One client's session, from its first byte to its last.
 
 use crate::gate::{Arrival, BACKEND, Gate};
-use crate::handshake::{HandshakeError, Hello, greet};
+use crate::handshake::{HandshakeError, Hello, Opened, greet};
 use crate::host::Attachment;
 use crate::ingress::Ingress;
 use crate::link::{Filtered, Reader, Relay, Writer, send};
 use crate::rules::{InboundRules, OutboundRules, Shared};
-use crate::seat::Taken;
+use crate::seat::{Guest, Seat, Taken};
 use crate::wire::{Inbound, Outbound, Passage, Violation};
-use bulkhead_policy::{Broker, DenyReason, Principal, Verdict};
+use bulkhead_control::Entered;
+use bulkhead_policy::DenyReason;
 use secrecy::ExposeSecret;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::{timeout, timeout_at};
@@ -53,12 +55,15 @@ enum Refusal {
     Late,
 }
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival) {
-    let Arrival { mut reader, mut writer, source, deadline, .. } = arrival;
-    let opening = timeout_at(deadline, open(&gate, &mut reader, &mut writer, source));
-    let refusal = match opening.await {
-        Ok(Ok((hello, entered))) => return run(gate, hello, entered, reader, writer).await,
+/// Serves a connection until it ends. `pending` is kept until it is a session.
+pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, pending: Entered) {
+    let Arrival { mut reader, mut writer, source, certificate, deadline } = arrival;
+    let opening = open(&gate, &mut reader, &mut writer, source, certificate.as_deref());
+    let refusal = match timeout_at(deadline, opening).await {
+        Ok(Ok((hello, place))) => {
+            drop(pending);
+            return run(gate, hello, place, reader, writer).await;
+        }
         Ok(Err(refusal)) => refusal,
         Err(_) => Refusal::Late,
     };
@@ -79,79 +84,59 @@ pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival) {
 }
 
 /// What stands behind a client that was let in.
-struct Entered {
+struct Place {
     taken: Taken,
     attachment: Attachment,
     from_router: Reader,
     to_router: Writer,
-    opened: crate::handshake::Opened,
+    opened: Opened,
 }
 
 async fn open(
     gate: &Arc<Gate>,
     reader: &mut Reader,
     writer: &mut Writer,
-    source: std::net::IpAddr,
-) -> Result<(Hello, Entered), Refusal> {
+    source: IpAddr,
+    certificate: Option<&[u8]>,
+) -> Result<(Hello, Place), Refusal> {
     let (nonce, cookie) = gate.challenge().ok_or(Refusal::Denied(DenyReason::Internal))?;
-    let offer = gate.offer().await.map_err(Refusal::Handshake)?;
+    let offer = gate.ask_offer().await.map_err(Refusal::Handshake)?;
     let hello = greet(reader, writer, &offer, nonce, cookie).await.map_err(Refusal::Handshake)?;
     let started = Instant::now();
     let token = hello.token.as_ref().map(ExposeSecret::expose_secret);
-    let (principal, verdict) = admit(gate, token, source).await;
+    let auth = &gate.auth;
+    let identified = auth.identify_client(&gate.accepted, token, certificate, Some(source)).await;
+    let principal = identified.as_ref().ok().map(|known| Arc::clone(&known.principal));
     let denied = |reason| {
-        let principal = principal.as_deref();
-        gate.auth.record(BACKEND, Some(source), principal, Some(reason), started);
+        auth.record(BACKEND, Some(source), principal.as_deref(), Some(reason), started);
         Refusal::Denied(reason)
     };
-    let admission = verdict.map_err(denied)?;
-    let zid = gate.router_id(&admission.principal, &hello.zid);
-    let lease = hello.lease.min(gate.settings.max_lease);
-    let taken = gate.seats.take(admission, zid, source, lease).await.map_err(denied)?;
-    let entered = enter(gate, &hello, taken).await.map_err(Refusal::Handshake)?;
-    gate.auth.record(BACKEND, Some(source), principal.as_deref(), None, started);
-    Ok((hello, entered))
+    let identified = identified.map_err(denied)?;
+    let admission = gate.admit(&identified).map_err(denied)?;
+    let guest = Guest {
+        zid: gate.router_id(&admission.principal, &hello.zid),
+        admission,
+        beside: identified.beside,
+        source,
+        lease: hello.lease.min(gate.settings.max_lease),
+    };
+    let taken = gate.seats.take(guest).await.map_err(denied)?;
+    let place = enter(gate, &hello, taken).await.map_err(Refusal::Handshake)?;
+    auth.record(BACKEND, Some(source), principal.as_deref(), None, started);
+    Ok((hello, place))
 }
 
-async fn admit(
-    gate: &Gate,
-    token: Option<&str>,
-    source: std::net::IpAddr,
-) -> (Option<Arc<Principal>>, Verdict<bulkhead_control::Admission>) {
-    let identified = match token {
-        Some(token) => gate.auth.identify(token, Some(source)).await,
-        None => Err(DenyReason::TokenMissing),
-    };
-    let principal = match identified {
-        Ok(principal) => principal,
-        Err(reason) => return (None, Err(reason)),
-    };
-    // A client comes back at once when its session ends, so a token that is about to end opens none.
-    let verdict = if gate.ends_soon(&principal) {
-        Err(DenyReason::TokenExpired)
-    } else {
-        gate.auth.admit(Broker::Zenoh, Arc::clone(&principal))
-    };
-    (Some(principal), verdict)
-}
-
-async fn enter(gate: &Arc<Gate>, hello: &Hello, taken: Taken) -> Result<Entered, HandshakeError> {
+async fn enter(gate: &Arc<Gate>, hello: &Hello, taken: Taken) -> Result<Place, HandshakeError> {
     let (mut from_router, mut to_router) = gate.connect().await?;
     let (zid, kill) = (taken.seat.zid, taken.seat.kill.clone());
     let expectation = gate.host.expect(zid, kill).ok_or(HandshakeError::Changed)?;
     let opened = hello.enter(&mut from_router, &mut to_router, zid).await?;
     let attachment = expectation.arrived().await.ok_or(HandshakeError::Changed)?;
-    Ok(Entered { taken, attachment, from_router, to_router, opened })
+    Ok(Place { taken, attachment, from_router, to_router, opened })
 }
 
-async fn run(
-    gate: Arc<Gate>,
-    hello: Hello,
-    entered: Entered,
-    reader: Reader,
-    mut writer: Writer,
-) {
-    let Entered { taken, attachment, from_router, to_router, opened } = entered;
+async fn run(gate: Arc<Gate>, hello: Hello, place: Place, reader: Reader, mut writer: Writer) {
+    let Place { taken, attachment, from_router, to_router, opened } = place;
     let seat = Arc::clone(&taken.seat);
     let shared = Arc::new(Shared::new(seat.admission.grants.clone()));
     let limits = gate.settings.limits(&seat.tenant.quotas());
@@ -169,8 +154,8 @@ async fn run(
     }
     seat.heard();
     let rules = InboundRules::new(Arc::clone(&shared), limits);
-    let auth = Arc::clone(&gate.auth);
-    let ingress = Ingress::new(reader, inbound, rules, attachment, Arc::clone(&seat), auth);
+    let ingress =
+        Ingress::new(reader, inbound, rules, attachment, Arc::clone(&seat), Arc::clone(&gate));
     let relay = Relay::new(from_router, writer);
     let outbound = OutboundRules::new(shared);
     Session { taken, ingress, relay, outbound, to_router }.run(&gate).await;
@@ -184,13 +169,12 @@ impl Session {
         let mut read_to_the_end = None;
         let end = {
             let mut outbound = Outbound::default();
-            let mut filter = |batch: &[u8], out: &mut Vec<u8>| {
-                match outbound.batch(batch, &mut rules, out) {
+            let mut filter =
+                |batch: &[u8], out: &mut Vec<u8>| match outbound.batch(batch, &mut rules, out) {
                     Passage::Whole => Filtered::Whole,
                     Passage::Cut => Filtered::Instead,
                     Passage::Closed | Passage::Broken => Filtered::End,
-                }
-            };
+                };
             let mut slow = Slow { seat: Arc::clone(seat), now: false };
             let mut waits = |waits| slow.set(waits);
             let relaying = poll_fn(|cx| relay.poll(cx, &mut filter, &mut waits));
@@ -240,7 +224,7 @@ async fn show_life(to_router: &mut Writer) {
 
 /// A session that may keep its tenant's publishers waiting.
 struct Slow {
-    seat: Arc<crate::seat::Seat>,
+    seat: Arc<Seat>,
     now: bool,
 }
 

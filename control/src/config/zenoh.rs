@@ -1,4 +1,4 @@
-use super::{Problem, TlsFiles};
+use super::{ListenerTls, Problem};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,9 +13,9 @@ pub struct ZenohConfig {
     /// Where tenants' clients connect, as Zenoh writes it: `tls/[::]:7447`, and the same with `tcp`,
     /// `ws` and `quic`.
     pub listeners: Vec<ZenohListener>,
-    /// The certificate of `tls` and `quic`.
+    /// The certificate of `tls` and `quic`, and whose certificates clients may show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<ListenerTls>,
     /// Whether `tcp` and `ws` may listen off loopback, where tokens cross the network in the clear.
     /// Default no.
     #[serde(default)]
@@ -244,6 +244,6 @@ impl ZenohConfig {
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        self.tls.iter_mut().flat_map(TlsFiles::paths).chain(&mut self.router_socket)
+        self.tls.iter_mut().flat_map(ListenerTls::paths).chain(&mut self.router_socket)
     }
 }

@@ -90,9 +90,7 @@ mod tests {
             let reader = tokio_test_reader(chunks.collect());
             let mut batches = Batches::new(reader);
             let mut seen = Vec::new();
-            while let Ok(whole) =
-                poll_fn(|cx| batches.poll(cx, |_, whole| whole.to_vec())).await
-            {
+            while let Ok(whole) = poll_fn(|cx| batches.poll(cx, |_, whole| whole.to_vec())).await {
                 let mut rest = &whole[..];
                 while let Some((batch, after)) = split_batch(rest) {
                     seen.push(batch.to_vec());

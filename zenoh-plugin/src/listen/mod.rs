@@ -1,13 +1,25 @@
 //! Where connections come in.
 
+mod quic;
+mod websocket;
+
 use crate::gate::{Arrival, Gate};
 use crate::session::serve;
+use bulkhead_control::Pending;
 use bulkhead_control::config::{ZenohConfig, ZenohLink, ZenohListener};
+use bulkhead_control::tls::{ServerTls, TlsError};
+use quinn::Endpoint;
+use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// Pause after a connection could not be accepted, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -24,54 +36,199 @@ pub enum ListenError {
         /// What the system says.
         cause: std::io::Error,
     },
+    /// The certificate cannot be used.
+    #[error("zenoh.tls: {0}")]
+    Tls(#[from] TlsError),
 }
 
 /// Listens everywhere that is configured. Returns the addresses, whose ports are the real ones, in the
 /// configuration's order.
-pub(crate) async fn listen(
+pub(crate) fn listen(
     config: &ZenohConfig,
     gate: &Arc<Gate>,
 ) -> Result<Vec<SocketAddr>, ListenError> {
+    let pending = Arc::new(Pending::new(gate.settings.pending_per_source));
     let mut addresses = Vec::new();
     for listener in &config.listeners {
         let bind = |cause| ListenError::Bind { listener: *listener, cause };
-        let socket = TcpListener::bind(listener.address).await.map_err(bind)?;
-        addresses.push(socket.local_addr().map_err(bind)?);
-        let (gate, listener) = (Arc::clone(gate), *listener);
-        gate.tasks.clone().spawn(async move {
-            gate.stop.clone().run_until_cancelled(accept(gate, listener, socket)).await;
-        });
+        let alpn = if listener.link == ZenohLink::Quic { quic::ALPN } else { &[] };
+        let tls = match &config.tls {
+            Some(own) if listener.link.is_encrypted() => {
+                let client_ca = own.client_ca_file.as_deref();
+                let tls = Arc::new(ServerTls::open(&own.files(), client_ca, alpn)?);
+                let (kept, stop) = (Arc::clone(&tls), gate.stop.clone());
+                gate.tasks
+                    .spawn(async move { stop.run_until_cancelled(kept.keep_current()).await });
+                Some(tls)
+            }
+            _ => None,
+        };
+        let doorway = Doorway {
+            listener: *listener,
+            tls,
+            gate: Arc::clone(gate),
+            pending: Arc::clone(&pending),
+        };
+        let (doorway, stop) = (Arc::new(doorway), gate.stop.clone());
+        match (&doorway.tls, listener.link) {
+            (Some(tls), ZenohLink::Quic) => {
+                let endpoint = quic::bind(listener.address, tls).map_err(bind)?;
+                addresses.push(endpoint.local_addr().map_err(bind)?);
+                let accepting = doorway.accept_quic(endpoint);
+                gate.tasks.spawn(async move { stop.run_until_cancelled(accepting).await });
+            }
+            _ => {
+                let socket = bind_to(listener.address).map_err(bind)?;
+                addresses.push(socket.local_addr().map_err(bind)?);
+                let accepting = doorway.accept(socket);
+                gate.tasks.spawn(async move { stop.run_until_cancelled(accepting).await });
+            }
+        }
     }
     Ok(addresses)
 }
 
-async fn accept(gate: Arc<Gate>, listener: ZenohListener, socket: TcpListener) {
-    loop {
-        match socket.accept().await {
-            Ok((stream, peer)) => {
-                let gate = Arc::clone(&gate);
-                gate.tasks.clone().spawn(async move {
-                    let deadline = Instant::now() + gate.settings.handshake_timeout;
-                    if let Some(arrival) = arrive(listener.link, stream, peer.ip(), deadline) {
-                        serve(gate, arrival).await;
-                    }
-                });
+/// A listening socket; one of IPv6 takes IPv4 too only where it listens everywhere.
+fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// One listener.
+struct Doorway {
+    listener: ZenohListener,
+    tls: Option<Arc<ServerTls>>,
+    gate: Arc<Gate>,
+    pending: Arc<Pending>,
+}
+
+impl Doorway {
+    async fn accept(self: Arc<Self>, socket: TcpListener) {
+        loop {
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    let doorway = Arc::clone(&self);
+                    let deadline = self.deadline();
+                    let source = peer.ip();
+                    self.admit(source, deadline, async move {
+                        doorway.arrive(stream, source, deadline).await
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(listener = %self.listener, %error, "a connection was not accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
-            Err(error) => {
-                tracing::warn!(%listener, %error, "a connection was not accepted");
-                sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    async fn accept_quic(self: Arc<Self>, endpoint: Endpoint) {
+        while let Some(incoming) = endpoint.accept().await {
+            // Whoever says it is somewhere has to prove that packets reach it there.
+            if !incoming.remote_address_validated() {
+                let _ = incoming.retry();
+                continue;
             }
+            let (deadline, source) = (self.deadline(), incoming.remote_address().ip());
+            let config = self.tls.as_deref().and_then(|tls| quic::config(tls).ok());
+            self.admit(
+                source,
+                deadline,
+                async move { quic::arrive(incoming, config?, deadline).await },
+            );
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.gate.settings.handshake_timeout
+    }
+
+    /// Goes on with a connection in a task of its own, if there is room for it.
+    fn admit(
+        &self,
+        source: IpAddr,
+        deadline: Instant,
+        arriving: impl Future<Output = Option<Arrival>> + Send + 'static,
+    ) {
+        let gate = Arc::clone(&self.gate);
+        let failed = gate.metrics.handshakes_failed.clone();
+        let refused = |label| failed.with_label_values(&[label]).inc();
+        let Some(open) = Open::count(&gate) else {
+            return refused("sessions");
+        };
+        let Some(pending) = self.pending.enter(source) else {
+            return refused("source");
+        };
+        self.gate.tasks.spawn(async move {
+            match timeout_at(deadline, arriving).await {
+                Ok(Some(arrival)) => serve(gate, arrival, pending).await,
+                _ => failed.with_label_values(&["transport"]).inc(),
+            }
+            drop(open);
+        });
+    }
+
+    /// Gets through the layers below Zenoh.
+    async fn arrive(
+        &self,
+        stream: TcpStream,
+        source: IpAddr,
+        deadline: Instant,
+    ) -> Option<Arrival> {
+        // A small message should not wait for the next.
+        stream.set_nodelay(true).ok()?;
+        let arrival =
+            |reader, writer, certificate| Arrival { reader, writer, source, certificate, deadline };
+        match (self.listener.link, &self.tls) {
+            (ZenohLink::Tcp, _) => {
+                let (reader, writer) = stream.into_split();
+                Some(arrival(Box::new(reader), Box::new(writer), None))
+            }
+            (ZenohLink::Ws, _) => {
+                let (reader, writer) = tokio::io::split(websocket::accept(stream).await?);
+                Some(arrival(Box::new(reader), Box::new(writer), None))
+            }
+            (ZenohLink::Tls, Some(tls)) => {
+                let stream = TlsAcceptor::from(tls.config()).accept(stream).await.ok()?;
+                let certificate = certificate_of(stream.get_ref().1.peer_certificates());
+                let (reader, writer) = tokio::io::split(stream);
+                Some(arrival(Box::new(reader), Box::new(writer), certificate))
+            }
+            _ => None,
         }
     }
 }
 
-fn arrive(
-    _: ZenohLink,
-    stream: TcpStream,
-    source: IpAddr,
-    deadline: Instant,
-) -> Option<Arrival> {
-    stream.set_nodelay(true).ok()?;
-    let (reader, writer) = stream.into_split();
-    Some(Arrival { reader: Box::new(reader), writer: Box::new(writer), source, deadline })
+/// The certificate of a verified chain that is the client's own.
+fn certificate_of(chain: Option<&[CertificateDer<'_>]>) -> Option<Vec<u8>> {
+    chain.and_then(<[_]>::first).map(|leaf| leaf.to_vec())
+}
+
+/// A connection that counts.
+struct Open(Arc<Gate>);
+
+impl Open {
+    fn count(gate: &Arc<Gate>) -> Option<Self> {
+        let more = |n: usize| (n < gate.settings.max_sessions).then_some(n + 1);
+        gate.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self(Arc::clone(gate)))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -154,8 +154,8 @@ impl InboundRules {
             let names = self.shared.names();
             let key = names.resolve(Side::Client, &request.wire_expr);
             let carries = query.ext_body.is_some() || query.ext_attachment.is_some();
-            let allowed = self.shared.may_publish(&key)
-                || (!carries && self.shared.may_receive(&key));
+            let allowed =
+                self.shared.may_publish(&key) || (!carries && self.shared.may_receive(&key));
             let mut pending = self.shared.queries();
             if !allowed {
                 DenyReason::PublishDenied
@@ -166,11 +166,7 @@ impl InboundRules {
                 return Decision::Pass;
             }
         };
-        let end = ResponseFinal {
-            rid: request.id,
-            ext_qos: request.ext_qos,
-            ext_tstamp: None,
-        };
+        let end = ResponseFinal { rid: request.id, ext_qos: request.ext_qos, ext_tstamp: None };
         Decision::Deny(reason, Operation::Query, answer(NetworkBody::ResponseFinal(end)))
     }
 

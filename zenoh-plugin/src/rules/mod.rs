@@ -53,9 +53,9 @@ impl Shared {
     fn concerns(&self, key: &Resolved<'_>) -> bool {
         match key {
             Resolved::Declared(declared) if declared.publish || declared.subscribe => true,
-            _ => key
-                .key()
-                .is_some_and(|key| self.asks(key, |keys| self.grants.concerns_keys(keys))),
+            _ => {
+                key.key().is_some_and(|key| self.asks(key, |keys| self.grants.concerns_keys(keys)))
+            }
         }
     }
 

@@ -52,7 +52,9 @@ impl OutboundRules {
             DeclareBody::DeclareSubscriber(new) => named(&new.wire_expr, false),
             DeclareBody::DeclareQueryable(new) => named(&new.wire_expr, false),
             DeclareBody::DeclareToken(new) => named(&new.wire_expr, true),
-            DeclareBody::UndeclareSubscriber(old) => taken_back(&old.ext_wire_expr.wire_expr, false),
+            DeclareBody::UndeclareSubscriber(old) => {
+                taken_back(&old.ext_wire_expr.wire_expr, false)
+            }
             DeclareBody::UndeclareQueryable(old) => taken_back(&old.ext_wire_expr.wire_expr, false),
             DeclareBody::UndeclareToken(old) => taken_back(&old.ext_wire_expr.wire_expr, true),
             DeclareBody::DeclareFinal(_) => true,
@@ -97,9 +99,9 @@ impl Shared {
     fn is_for(&self, key: &Resolved<'_>) -> bool {
         match key {
             Resolved::Declared(declared) if declared.subscribe => true,
-            _ => key
-                .key()
-                .is_some_and(|key| self.asks(key, |keys| self.grants.receives_keys(keys))),
+            _ => {
+                key.key().is_some_and(|key| self.asks(key, |keys| self.grants.receives_keys(keys)))
+            }
         }
     }
 }

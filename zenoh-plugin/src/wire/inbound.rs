@@ -1,6 +1,6 @@
+use super::Violation;
 use super::fragments::{Chain, Marks, Piece};
 use super::sequence::{Lanes, Negotiated};
-use super::Violation;
 use zenoh_buffers::ZSlice;
 use zenoh_buffers::reader::Reader;
 use zenoh_codec::{RCodec, Zenoh080, Zenoh080Reliability};

@@ -4,9 +4,7 @@ use zenoh_codec::{RCodec, Zenoh080, Zenoh080Reliability};
 use zenoh_protocol::common::imsg;
 use zenoh_protocol::core::{Priority, Reliability};
 use zenoh_protocol::network::{NetworkMessage, id as network};
-use zenoh_protocol::transport::{
-    Close, FragmentHeader, FrameHeader, KeepAlive, id as transport,
-};
+use zenoh_protocol::transport::{Close, FragmentHeader, FrameHeader, KeepAlive, id as transport};
 
 /// Goes through what the router sends to one client, and cuts out what is not for it.
 #[derive(Debug, Default)]

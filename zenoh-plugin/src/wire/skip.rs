@@ -41,11 +41,8 @@ pub(super) fn head<'a>(bytes: &mut &'a [u8]) -> Option<Head<'a>> {
         _ => return None,
     }
     let scope = ExprId::try_from(integer(bytes)?).ok()?;
-    let suffix = if header & NAMED == 0 {
-        ""
-    } else {
-        std::str::from_utf8(counted(bytes)?).ok()?
-    };
+    let suffix =
+        if header & NAMED == 0 { "" } else { std::str::from_utf8(counted(bytes)?).ok()? };
     let mapping = if header & MAPPED == 0 { Mapping::Receiver } else { Mapping::Sender };
     Some(Head { id, expr: WireExpr { scope, suffix: Cow::Borrowed(suffix), mapping } })
 }

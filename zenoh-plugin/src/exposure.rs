@@ -1,0 +1,68 @@
+//! What of the router tenants could reach around the gate.
+
+use bulkhead_control::config::ZenohConfig;
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// How a Unix socket is written among endpoints.
+const UNIX: &str = "unixsock-stream/";
+
+/// Where the router itself listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Exposure {
+    /// The socket for the gate.
+    pub(crate) socket: Option<PathBuf>,
+    /// What anybody who can reach the address can use.
+    pub(crate) open: Vec<String>,
+}
+
+impl Exposure {
+    /// Reads the router's `listen/endpoints` (JSON), and takes out what the configuration trusts.
+    pub(crate) fn of(endpoints: &str, config: &ZenohConfig) -> Self {
+        let endpoints: Value = serde_json::from_str(endpoints).unwrap_or_default();
+        // One list, or one for each mode.
+        let listed = endpoints.get("router").unwrap_or(&endpoints);
+        let listed = listed.as_array().map(Vec::as_slice).unwrap_or_default();
+        let all: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
+        let (sockets, others): (Vec<&str>, Vec<&str>) =
+            all.into_iter().partition(|endpoint| endpoint.starts_with(UNIX));
+        let path = |endpoint: &&str| {
+            // What stands behind `?` and `#` is no part of the path.
+            let path = endpoint.strip_prefix(UNIX)?;
+            path.split(['?', '#']).next().map(PathBuf::from)
+        };
+        let socket = config.router_socket.clone().or_else(|| sockets.first().and_then(path));
+        let trusted = |endpoint: &&str| config.trusted_listeners.iter().any(|own| own == endpoint);
+        let open = others.into_iter().filter(|e| !trusted(e)).map(str::to_owned).collect();
+        Self { socket, open }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Exposure;
+    use bulkhead_control::config::ZenohConfig;
+
+    fn exposure(endpoints: &str, trusted: &[&str]) -> Exposure {
+        let mut config = ZenohConfig::new(Vec::new());
+        config.trusted_listeners = trusted.iter().map(|t| (*t).to_owned()).collect();
+        Exposure::of(endpoints, &config)
+    }
+
+    #[test]
+    fn everything_but_sockets_and_what_is_trusted_is_open() {
+        let found = exposure(
+            r#"["unixsock-stream//run/z.sock?prio=1", "tcp/[::]:7447", "tls/10.0.0.1:7447"]"#,
+            &["tls/10.0.0.1:7447"],
+        );
+        assert_eq!(found.socket.as_deref(), Some(std::path::Path::new("/run/z.sock")));
+        assert_eq!(found.open, ["tcp/[::]:7447"]);
+    }
+
+    #[test]
+    fn a_list_may_depend_on_the_mode() {
+        let found = exposure(r#"{"router": ["tcp/[::]:7447"], "peer": ["tcp/[::]:0"]}"#, &[]);
+        assert_eq!((found.socket, found.open), (None, vec!["tcp/[::]:7447".to_owned()]));
+        assert_eq!(exposure("null", &[]).open, Vec::<String>::new());
+    }
+}
