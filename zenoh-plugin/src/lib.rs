@@ -19,6 +19,7 @@ mod link;
 mod listen;
 mod metrics;
 mod plugin;
+mod router;
 mod rules;
 mod seat;
 mod service;
@@ -29,5 +30,6 @@ mod wire;
 
 pub use listen::ListenError;
 pub use plugin::Bulkhead;
+pub use router::Router;
 pub use service::{ZenohError, ZenohGate, start};
 pub use status::{SessionStatus, Status, TenantStatus};

@@ -43,6 +43,9 @@ pub enum ZenohError {
     /// The authority of devices' certificates.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The router of this process.
+    #[error("router: {0}")]
+    Router(String),
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),

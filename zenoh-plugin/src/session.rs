@@ -173,7 +173,11 @@ impl Session {
                 |batch: &[u8], out: &mut Vec<u8>| match outbound.batch(batch, &mut rules, out) {
                     Passage::Whole => Filtered::Whole,
                     Passage::Cut => Filtered::Instead,
-                    Passage::Closed | Passage::Broken => Filtered::End,
+                    Passage::Closed => Filtered::End,
+                    Passage::Broken => {
+                        tracing::error!("the router sent what the gate cannot read");
+                        Filtered::End
+                    }
                 };
             let mut slow = Slow { seat: Arc::clone(seat), now: false };
             let mut waits = |waits| slow.set(waits);

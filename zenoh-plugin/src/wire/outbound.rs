@@ -1,5 +1,4 @@
 use super::skip::{self, Head};
-use zenoh_buffers::reader::HasReader;
 use zenoh_codec::{RCodec, Zenoh080, Zenoh080Reliability};
 use zenoh_protocol::common::imsg;
 use zenoh_protocol::core::{Priority, Reliability};
@@ -64,7 +63,7 @@ impl Outbound {
             let at = batch.len() - rest.len();
             match imsg::mid(*header) {
                 transport::FRAME => {
-                    let frame: FrameHeader = codec.read(&mut rest.reader()).ok()?;
+                    let frame: FrameHeader = codec.read(&mut rest).ok()?;
                     frames(&mut rest, batch.len(), frame.reliability, censor, cutter)?;
                 }
                 transport::FRAGMENT => {
