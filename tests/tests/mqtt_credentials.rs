@@ -11,7 +11,7 @@
 #[path = "../python/script.rs"]
 mod script;
 
-use bulkhead_devkit::Tools;
+use bulkhead_devkit::{MosquittoServer, Tools};
 use bulkhead_policy::{Status, Tenant};
 use bulkhead_tests::mqtt::codec::{Property, ReasonCode, Version};
 use bulkhead_tests::mqtt::{Door, Hello};
@@ -28,6 +28,7 @@ use std::process::Command;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 
 const DENIED: ReasonCode = ReasonCode::NOT_AUTHORIZED;
@@ -520,6 +521,44 @@ async fn the_exchange_may_be_another_process() {
     assert_eq!(plain.tcp().refuse(&Hello::new("cam-1", section.password())).await, DENIED);
     let door = section.shown_at(plain.door(Transport::Tls));
     assert_eq!(door.refuse(&bare("cam-1")).await, BAD);
+}
+
+/// The same front, before mosquitto.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_another_broker_they_are_as_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().to_owned();
+    let mosquitto = spawn_blocking(move || {
+        let programs = Tools::open().unwrap().mosquitto().unwrap();
+        MosquittoServer::start(&programs.broker, &home, "allow_anonymous true\n").unwrap()
+    });
+    let mosquitto = mosquitto.await.unwrap();
+    let upstream = format!("upstream = {:?}", format!("mqtt://{}", mosquitto.address()));
+    let stack = Stack::mqtt().issues().mqtt(&upstream).start().await;
+    let mut witness = stack.witness("globex").await;
+    let section = issue(&stack, "acme", "cam-1").await;
+    let own = stack.token(&Token::device("acme", "cam-1"));
+    let renewing = bare("renewing")
+        .with(Property::AuthenticationMethod("JWT"))
+        .with(Property::AuthenticationData(own.as_bytes()));
+    let door = section.shown_at(stack.door(Transport::Tls));
+    let mut renewed = door.connect(&renewing).await;
+    assert_eq!(renewed.renew(&stack.token(&Token::device("acme", "cam-1").ttl(500))).await, None);
+    let mut live = vec![("renewed", renewed)];
+    for (n, (way, door, mut hello)) in ways(&stack, &section).into_iter().enumerate() {
+        hello.client_id = format!("cam-{n}");
+        let mut client = door.connect(&hello).await;
+        client.subscribed("device-connect/acme/cam-1/cmd").await;
+        assert!(client.subscribe(FOREIGN).await.is_error(), "{way}");
+        live.push((way, client));
+    }
+    let code = cut(&stack, "id", "cam-1").await;
+    for (_, mut client) in live {
+        client.closed().await;
+    }
+    stack.denied(code).await;
+    assert_eq!(door.refuse(&bare("again")).await, DENIED);
+    witness.nothing().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
