@@ -180,7 +180,11 @@ fn home_with_mqtt(more: &str) -> Home {
 fn those_for_mqtt_are_signed_by_the_keys_that_the_exchange_made() {
     let home = home_with_mqtt("");
     let ran = home.run(issue("--device cam-1 --backend mqtt --out c.json")).failed(1);
-    ran.says(&["exchange.keys", "does not hold the keys of the exchange", "start the service"]);
+    ran.says(&[
+        "exchange.keys",
+        "does not hold the keys of the exchange",
+        "bulkhead init exchange",
+    ]);
     assert!(!home.exists("exchange") && !home.exists("c.json"));
     let made = ["ca.key", "ca.pem", "keys.lock", "tokens.jwks.json", "tokens.key"];
     {
