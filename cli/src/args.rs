@@ -28,7 +28,8 @@ pub struct Args {
 pub enum Command {
     /// Start everything on this machine, measure the isolation of two tenants, and stay up to be tried.
     Dev(Dev),
-    /// Write a configuration, or with `nats` the keys and configuration of a nats-server.
+    /// Write a configuration, with `nats` the keys and configuration of a nats-server, or with
+    /// `exchange` the keys of the exchange.
     Init(Init),
     /// Check the configuration and what it refers to.
     Check,
@@ -84,6 +85,12 @@ pub enum InitWhat {
         /// Where the server listens.
         #[arg(long, value_parser = address, default_value = "127.0.0.1:4222")]
         listen: String,
+    },
+    /// The keys that sign credentials for MQTT, which the first start of the exchange makes otherwise.
+    Exchange {
+        /// The folder to write.
+        #[arg(long, default_value = "exchange")]
+        dir: PathBuf,
     },
 }
 

@@ -200,3 +200,55 @@ fn files_that_only_a_service_reads_are_checked_too() {
         "write a level, such as \"info\"",
     ]);
 }
+
+#[test]
+fn the_exchanges_keys_and_what_is_verified_by_them_are_checked() {
+    let home = Home::new();
+    home.configure(
+        "directory = { file = \"tenants.toml\" }\n\
+         exchange = { listen = \"127.0.0.1:0\", keys = \"exchange\" }\n\
+         [mqtt]\nlisteners = [\"tls://127.0.0.1:8883\"]\n\
+         tls = { cert_file = \"tls.crt\", key_file = \"tls.key\", \
+         client_ca_file = \"exchange/ca.pem\" }\n",
+    );
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    home.write("tls.crt", &made.cert.pem());
+    home.write("tls.key", &made.signing_key.serialize_pem());
+    let settings = ["exchange.keys", "mqtt.tls.client_ca_file", "mqtt.exchange_jwks_file"];
+    let checked = check(&home).ok();
+    for setting in settings {
+        checked
+            .stdout
+            .lines()
+            .find(|l| *l == format!("ok    {setting}: made at the first start"))
+            .unwrap();
+    }
+    drop(common::service::Service::start(&home));
+    check(&home).ok().says(&[
+        "ok    exchange.keys: device authority until 20",
+        "ok    mqtt.tls.client_ca_file: authorities are usable",
+        "ok    mqtt.exchange_jwks_file: keys are usable",
+    ]);
+    let ca = home.read("exchange/ca.pem");
+    home.write("exchange/ca.pem", &made.cert.pem());
+    let checked = check(&home).found();
+    checked.says(&[
+        "FAIL  exchange.keys: ",
+        "FAIL  mqtt.tls.client_ca_file: ",
+        "ca.pem",
+        "no authority's",
+    ]);
+    home.write("exchange/ca.pem", &ca);
+    home.write("exchange/tokens.jwks.json", "{\"keys\": []}");
+    let checked = check(&home).found();
+    checked.says(&["FAIL  exchange.keys: ", "FAIL  mqtt.exchange_jwks_file: ", "tokens.jwks.json"]);
+    std::fs::remove_file(home.path("exchange/ca.key")).unwrap();
+    check(&home).found().says(&["ca.key is missing", "restore it"]);
+
+    // Without an exchange here, the public files have to be there.
+    let config = home.read("bulkhead.toml").replace("exchange = ", "# exchange = ");
+    home.write("bulkhead.toml", &config.replace("exchange/ca.pem", "elsewhere/ca.pem"));
+    check(&home)
+        .found()
+        .says(&["FAIL  mqtt.tls.client_ca_file: elsewhere/ca.pem", "cannot be read"]);
+}

@@ -9,6 +9,7 @@
 
 mod common;
 
+use common::service::Service;
 use common::{Home, secrets};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
@@ -160,4 +161,105 @@ fn they_say_where_devices_find_the_servers_and_their_authority() {
     let file = home.run(issue("--device cam-1")).ok().json();
     assert_eq!(file["nats"]["tls"]["ca_file"], "/etc/ca.pem");
     assert_eq!(file["nats"]["urls"], serde_json::json!(["tls://broker.example:4222"]));
+}
+
+/// A folder with an exchange that has keys of its own, and MQTT; with `more` settings.
+fn home_with_mqtt(more: &str) -> Home {
+    let home = Home::of(&["acme"]);
+    home.configure(&format!(
+        "directory = {{ file = \"tenants.toml\" }}\n\
+         audit = {{ path = \"audit.jsonl\" }}\n\
+         exchange = {{ listen = \"127.0.0.1:0\", keys = \"exchange\" }}\n\
+         mqtt = {{ listeners = [\"tcp://127.0.0.1:0\"], device_urls = [\"mqtts://b:8883\"] }}\n\
+         {more}"
+    ));
+    home
+}
+
+#[test]
+fn those_for_mqtt_are_signed_by_the_keys_that_the_exchange_made() {
+    let home = home_with_mqtt("");
+    let ran = home.run(issue("--device cam-1 --backend mqtt --out c.json")).failed(1);
+    ran.says(&[
+        "exchange.keys",
+        "does not hold the keys of the exchange",
+        "bulkhead init exchange",
+    ]);
+    assert!(!home.exists("exchange") && !home.exists("c.json"));
+    let made = ["ca.key", "ca.pem", "keys.lock", "tokens.jwks.json", "tokens.key"];
+    {
+        let _service = Service::start(&home);
+        assert_eq!(home.names_in("exchange"), made);
+    }
+    let keys: Vec<_> = made.iter().map(|name| home.read(&format!("exchange/{name}"))).collect();
+    let _service = Service::start(&home);
+    let again: Vec<_> = made.iter().map(|name| home.read(&format!("exchange/{name}"))).collect();
+    assert!(keys == again, "they are made once");
+    for name in made {
+        assert_eq!(home.mode(&format!("exchange/{name}")), 0o600, "{name}");
+    }
+
+    // It is the only backend, so it need not be named.
+    let file = home.run(issue("--device cam-1")).ok().json();
+    let names =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    assert_eq!(names(&file), ["auth_type", "device_id", "mqtt", "tenant"]);
+    assert_eq!(names(&file["mqtt"]), ["credentials", "urls"]);
+    assert_eq!(file["auth_type"], "password");
+    assert_eq!(file["mqtt"]["urls"], json!(["mqtts://b:8883"]));
+    assert_eq!(file["mqtt"]["credentials"]["username"], "cam-1");
+    let password = file["mqtt"]["credentials"]["password"].as_str().unwrap();
+    let claims = BASE64URL_NOPAD.decode(password.split('.').nth(1).unwrap().as_bytes()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    assert_eq!(
+        (&claims["tenant"], &claims["device"], &claims["role"]),
+        (&json!("acme"), &json!("cam-1"), &json!("device"))
+    );
+    let more = "--device cam-1 --certificate --role viewer --ttl 10m --out c.json";
+    home.run(issue(more)).ok();
+    assert_eq!(home.mode("c.json"), 0o600);
+    let file: Value = serde_json::from_str(&home.read("c.json")).unwrap();
+    assert_eq!(names(&file["mqtt"]["tls"]), ["cert_pem", "key_pem"]);
+    let log = home.read("audit.jsonl.cli");
+    assert!(log.contains("credential_issued") && log.contains("\"mqtt\""), "{log}");
+    assert_eq!(secrets::in_text(&log), None);
+}
+
+#[test]
+fn with_several_backends_one_has_to_be_named() {
+    let home = home_with_mqtt("");
+    home.run(["init", "nats"]).ok();
+    let nats = "nats = { servers = [\"nats://127.0.0.1:1\"], operator = { keys = \"nats\" } }\n";
+    let config = home.read("bulkhead.toml").replacen("exchange =", &format!("{nats}exchange ="), 1);
+    home.write("bulkhead.toml", &config);
+    let service = Service::start(&home);
+    home.write("cam.token", &home.token("acme", &["--device", "cam-1"]));
+    let url = service.url();
+    let exchange = ["creds", "issue", "--exchange", &url, "--token-file", "cam.token"];
+    let local = ["creds", "issue", "--tenant", "acme", "--device", "cam-1"];
+    for typed in [&exchange[..], &local[..]] {
+        let with = |more: &[&str]| home.run(typed.iter().chain(more));
+        with(&[]).failed(1).says(&["several backends", "--backend nats or --backend mqtt"]);
+        assert!(with(&["--backend", "nats"]).ok().json()["nats"].is_object());
+        let file = with(&["--backend", "mqtt", "--certificate"]).ok().json();
+        assert!(file["mqtt"]["tls"]["key_pem"].is_string() && file.get("nats").is_none());
+        with(&["--backend", "nats", "--certificate"]).failed(1).says(&["no client certificate"]);
+    }
+}
+
+#[test]
+fn what_mqtt_lacks_for_credentials_is_said() {
+    let home = Home::of(&["acme"]);
+    let mqtt = || home.run(issue("--device cam-1 --backend mqtt"));
+    mqtt().failed(1).says(&["[mqtt] is not configured"]);
+    home.configure(
+        "directory = { file = \"tenants.toml\" }\nmqtt.listeners = [\"tcp://127.0.0.1:1883\"]\n",
+    );
+    mqtt().failed(1).says(&["exchange's keys", "set exchange = { keys"]);
+    home.run(issue("--device cam-1")).failed(1).says(&["exchange.keys", "[nats]"]);
+    home.configure(
+        "directory = { file = \"tenants.toml\" }\nmqtt.listeners = [\"tcp://127.0.0.1:0\"]\n\
+         exchange = { listen = \"127.0.0.1:0\", keys = \"exchange\" }\n",
+    );
+    mqtt().failed(1).says(&["mqtt.device_urls", "mqtts://broker.example:8883"]);
 }

@@ -15,8 +15,9 @@ use common::Home;
 const COMMANDS: &[(&str, &[&str])] = &[
     ("", &["tenant", "token", "Exit codes: 0 done, 1 failed, 2 typed wrong, 3"]),
     ("dev", &["isolation", "--once", "--dir"]),
-    ("init", &["configuration", "nats"]),
+    ("init", &["configuration", "nats", "exchange"]),
     ("init nats", &["Operator", "server configuration", "--dir", "--listen"]),
+    ("init exchange", &["keys", "credentials for MQTT", "--dir"]),
     ("check", &["configuration"]),
     ("serve", &["services"]),
     ("tenant", &["create", "list", "show", "suspend", "resume", "delete", "quota"]),

@@ -83,3 +83,25 @@ fn every_setting_in_the_templates_comments_is_one() {
     home.run(["init", "nats"]).ok();
     home.run(["check"]).found().says(&["ok    nats: operator mode"]);
 }
+
+#[test]
+fn the_exchanges_keys_can_be_made_before_it_starts() {
+    let home = Home::of(&["acme"]);
+    home.run(["init", "exchange"]).ok().says(&["wrote exchange", "exchange.keys = \"exchange\""]);
+    assert_eq!(home.mode("exchange"), 0o700);
+    let key = home.read("exchange/ca.key");
+    home.run(["init", "exchange"]).failed(1).says(&["never overwritten", "--dir"]);
+    assert_eq!(home.read("exchange/ca.key"), key);
+    let made = home.run(["--json", "init", "exchange", "--dir", "next"]).ok().json();
+    assert_eq!(made["keys"], "next");
+    std::fs::remove_file(home.path("next/ca.key")).unwrap();
+    home.run(["init", "exchange", "--dir", "next"]).failed(1).says(&["next/ca.key", "is missing"]);
+
+    home.configure(
+        "directory = { file = \"tenants.toml\" }\nmqtt.listeners = [\"tcp://127.0.0.1:1883\"]\n\
+         exchange = { listen = \"127.0.0.1:0\", keys = \"exchange\" }\n",
+    );
+    let typed = ["creds", "issue", "--tenant", "acme", "--device", "cam-1"];
+    let file = home.run(typed).ok().json();
+    assert_eq!(file["mqtt"]["urls"][0], "mqtt://127.0.0.1:1883");
+}

@@ -120,11 +120,13 @@ impl Control {
     /// # Errors
     /// [`StartError::Identity`].
     pub fn issuers(&self) -> Result<Vec<Arc<dyn CredentialIssuer>>, StartError> {
-        let (Some(folder), Some(mqtt)) = (self.config.exchange_keys(), &self.config.mqtt) else {
-            return Ok(Vec::new());
-        };
+        let Some(folder) = self.config.exchange_keys() else { return Ok(Vec::new()) };
         let keys = Arc::new(ExchangeKeys::open_or_create(folder)?);
-        Ok(vec![Arc::new(MqttCredentials::new(keys, mqtt.device_urls()))])
+        let mut issuers: Vec<Arc<dyn CredentialIssuer>> = Vec::new();
+        if let Some(mqtt) = &self.config.mqtt {
+            issuers.push(Arc::new(MqttCredentials::new(keys, mqtt.device_urls())));
+        }
+        Ok(issuers)
     }
 
     /// Serves the exchange for these backends, if it is configured. Returns its address.

@@ -277,6 +277,8 @@ fn its_time_is_looked_at_each_time() {
     let leaf = der(&world.authority.issue(&subject).unwrap());
     let at = |minutes| subject.issued_at + SignedDuration::from_mins(minutes);
     assert!(world.trust.identify(&leaf, at(59)).is_ok());
+    let end = Timestamp::from_second(subject.expires_at.as_second()).unwrap();
+    assert_eq!(world.trust.identify(&leaf, end), Err(DenyReason::TokenExpired));
     assert_eq!(world.trust.identify(&leaf, at(61)), Err(DenyReason::TokenExpired));
     // A clock that is a little behind is forgiven.
     assert!(world.trust.identify(&leaf, at(0) - SignedDuration::from_secs(30)).is_ok());
@@ -577,7 +579,7 @@ async fn a_password_that_the_exchange_did_not_make_is_refused() {
     let payload =
         json!({"iss": ISSUER, "aud": "bulkhead-mqtt", "tenant": "acme", "exp": now() + 60});
     assert_eq!(verdict(forger.sign(&payload)).await, Err(DenyReason::SignatureInvalid));
-    assert_eq!(verdict(door.corp.sign(&payload)).await, Err(DenyReason::SignatureInvalid));
+    assert_eq!(verdict(door.corp.sign(&payload)).await, Err(DenyReason::KeyUnknown));
     let unsigned = format!(
         "{}.{}.",
         BASE64URL_NOPAD.encode(b"{\"alg\":\"none\"}"),
@@ -598,10 +600,7 @@ fn no_issuer_can_be_configured_as_the_exchange() {
     ];
     for changes in changes {
         let error = site.load(&config("", vec![issuer(changes)])).unwrap_err().to_string();
-        assert!(
-            error.contains("issuers[0]") && error.contains("exchange") || error.contains("issued"),
-            "{error}"
-        );
+        assert!(error.contains("issuers[0]") && error.contains("another"), "{error}");
     }
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use bulkhead_control::Control;
 use bulkhead_control::http::exchange::{CredentialIssuer, Subject};
+use bulkhead_control::identity::{Accepted, ExchangeKeys, Sources};
 use bulkhead_policy::{Broker, DenyReason};
 use common::capture::Capture;
 use common::endpoint::{Answer, Endpoint};
@@ -13,6 +14,8 @@ use common::signer::{Signer, claims, hmac, jwks, now};
 use common::site::{Site, config, enter, issuer, metric};
 use common::{all, soon, until, until_true};
 use reqwest::{Certificate, Client};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
@@ -198,6 +201,77 @@ async fn tokens_and_credentials_leave_no_trace() {
     assert!(audit.contains("a-good-one"), "the id of a token is no secret");
     secrets.are_not_in("the audit log", &audit);
     logged("signature_invalid").await;
+    secrets.are_not_in("the log", &LOG.text());
+}
+
+#[tokio::test]
+async fn issued_identities_leave_no_trace() {
+    LazyLock::force(&LOG);
+    let (site, key, mut secrets) = (Site::new(), Signer::ed25519("k1"), Secrets::default());
+    site.write("keys.json", jwks(&[&key]));
+    let corp = issuer("keys.jwks_file = \"keys.json\"");
+    let changes = "dev = true\naudit.path = \"audit.jsonl\"\n\
+         exchange = { listen = \"127.0.0.1:0\", keys = \"exchange\" }\n\
+         mqtt.listeners = [\"tcp://127.0.0.1:1\"]";
+    let control = site.start(&config(changes, vec![corp])).await;
+    let issuers = control.issuers().unwrap();
+    let exchange = control.start_exchange(issuers).await.unwrap().unwrap();
+    let private_lines = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with("--")).map(str::to_owned).collect()
+    };
+    for name in ["exchange/ca.key", "exchange/tokens.key"] {
+        let text = std::fs::read_to_string(site.path(name)).unwrap();
+        private_lines(&text).iter().for_each(|line| secrets.add(name, line));
+    }
+    let jwks_file = site.path("exchange/tokens.jwks.json");
+    let ca_file = site.path("exchange/ca.pem");
+    let sources = Sources {
+        broker: Broker::Mqtt,
+        jwks_file: Some(&jwks_file),
+        client_ca_file: Some(&ca_file),
+    };
+    let accepted = Accepted::open(sources, &control).unwrap();
+
+    let asked = Client::new().post(format!("http://{exchange}/v1/credentials"));
+    let token = key.sign(&claims(json!({"device": "cam-1"})));
+    let asked = asked.bearer_auth(&token).body("{\"certificate\": true}");
+    let answer = soon("an answer", asked.send()).await.unwrap();
+    assert!(answer.status().is_success());
+    let file: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    let text = |path: &str| file.pointer(path).unwrap().as_str().unwrap().to_owned();
+    let password = text("/mqtt/credentials/password");
+    secrets.add_token("a password", &password);
+    let private = text("/mqtt/tls/key_pem");
+    private_lines(&private).iter().for_each(|line| secrets.add("a device's key", line));
+    let leaf = CertificateDer::from_pem_slice(text("/mqtt/tls/cert_pem").as_bytes()).unwrap();
+
+    let auth = control.auth();
+    let (forged, mut damaged) = (format!("{password}x"), leaf.to_vec());
+    *damaged.last_mut().unwrap() ^= 1;
+    secrets.add_token("a damaged password", &forged);
+    let mut said = String::new();
+    for token in [None, Some(&password), Some(&forged)] {
+        for certificate in [None, Some(&leaf[..]), Some(&damaged[..])] {
+            let started = Instant::now();
+            let token = token.map(String::as_str);
+            let outcome = auth.identify_client(&accepted, token, certificate, None).await;
+            let principal = outcome.as_ref().ok().map(|known| Arc::clone(&known.principal));
+            let denied = outcome.as_ref().err().copied();
+            auth.record("mqtt", None, principal.as_deref(), denied, started);
+            writeln!(said, "{outcome:?}").unwrap();
+        }
+    }
+    let keys = ExchangeKeys::open(&site.path("exchange")).unwrap();
+    writeln!(said, "{keys:?} {accepted:?}").unwrap();
+    site.write("exchange/ca.key", &private);
+    let error = ExchangeKeys::open(&site.path("exchange")).unwrap_err();
+    writeln!(said, "{error} {error:?}").unwrap();
+    secrets.are_not_in("an answer, error or Debug", &said);
+    secrets.are_not_in("the metrics", &control.auth().metrics().encode().unwrap());
+    control.shutdown().await;
+    let audit = std::fs::read_to_string(site.path("audit.jsonl")).unwrap();
+    assert!(audit.contains("credential_issued") && audit.contains("signature_invalid"));
+    secrets.are_not_in("the audit log", &audit);
     secrets.are_not_in("the log", &LOG.text());
 }
 

@@ -35,6 +35,8 @@ pub struct StackBuilder {
     config: String,
     nats: String,
     mqtt: Option<String>,
+    issues: bool,
+    client_ca: Option<String>,
     issuer_keys: String,
     issuer_roles: Vec<String>,
     tenants: Vec<String>,
@@ -116,6 +118,8 @@ impl Default for StackBuilder {
             config: String::new(),
             nats: String::new(),
             mqtt: None,
+            issues: false,
+            client_ca: None,
             issuer_keys: "jwks_file = \"issuer.jwks.json\"".to_owned(),
             issuer_roles: ["device", "member", "viewer", "operator"].map(str::to_owned).to_vec(),
             tenants: vec!["acme".to_owned(), "globex".to_owned()],
@@ -164,6 +168,21 @@ impl StackBuilder {
     #[must_use]
     pub fn mqtt(self, text: &str) -> Self {
         Self { mqtt: Some(format!("{}{text}\n", self.mqtt.unwrap_or_default())), ..self }
+    }
+
+    /// Gives the exchange keys of its own, in the folder `exchange`: it issues credentials for MQTT,
+    /// whose listeners ask for client certificates.
+    #[must_use]
+    pub fn issues(self) -> Self {
+        Self { issues: true, ..self }
+            .client_ca("exchange/ca.pem")
+            .mqtt("device_urls = [\"mqtts://broker.example:8883\"]")
+    }
+
+    /// Has the MQTT listeners ask for certificates of these authorities.
+    #[must_use]
+    pub fn client_ca(self, path: &str) -> Self {
+        Self { client_ca: Some(path.to_owned()), ..self }
     }
 
     /// Replaces where the issuer's keys come from.
@@ -228,18 +247,22 @@ impl StackBuilder {
             let own = &self.nats;
             format!("[nats]\nservers = {urls:?}\noperator = {{ keys = \"nats\" }}\n{own}\n")
         };
+        let keys = if self.issues { ", keys = \"exchange\"" } else { "" };
+        let client_ca = self.client_ca.as_ref();
+        let client_ca =
+            client_ca.map_or_else(String::new, |path| format!(", client_ca_file = {path:?}"));
         let mqtt = self.mqtt.as_ref().map_or_else(String::new, |own| {
             let listeners = TRANSPORTS.map(|transport| format!("{transport}://127.0.0.1:0"));
             format!(
                 "[mqtt]\nlisteners = {listeners:?}\n\
-                 tls = {{ cert_file = \"mqtt.pem\", key_file = \"mqtt.key\" }}\n{own}\n"
+                 tls = {{ cert_file = \"mqtt.pem\", key_file = \"mqtt.key\"{client_ca} }}\n{own}\n"
             )
         });
         format!(
             "dev = true\n\
              audit = {{ path = \"audit.jsonl\" }}\n\
              admin = {{ listen = \"127.0.0.1:0\" }}\n\
-             exchange = {{ listen = \"127.0.0.1:0\" }}\n\
+             exchange = {{ listen = \"127.0.0.1:0\"{keys} }}\n\
              [directory]\n{directory}\nstale_after = \"2s\"\n\
              [[issuers]]\n\
              name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
@@ -309,7 +332,7 @@ impl Stack {
     pub fn door(&self, transport: Transport) -> Door {
         let at = TRANSPORTS.iter().position(|t| *t == transport).unwrap();
         let address = self.broker().addresses()[at];
-        Door { transport, address, certificate: self.folder().join("mqtt.pem") }
+        Door { transport, address, certificate: self.folder().join("mqtt.pem"), identity: None }
     }
 
     /// Where MQTT clients come in over TCP.

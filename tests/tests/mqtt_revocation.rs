@@ -552,7 +552,7 @@ impl Suspending {
         let broker = Broker::start(&config, hook.clone(), &registry, &tasks, &stop).unwrap();
         let (transport, address) = (Transport::Tcp, broker.addresses()[0]);
         hook.broker.set(broker).unwrap();
-        (hook, Door { transport, address, certificate: "".into() }, stop)
+        (hook, Door { transport, address, certificate: "".into(), identity: None }, stop)
     }
 }
 

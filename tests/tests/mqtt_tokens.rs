@@ -416,6 +416,7 @@ async fn nothing_secret_is_in_the_log_however_much_it_tells() {
         transport: Transport::Tcp,
         address: address.parse().unwrap(),
         certificate: stack.folder().join("mqtt.pem"),
+        identity: None,
     };
     let good = stack.token(&Token::role("acme", "member"));
     eventually_async("it is ready", async || {

@@ -153,7 +153,7 @@ async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn Error
         ("backend", args.backend.map(|backend| json!(backend.section()))),
         ("device", args.device.as_ref().map(|device| json!(device))),
         ("ttl", args.ttl.map(|ttl| json!(ttl))),
-        ("certificate", args.certificate.then(|| json!(true))),
+        ("certificate", args.certificate.then_some(json!(true))),
     ];
     for (name, value) in fields {
         request.extend(value.map(|value| (name.to_owned(), value)));

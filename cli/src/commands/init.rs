@@ -3,6 +3,7 @@
 use super::{Context, Outcome};
 use crate::args::{Init, InitWhat};
 use bulkhead_control::files::create_secret;
+use bulkhead_control::identity::{ExchangeKeys, IdentityError};
 use serde_json::json;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf, absolute};
@@ -31,6 +32,29 @@ pub(super) fn run(context: &Context, args: Init) -> Outcome {
                      tenant with `bulkhead tenant create`, then `bulkhead check`"
                 ),
             )
+        }
+        Some(InitWhat::Exchange { dir }) => {
+            let shown = dir.display().to_string();
+            match ExchangeKeys::open(&dir) {
+                Err(IdentityError::NoKeys(_)) => {}
+                Ok(_) => {
+                    return Err(format!(
+                        "{shown} holds keys, which are never overwritten; name another folder with \
+                         --dir"
+                    )
+                    .into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let keys = ExchangeKeys::open_or_create(&dir)?;
+            let folder = seen_from(&context.path, &dir)?;
+            let ends = keys.authority().expires_at();
+            let text = format!(
+                "wrote {shown}; its authority of devices ends {ends}\nset in {config}: exchange.keys = \
+                 {folder:?}",
+                config = context.path.display(),
+            );
+            context.done(json!({"keys": shown, "authority_ends": ends}), text)
         }
         Some(InitWhat::Nats { dir, listen }) => {
             let made = bulkhead_auth_callout::init(&dir, &listen)?;

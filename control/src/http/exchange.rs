@@ -92,7 +92,7 @@ impl Subject {
 }
 
 /// A credentials file as Device Connect reads it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct CredentialsFile {
     /// The device.
     pub device_id: DeviceId,
@@ -130,6 +130,14 @@ impl CredentialsFile {
             auth_type: issuer.auth_type(),
             sections: [(issuer.section().to_owned(), section)].into_iter().collect(),
         })
+    }
+}
+
+impl std::fmt::Debug for CredentialsFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { device_id, tenant, auth_type, sections: _ } = self;
+        let fields = (device_id, tenant, auth_type);
+        f.debug_tuple("CredentialsFile").field(&fields).finish_non_exhaustive()
     }
 }
 

@@ -51,7 +51,7 @@ pub enum IdentityError {
         there: PathBuf,
     },
     /// Nothing is there.
-    #[error("{} does not hold the keys of the exchange; start the service that has [exchange] once, which makes them", .0.display())]
+    #[error("{} does not hold the keys of the exchange; run `bulkhead init exchange`, or start the service that has [exchange], which makes them", .0.display())]
     NoKeys(PathBuf),
     /// Randomness, above all.
     #[error("keys cannot be made: {0}")]

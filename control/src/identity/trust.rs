@@ -64,7 +64,11 @@ impl DeviceTrust {
         let seconds = u64::try_from(now.as_second()).map_err(|_| DenyReason::Internal)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         match self.verifier.load().0.verify_client_cert(&certificate, &[], time) {
-            Ok(_) => certificate::principal(leaf),
+            // A certificate is good for all of its last second, a principal ends with its beginning.
+            Ok(_) => match certificate::principal(leaf)? {
+                principal if principal.expires_at <= now => Err(DenyReason::TokenExpired),
+                principal => Ok(principal),
+            },
             Err(rustls::Error::InvalidCertificate(cause)) => Err(match cause {
                 Expired | ExpiredContext { .. } => DenyReason::TokenExpired,
                 NotValidYet | NotValidYetContext { .. } => DenyReason::TokenNotYetValid,

@@ -4,7 +4,7 @@ use crate::wait::WITHIN;
 use bulkhead_control::config::Transport;
 use bulkhead_mqtt_broker::codec::{ReasonCode, Version};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,9 +24,17 @@ pub struct Door {
     pub address: SocketAddr,
     /// The certificate that is trusted, in PEM.
     pub certificate: PathBuf,
+    /// What the client shows of itself: certificate and private key, in PEM.
+    pub identity: Option<(String, String)>,
 }
 
 impl Door {
+    /// The same, for a client that shows a certificate.
+    #[must_use]
+    pub fn showing(self, cert_pem: &str, key_pem: &str) -> Self {
+        Self { identity: Some((cert_pem.to_owned(), key_pem.to_owned())), ..self }
+    }
+
     /// Opens a connection on which nothing has been said yet.
     pub async fn open(&self, version: Version) -> Client {
         self.open_with(version, None).await.unwrap()
@@ -58,21 +66,36 @@ impl Door {
                 tokio_tungstenite::client_async(request, Box::new(stream) as _).await?;
             return Ok(Wire::WebSocket(Box::new(socket)));
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&self.certificate)?)?;
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let name = ServerName::try_from("localhost")?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let config = Arc::new(self.tls()?);
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
         if !self.transport.is_websocket() {
             return Ok(Wire::Stream(Box::new(stream)));
         }
         let request = self.request(bearer)?;
         let (socket, _) = tokio_tungstenite::client_async(request, Box::new(stream) as _).await?;
         Ok(Wire::WebSocket(Box::new(socket)))
+    }
+
+    /// A client's side of TLS on this door.
+    ///
+    /// # Errors
+    /// What is wrong with its certificates.
+    pub fn tls(&self) -> Result<rustls::ClientConfig, Box<dyn std::error::Error>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.certificate)?)?;
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        Ok(match &self.identity {
+            Some((certificate, key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes());
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
+                config.with_client_auth_cert(chain.collect::<Result<_, _>>()?, key)?
+            }
+            None => config.with_no_client_auth(),
+        })
     }
 
     fn request(
@@ -118,7 +141,7 @@ impl Door {
 
     /// The same, where the connection may be closed without an answer.
     pub async fn try_knock(&self, hello: &Hello) -> Option<(Client, ReasonCode)> {
-        let mut client = self.open(hello.version).await;
+        let mut client = self.open_with(hello.version, None).await.ok()?;
         client.send(&hello.packet()).await;
         match client.answer().await? {
             Heard::ConnAck { present, reason, properties } => {
