@@ -326,6 +326,8 @@ pub enum Backend {
     Nats,
     /// MQTT.
     Mqtt,
+    /// Zenoh.
+    Zenoh,
 }
 
 impl Backend {
@@ -334,6 +336,7 @@ impl Backend {
         match self {
             Self::Nats => "nats",
             Self::Mqtt => "mqtt",
+            Self::Zenoh => "zenoh",
         }
     }
 }

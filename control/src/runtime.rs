@@ -8,7 +8,7 @@ use crate::files::{LOOK, Watched};
 use crate::http::ServeError;
 use crate::http::admin::{self, Readiness};
 use crate::http::exchange::{self, CredentialIssuer, Exchange};
-use crate::identity::{ExchangeKeys, IdentityError, MqttCredentials};
+use crate::identity::{ExchangeKeys, IdentityError, MqttCredentials, ZenohCredentials};
 use crate::issuer::{SourceError, Verifier};
 use crate::metrics::Metrics;
 use std::net::SocketAddr;
@@ -124,7 +124,10 @@ impl Control {
         let keys = Arc::new(ExchangeKeys::open_or_create(folder)?);
         let mut issuers: Vec<Arc<dyn CredentialIssuer>> = Vec::new();
         if let Some(mqtt) = &self.config.mqtt {
-            issuers.push(Arc::new(MqttCredentials::new(keys, mqtt.device_urls())));
+            issuers.push(Arc::new(MqttCredentials::new(Arc::clone(&keys), mqtt.device_urls())));
+        }
+        if let Some(zenoh) = &self.config.zenoh {
+            issuers.push(Arc::new(ZenohCredentials::new(keys, zenoh)));
         }
         Ok(issuers)
     }

@@ -4,26 +4,30 @@ use crate::service::{ZenohError, ZenohGate, start};
 use bulkhead_control::Control;
 use serde_json::json;
 use std::path::Path;
+use tempfile::TempDir;
 use zenoh::internal::runtime::{DynamicRuntime, Runtime, RuntimeBuilder};
 
 /// A router with the gate before it, which nobody reaches but through the gate.
 pub struct Router {
     runtime: Runtime,
     gate: ZenohGate,
+    /// Where the socket is; gone with the router.
+    _folder: TempDir,
 }
 
 impl Router {
-    /// Starts one, with its socket in this folder, which only the process's own user should enter.
+    /// Starts one. Its socket is in a folder that only the process's own user can enter.
     ///
     /// # Errors
     /// [`ZenohError`].
-    pub async fn start(control: &Control, folder: &Path) -> Result<Self, ZenohError> {
+    pub async fn start(control: &Control) -> Result<Self, ZenohError> {
         let failed = |error: zenoh::Error| ZenohError::Router(error.to_string());
-        let config = config(folder).map_err(failed)?;
+        let folder = tempfile::Builder::new().prefix("bulkhead-zenoh-").tempdir()?;
+        let config = config(folder.path()).map_err(failed)?;
         let mut runtime = RuntimeBuilder::new(config).build().await.map_err(failed)?;
         runtime.start().await.map_err(failed)?;
         let gate = start(control, &DynamicRuntime::from(runtime.clone()))?;
-        Ok(Self { runtime, gate })
+        Ok(Self { runtime, gate, _folder: folder })
     }
 
     /// The gate.

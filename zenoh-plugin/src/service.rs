@@ -46,6 +46,9 @@ pub enum ZenohError {
     /// The router of this process.
     #[error("router: {0}")]
     Router(String),
+    /// Its folder.
+    #[error("{0}; check that the folder for temporary files can be written")]
+    Folder(#[from] std::io::Error),
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),

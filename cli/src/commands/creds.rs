@@ -9,7 +9,7 @@ use bulkhead_control::config::{AccountMode, Config};
 use bulkhead_control::directory::Store;
 use bulkhead_control::files;
 use bulkhead_control::http::exchange::{CredentialIssuer, CredentialsFile, Subject};
-use bulkhead_control::identity::{ExchangeKeys, MqttCredentials};
+use bulkhead_control::identity::{ExchangeKeys, MqttCredentials, ZenohCredentials};
 use bulkhead_policy::Status;
 use jiff::SignedDuration;
 use serde_json::json;
@@ -75,6 +75,7 @@ async fn sign(context: &Context, args: &Issue) -> Result<serde_json::Value, Box<
     let issuer: Box<dyn CredentialIssuer> = match backend(args, &config)? {
         Backend::Nats => Box::new(nats_issuer(&config)?),
         Backend::Mqtt => Box::new(mqtt_issuer(&config)?),
+        Backend::Zenoh => Box::new(zenoh_issuer(&config)?),
     };
     let limit = config.exchange.as_ref().map_or(TTL, |exchange| exchange.credentials_ttl);
     let ttl = args.ttl.unwrap_or(limit);
@@ -95,25 +96,42 @@ fn backend(args: &Issue, config: &Config) -> Result<Backend, &'static str> {
     if let Some(backend) = args.backend {
         return Ok(backend);
     }
-    let nats = config.nats.is_some();
-    match (nats, config.mqtt.is_some() && config.exchange_keys().is_some()) {
-        (true, false) => Ok(Backend::Nats),
-        (false, true) => Ok(Backend::Mqtt),
-        (true, true) => {
-            Err("several backends are configured; add --backend nats or --backend mqtt")
+    let signs = config.exchange_keys().is_some();
+    let configured = [
+        (Backend::Nats, config.nats.is_some()),
+        (Backend::Mqtt, signs && config.mqtt.is_some()),
+        (Backend::Zenoh, signs && config.zenoh.is_some()),
+    ];
+    let mut configured = configured.into_iter().filter_map(|(backend, is)| is.then_some(backend));
+    match (configured.next(), configured.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(_), Some(_)) => {
+            Err("several backends are configured; name one with --backend nats, mqtt or zenoh")
         }
-        (false, false) => Err("nothing issues credentials: for NATS configure [nats], as \
-                               `bulkhead init nats` says; for MQTT set [mqtt] and exchange.keys"),
+        (None, _) => {
+            Err("nothing issues credentials: for NATS configure [nats], as `bulkhead init \
+                          nats` says; for MQTT and Zenoh set [mqtt] or [zenoh], and exchange.keys")
+        }
     }
 }
 
 fn mqtt_issuer(config: &Config) -> Result<MqttCredentials, Box<dyn Error>> {
     let mqtt = config.mqtt.as_ref().ok_or("[mqtt] is not configured; set mqtt.listeners")?;
+    Ok(MqttCredentials::new(exchange_keys(config)?, mqtt.device_urls()))
+}
+
+fn zenoh_issuer(config: &Config) -> Result<ZenohCredentials, Box<dyn Error>> {
+    let zenoh = config.zenoh.as_ref().ok_or("[zenoh] is not configured; set zenoh.listeners")?;
+    Ok(ZenohCredentials::new(exchange_keys(config)?, zenoh))
+}
+
+fn exchange_keys(config: &Config) -> Result<Arc<ExchangeKeys>, Box<dyn Error>> {
     let folder = config.exchange_keys().ok_or(
-        "credentials for MQTT are signed by the exchange's keys; set exchange = { keys = … }",
+        "credentials for MQTT and Zenoh are signed by the exchange's keys; set exchange = { keys = … \
+         }",
     )?;
     let keys = ExchangeKeys::open(folder).map_err(|error| format!("exchange.keys: {error}"))?;
-    Ok(MqttCredentials::new(Arc::new(keys), mqtt.device_urls()))
+    Ok(Arc::new(keys))
 }
 
 fn nats_issuer(config: &Config) -> Result<NatsCredentials, Box<dyn Error>> {

@@ -4,6 +4,7 @@ use super::{Context, Outcome};
 use bulkhead_control::config::Config;
 use bulkhead_control::{Control, StartError};
 use bulkhead_mqtt_broker::Broker;
+use bulkhead_zenoh::Router;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,10 +12,13 @@ use std::process::ExitCode;
 pub(super) async fn run(context: &Context) -> Outcome {
     let config = context.config()?;
     super::start_log(&config.log)?;
-    let Services { control, .. } = start(config, Some(context.path.clone())).await?;
+    let Services { control, zenoh, .. } = start(config, Some(context.path.clone())).await?;
     tracing::info!(admin = %control.admin_address(), "serving");
     control.wait().await;
     control.shutdown().await;
+    if let Some(router) = zenoh {
+        router.close().await;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -27,6 +31,8 @@ pub struct Services {
     pub exchange: Option<SocketAddr>,
     /// The MQTT broker.
     pub mqtt: Option<Broker>,
+    /// The Zenoh router of this process.
+    pub zenoh: Option<Router>,
 }
 
 /// Starts what the configuration has.
@@ -49,9 +55,17 @@ pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Services, St
         tracing::info!(addresses = ?broker.addresses(), "MQTT clients are served");
         mqtt = Some(broker);
     }
+    let mut zenoh = None;
+    if control.config().zenoh.as_ref().is_some_and(|zenoh| zenoh.own_router) {
+        let router = Router::start(&control)
+            .await
+            .map_err(|cause| StartError::Backend { backend: "zenoh", cause: cause.into() })?;
+        tracing::info!(addresses = ?router.gate().addresses(), "Zenoh clients are served");
+        zenoh = Some(router);
+    }
     let exchange = control.start_exchange(issuers).await?;
     if let Some(address) = exchange {
         tracing::info!(%address, "credentials are issued at /v1/credentials");
     }
-    Ok(Services { control, exchange, mqtt })
+    Ok(Services { control, exchange, mqtt, zenoh })
 }

@@ -8,6 +8,7 @@ use bulkhead_control::directory::{Store, StoreError};
 use bulkhead_control::{Control, StartError, files};
 use bulkhead_devkit::{NatsServer, Tools};
 use bulkhead_policy::{DeviceId, NameError, RoleName, Tenant, TenantId};
+use bulkhead_zenoh::Router;
 use jiff::SignedDuration;
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ pub struct Environment {
     control: Control,
     exchange: Option<std::net::SocketAddr>,
     mqtt: SocketAddr,
+    zenoh: Router,
 }
 
 /// Why it could not start.
@@ -96,8 +98,8 @@ impl Environment {
         )?;
         let nats = start_nats(folder.join("nats")).await?;
         let path = folder.join("bulkhead.toml");
-        let mqtt = bulkhead_devkit::free_port()?;
-        files::write_secret(&path, configuration(nats.client_url(), mqtt).as_bytes())?;
+        let (mqtt, zenoh) = (bulkhead_devkit::free_port()?, bulkhead_devkit::free_port()?);
+        files::write_secret(&path, configuration(nats.client_url(), mqtt, zenoh).as_bytes())?;
         let config = Config::load(&path)?;
         let store = Store::open(&config.directory).await?;
         for tenant in TENANTS {
@@ -106,10 +108,12 @@ impl Environment {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Services { control, exchange, mqtt } = start_services(config, Some(path)).await?;
+        let Services { control, exchange, mqtt, zenoh } =
+            start_services(config, Some(path)).await?;
+        let zenoh = zenoh.ok_or_else(|| DevError::Client("Zenoh is not served".to_owned()))?;
         let mqtt = mqtt.and_then(|broker| broker.addresses().first().copied());
         let mqtt = mqtt.ok_or_else(|| DevError::Client("MQTT is not served".to_owned()))?;
-        let environment = Self { folder, signer, nats, control, exchange, mqtt };
+        let environment = Self { folder, signer, nats, control, exchange, mqtt, zenoh };
         environment.ready().await?;
         Ok(environment)
     }
@@ -141,6 +145,12 @@ impl Environment {
         self.mqtt
     }
 
+    /// Where Zenoh clients connect, as Zenoh writes it.
+    pub fn zenoh_endpoint(&self) -> String {
+        let address = self.zenoh.gate().addresses().first();
+        address.map_or_else(String::new, |address| format!("tcp/{address}"))
+    }
+
     /// What a person could try now.
     ///
     /// # Errors
@@ -151,7 +161,7 @@ impl Environment {
         let key = self.folder.join("issuer.pem");
         let key = key.display();
         let mut text = format!(
-            "NATS {nats}\nMQTT mqtt://{mqtt}\nTry, in another terminal:\n\n  \
+            "NATS {nats}\nMQTT mqtt://{mqtt}\nZenoh {zenoh}\nTry, in another terminal:\n\n  \
              export BULKHEAD_CONFIG={config}\n  \
              bulkhead token mint --key {key} --tenant acme --device cam-1\n  \
              mosquitto_sub -h {host} -p {port} -u any -P \"$(bulkhead token mint --key {key} --tenant \
@@ -166,6 +176,7 @@ impl Environment {
              curl -s http://{admin}/metrics | grep bulkhead_\n",
             nats = self.nats_url(),
             mqtt = self.mqtt,
+            zenoh = self.zenoh_endpoint(),
             host = self.mqtt.ip(),
             port = self.mqtt.port(),
             admin = self.control.admin_address(),
@@ -188,6 +199,7 @@ impl Environment {
     /// Ends everything in order.
     pub async fn stop(self) {
         self.control.shutdown().await;
+        self.zenoh.close().await;
         drop(self.nats);
     }
 
@@ -222,7 +234,7 @@ async fn start_nats(folder: PathBuf) -> Result<NatsServer, DevError> {
     .await??)
 }
 
-fn configuration(nats: &str, mqtt: u16) -> String {
+fn configuration(nats: &str, mqtt: u16, zenoh: u16) -> String {
     format!(
         "# Written anew by each `bulkhead dev`.\n\
          dev = true\n\
@@ -231,6 +243,7 @@ fn configuration(nats: &str, mqtt: u16) -> String {
          admin = {{ listen = \"127.0.0.1:0\" }}\n\
          exchange = {{ listen = \"127.0.0.1:0\", keys = \"exchange\" }}\n\
          mqtt = {{ listeners = [\"tcp://127.0.0.1:{mqtt}\"], data = \"mqtt\" }}\n\
+         zenoh = {{ listeners = [\"tcp/127.0.0.1:{zenoh}\"], own_router = true }}\n\
          nats = {{ servers = [\"{nats}\"], operator = {{ keys = \"nats\" }} }}\n\
          \n\
          [[issuers]]\n\

@@ -1,7 +1,7 @@
 //! The isolation matrix: what one tenant's clients can do within their tenant, and across.
 
 use super::environment::{DevError, Environment};
-use super::{mqtt, nats};
+use super::{mqtt, nats, zenoh};
 use serde::Serialize;
 use std::fmt;
 
@@ -44,6 +44,7 @@ impl Matrix {
     pub async fn measure(environment: &Environment) -> Result<Self, DevError> {
         let mut rows = nats::measure(environment).await?;
         rows.extend(mqtt::measure(environment).await?);
+        rows.extend(zenoh::measure(environment).await?);
         Ok(Self { rows })
     }
 

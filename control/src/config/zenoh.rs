@@ -16,6 +16,18 @@ pub struct ZenohConfig {
     /// The certificate of `tls` and `quic`, and whose certificates clients may show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// The URLs that go into devices' credentials. Default: the encrypted listeners that have an address
+    /// which devices could be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_urls: Option<Vec<String>>,
+    /// The authority of the listeners' certificate, in PEM, which goes into devices' credentials.
+    /// Default: `tls.cert_file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_ca_file: Option<PathBuf>,
+    /// Whether `bulkhead serve` runs a router of its own, with the gate linked in. Default no: a zenohd
+    /// loads the gate as a plugin.
+    #[serde(default)]
+    pub own_router: bool,
     /// Whether `tcp` and `ws` may listen off loopback, where tokens cross the network in the clear.
     /// Default no.
     #[serde(default)]
@@ -170,6 +182,9 @@ impl ZenohConfig {
         Self {
             listeners,
             tls: None,
+            device_urls: None,
+            device_ca_file: None,
+            own_router: false,
             plaintext: false,
             router_socket: None,
             trusted_listeners: Vec::new(),
@@ -182,6 +197,21 @@ impl ZenohConfig {
             max_declarations_per_session: max_declarations(),
             max_queries_per_session: max_queries(),
         }
+    }
+
+    /// The URLs that go into devices' credentials, as Device Connect writes them: those configured, or
+    /// made of the encrypted listeners whose address is one to connect to.
+    pub fn device_urls(&self) -> Vec<String> {
+        let reachable = |listener: &&ZenohListener| {
+            let address = listener.address;
+            listener.link.is_encrypted() && address.port() != 0 && !address.ip().is_unspecified()
+        };
+        let url = |listener: &ZenohListener| match listener.link {
+            ZenohLink::Quic => format!("zenoh+quic://{}", listener.address),
+            _ => format!("zenoh+tls://{}", listener.address),
+        };
+        let own = || self.listeners.iter().filter(reachable).map(url).collect();
+        self.device_urls.clone().unwrap_or_else(own)
     }
 
     pub(super) fn check(&self, dev: bool) -> Result<(), Problem> {
@@ -244,6 +274,7 @@ impl ZenohConfig {
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        self.tls.iter_mut().flat_map(ListenerTls::paths).chain(&mut self.router_socket)
+        let tls = self.tls.iter_mut().flat_map(ListenerTls::paths);
+        tls.chain(&mut self.device_ca_file).chain(&mut self.router_socket)
     }
 }

@@ -19,9 +19,11 @@ mod certificate;
 mod keys;
 mod mqtt;
 mod trust;
+mod zenoh;
 
 pub use accepted::{Accepted, Sources};
 pub use authority::{CertificateAuthority, ClientCertificate};
 pub use keys::{ExchangeKeys, IdentityError, TOKEN_KEYS, check_token_keys};
 pub use mqtt::MqttCredentials;
 pub use trust::DeviceTrust;
+pub use zenoh::ZenohCredentials;
