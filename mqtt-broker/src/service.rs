@@ -36,7 +36,7 @@ pub enum MqttError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// What verifies identities of the exchange.
-    #[error("mqtt: {0}")]
+    #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The metrics.
     #[error("metrics: {0}")]
