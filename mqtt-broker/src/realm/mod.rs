@@ -19,6 +19,7 @@ mod window;
 
 pub(crate) use link::Link;
 pub(crate) use session::{Session, SessionKey, Subscription, Will};
+pub(crate) use trie::MAX_LEVELS;
 pub(crate) use usage::{Counter, Usage};
 
 use crate::broker::Shared;
