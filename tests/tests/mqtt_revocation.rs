@@ -660,7 +660,24 @@ async fn a_tenant_of_the_same_name_finds_nothing_of_one_that_was_deleted() {
     stack.start_service().await;
     nothing_is_left(&stack, &first, TOPIC).await;
 
+    // Nor does the broker have to see that there was none in between.
+    let mut member = stack.tcp().connect(&third).await;
+    member.subscribed(TOPIC).await;
+    assert!(!member.retain(TOPIC, "kept").await.is_error());
+    store.delete(&acme).await.unwrap();
+    store.create(&acme, Tenant::default()).await.unwrap();
+    assert_eq!(member.closed().await, CUT);
+    nothing_is_left(&stack, &third, TOPIC).await;
+
     // It makes no difference whether the broker runs when the tenant is deleted.
+    let mut member = stack.tcp().connect(&third).await;
+    member.subscribed(TOPIC).await;
+    assert!(!member.retain(TOPIC, "kept").await.is_error());
+    stack.stop_service().await;
+    store.delete(&acme).await.unwrap();
+    store.create(&acme, Tenant::default()).await.unwrap();
+    stack.start_service().await;
+    nothing_is_left(&stack, &third, TOPIC).await;
     let mut member = stack.tcp().connect(&third).await;
     member.subscribed(TOPIC).await;
     assert!(!member.retain(TOPIC, "kept").await.is_error());

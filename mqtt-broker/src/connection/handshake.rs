@@ -146,9 +146,8 @@ async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Opened, Ref
         let admitted = admitted.map_err(|(reason, label)| refuse(reason, label))?;
         return Ok(Opened::Relay(Box::new(admitted), rest));
     }
-    let Some(realm) = shared.realm(&*access) else {
-        return Err(refuse(ReasonCode::SERVER_UNAVAILABLE, "internal"));
-    };
+    let realm = shared.realm(&*access);
+    let realm = realm.map_err(|reason| refuse(refusing_reason(reason), reason.code()))?;
     let will = will(&realm, &*access, &connect).map_err(|reason| {
         realm.denied(&*access, Operation::Will, reason);
         refuse(ReasonCode::NOT_AUTHORIZED, reason.code())
