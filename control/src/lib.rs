@@ -24,6 +24,7 @@ pub mod issuer;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod program;
 mod runtime;
 
 pub use auth::{Admission, Authenticator, Rights};

@@ -157,7 +157,14 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     let incarnations = incarnations(auth.directory().changes(), control.config().directory.open);
     let (tasks, stop) = (control.tasks(), control.stop());
     let broker = Broker::start_for(config, policy, incarnations, registry, tasks, stop)?;
-    if config.upstream.is_some() {
+    if let Some(upstream) = &config.upstream {
+        let names = [Some(&*upstream.prefix), config.mount.as_deref()];
+        if !names.into_iter().flatten().any(|text| text.contains("{tenant}")) {
+            tracing::warn!(
+                "mqtt.upstream: neither its prefix nor mqtt.mount holds {{tenant}}: names that roles \
+                 allow without it, such as _reply/…, are the same for all tenants on the broker"
+            );
+        }
         let broker = broker.clone();
         control.readiness().require("mqtt upstream", move || broker.is_ready());
     }
