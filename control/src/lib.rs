@@ -25,6 +25,7 @@ pub mod issuer;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod program;
 mod runtime;
 pub mod tls;
 
