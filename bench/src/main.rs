@@ -19,6 +19,7 @@
 
 mod args;
 mod case;
+mod connecting;
 mod cpu;
 mod issuer;
 mod limits;
@@ -29,6 +30,7 @@ mod policy;
 mod report;
 mod session;
 mod stats;
+mod suspension;
 
 use args::{Args, Group};
 use clap::Parser;

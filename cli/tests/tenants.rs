@@ -31,9 +31,18 @@ fn in_etcd() -> (Home, Etcd) {
     (home, etcd)
 }
 
-/// The JSON of a command that succeeds.
+/// The JSON of a command that succeeds. That tenants say when they were created is looked at here.
 fn json_of(home: &Home, typed: &str) -> Value {
-    home.run(typed.split_whitespace().chain(["--json"])).ok().json()
+    let mut told = home.run(typed.split_whitespace().chain(["--json"])).ok().json();
+    let all = match &mut told {
+        Value::Array(all) => all.iter_mut().collect(),
+        one => vec![one],
+    };
+    for tenant in all.into_iter().filter_map(Value::as_object_mut) {
+        let created = tenant.remove("created");
+        assert_eq!(created.is_some(), tenant.contains_key("status"), "{tenant:?}");
+    }
+    told
 }
 
 /// A tenant as the command shows it.

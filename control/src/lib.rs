@@ -26,6 +26,7 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 mod pending;
+pub mod program;
 mod runtime;
 pub mod tls;
 

@@ -14,9 +14,10 @@ static EXPECTED: LazyLock<Expectations> = LazyLock::new(|| Expectations {
     audiences: BTreeSet::from(["a".to_owned()]),
     claims: ClaimMap { tenant_prefix: Some("t:".to_owned()), ..ClaimMap::default() },
     tenants: Some(BTreeSet::from([TenantId::parse("acme").unwrap()])),
-    roles: BTreeSet::from([RoleName::device()]),
+    roles: Some(BTreeSet::from([RoleName::device()])),
     default_role: RoleName::device(),
     service: false,
+    names_origin: false,
     leeway: SignedDuration::from_secs(30),
 });
 

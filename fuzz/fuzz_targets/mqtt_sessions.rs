@@ -7,9 +7,9 @@
 use bulkhead_control::config::MqttConfig;
 use bulkhead_mqtt_broker::Broker;
 use bulkhead_mqtt_broker::codec::{
-    AckKind, Connect, PropertiesBuf, Property, PublishHeader, QoS, ReasonCode, RetainHandling,
-    SubscriptionOptions, Version, Will, ack, client_disconnect, connect, pingreq, publish,
-    subscribe, unsubscribe,
+    AckKind, Connect, Frame, PropertiesBuf, Property, PublishHeader, QoS, ReasonCode,
+    RetainHandling, SubscriptionOptions, Version, Will, ack, client_disconnect, connect, pingreq,
+    publish, subscribe, unsubscribe,
 };
 use bulkhead_mqtt_broker::hook::{AllowAll, Answer, Attempt, Hook};
 use bulkhead_policy::{DenyReason, TenantId};
@@ -19,6 +19,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::runtime::Runtime;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,8 +29,14 @@ const TOPICS: [&str; 6] = ["a", "a/b", "b", "", "$x/y", "a/b/c"];
 const FILTERS: [&str; 9] =
     ["a", "a/+", "#", "+/b", "$share/g/a/#", "$share/g/#", "$share//x", "a#", "$x/#"];
 
+/// Bytes of the largest packet.
+const MAX_PACKET: usize = 4096;
+
 /// Packets that wait to be read by a client of the target.
 const PIPE: usize = 1 << 20;
+
+/// How long an answer is waited for that always comes, as far as is known.
+const LOST: Duration = Duration::from_millis(50);
 
 struct ByUserName;
 
@@ -50,7 +57,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 static BROKER: LazyLock<Broker> = LazyLock::new(|| {
     let _entered = RUNTIME.enter();
     let mut config = MqttConfig::new(Vec::new());
-    config.max_packet_bytes = 4096;
+    config.max_packet_bytes = MAX_PACKET;
     config.routers = 1;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     Broker::start(&config, ByUserName, &prometheus::Registry::new(), &tasks, &stop).unwrap()
@@ -61,6 +68,14 @@ struct Client {
     version: Version,
     stream: DuplexStream,
     serving: JoinHandle<()>,
+    /// What it has said, and how much of that are whole packets.
+    said: Vec<u8>,
+    whole: usize,
+    /// What it has heard, and how much of that was looked at.
+    heard: Vec<u8>,
+    read: usize,
+    /// Nothing will answer it any more.
+    is_lost: bool,
 }
 
 /// Bytes that choose what happens.
@@ -189,52 +204,158 @@ fn packet(choices: &mut Choices<'_>, tenant: usize, version: Version) -> Vec<u8>
 }
 
 async fn run(data: &[u8]) {
-    let broker = &*BROKER;
     let mut choices = Choices(data);
     let mut clients: Vec<Client> = Vec::new();
     while !choices.0.is_empty() {
         if clients.len() < 4 && (clients.is_empty() || choices.next() % 6 == 0) {
             let tenant = usize::from(choices.next()) % TENANTS.len();
-            let (near, far) = duplex(PIPE);
-            let serving = tokio::spawn(async move {
-                broker.serve(far, IpAddr::V4(Ipv4Addr::LOCALHOST)).await;
-            });
             let (hello, version) = hello(&mut choices, tenant);
-            let mut client = Client { tenant, version, stream: near, serving };
-            let _ = client.stream.write_all(&hello).await;
-            clients.push(client);
+            clients.push(Client::open(tenant, version, &hello).await);
             continue;
         }
         let at = usize::from(choices.next()) % clients.len();
         let client = &mut clients[at];
         let packet = packet(&mut choices, client.tenant, client.version);
-        if client.stream.write_all(&packet).await.is_err() {
-            check(clients.swap_remove(at)).await;
+        if !client.say(&packet).await {
+            clients.swap_remove(at).end().await;
         }
     }
+    // What clients have said is under way,
+    for client in &mut clients {
+        client.catch_up().await;
+    }
+    // has been handed to whoever gets it,
+    for tenant in 0..TENANTS.len() {
+        route(tenant).await;
+    }
+    // and has arrived there: the first answer may have been there before it.
+    for client in &mut clients {
+        client.catch_up().await;
+        client.catch_up().await;
+    }
     for client in clients {
-        check(client).await;
+        client.end().await;
     }
 }
 
-/// Ends a client: it has heard nothing of the other tenant, and its task did not panic.
-async fn check(mut client: Client) {
-    // What is under way arrives, or the connection has ended.
-    let mut heard = Vec::new();
-    let mut ping = Vec::new();
-    pingreq(&mut ping);
-    let _ = client.stream.write_all(&ping).await;
-    let _ =
-        tokio::time::timeout(Duration::from_millis(2), client.stream.read_to_end(&mut heard)).await;
-    let foreign = mark(1 - client.tenant);
-    assert!(
-        !heard.windows(foreign.len()).any(|window| window == foreign),
-        "a payload of {} reached {}",
-        TENANTS[1 - client.tenant],
-        TENANTS[client.tenant]
-    );
-    drop(client.stream);
-    client.serving.await.unwrap();
+impl Client {
+    async fn open(tenant: usize, version: Version, hello: &[u8]) -> Self {
+        let broker = &*BROKER;
+        let (stream, far) = duplex(PIPE);
+        let serving = tokio::spawn(async move {
+            broker.serve(far, IpAddr::V4(Ipv4Addr::LOCALHOST)).await;
+        });
+        let (said, heard) = (Vec::new(), Vec::new());
+        let mut client = Self {
+            tenant,
+            version,
+            stream,
+            serving,
+            said,
+            whole: 0,
+            heard,
+            read: 0,
+            is_lost: false,
+        };
+        client.say(hello).await;
+        client
+    }
+
+    /// Says something, if the connection is there.
+    async fn say(&mut self, bytes: &[u8]) -> bool {
+        self.said.extend_from_slice(bytes);
+        while let Ok(Some(frame)) = Frame::find(&self.said[self.whole..], MAX_PACKET) {
+            self.whole += frame.len;
+        }
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// Waits for the answer to everything that was said, or for the end.
+    async fn catch_up(&mut self) {
+        if self.is_lost {
+            return;
+        }
+        if self.whole < self.said.len() {
+            // The broker waits for the rest of a packet, or has closed.
+            self.is_lost = true;
+            let _ = self.stream.shutdown().await;
+            let _ = self.stream.read_to_end(&mut self.heard).await;
+            return;
+        }
+        let mut ping = Vec::new();
+        pingreq(&mut ping);
+        if !self.say(&ping).await {
+            return;
+        }
+        let answered = tokio::time::timeout(LOST, self.find(0xd0)).await;
+        self.is_lost = !answered.unwrap_or_default();
+    }
+
+    /// Reads up to a packet that begins with this byte. Says whether there was one before the end.
+    async fn find(&mut self, first: u8) -> bool {
+        loop {
+            while let Ok(Some(frame)) = Frame::find(&self.heard[self.read..], usize::MAX) {
+                let found = self.heard[self.read] == first;
+                self.read += frame.len;
+                if found {
+                    return true;
+                }
+            }
+            if !matches!(self.stream.read_buf(&mut self.heard).await, Ok(n) if n > 0) {
+                return false;
+            }
+        }
+    }
+
+    /// Ends it: it has heard nothing of the other tenant, and its task did not panic.
+    async fn end(mut self) {
+        let _ = self.stream.shutdown().await;
+        let _ = self.stream.read_to_end(&mut self.heard).await;
+        let foreign = mark(1 - self.tenant);
+        assert!(
+            !self.heard.windows(foreign.len()).any(|window| window == foreign),
+            "a payload of {} reached {}",
+            TENANTS[1 - self.tenant],
+            TENANTS[self.tenant]
+        );
+        drop(self.stream);
+        self.serving.await.unwrap();
+    }
+}
+
+/// Waits until a tenant's messages that are under way have been routed: a message after them is
+/// acknowledged then.
+async fn route(tenant: usize) {
+    static LAST: [Mutex<Option<Client>>; 2] = [Mutex::const_new(None), Mutex::const_new(None)];
+    let version = Version::V311;
+    let mut last = LAST[tenant].lock().await;
+    if last.is_none() {
+        let mut hello = Vec::new();
+        let nothing = PropertiesBuf::default();
+        connect(
+            &mut hello,
+            &Connect {
+                version,
+                clean_start: true,
+                keep_alive: 0,
+                client_id: TENANTS[tenant],
+                properties: nothing.as_properties(),
+                will: None,
+                user_name: Some(TENANTS[tenant]),
+                password: None,
+            },
+        );
+        *last = Some(Client::open(tenant, version, &hello).await);
+    }
+    let client = last.as_mut().unwrap();
+    let qos = QoS::AtLeastOnce;
+    let header = PublishHeader { dup: false, qos, retain: false, topic: "last", packet_id: 1 };
+    let mut message = Vec::new();
+    publish(&mut message, version, header, &[], &[], b"");
+    client.stream.write_all(&message).await.unwrap();
+    assert!(client.find(0x40).await, "the last message is acknowledged");
+    client.heard.drain(..client.read);
+    client.read = 0;
 }
 
 fuzz_target!(|data: &[u8]| {

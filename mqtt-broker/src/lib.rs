@@ -20,6 +20,7 @@ mod broker;
 mod bus;
 mod clock;
 mod connection;
+mod incarnation;
 mod listen;
 mod metrics;
 mod policy;

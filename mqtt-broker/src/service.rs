@@ -1,8 +1,9 @@
 //! The broker within a running [`Control`].
 
-use crate::broker::{Behind, Shared};
+use crate::broker::{Behind, Incarnations, Shared};
 use crate::connection::{self, Arrival};
 use crate::hook::Hook;
+use crate::incarnation::Incarnation;
 use crate::listen::{ListenError, listen};
 use crate::metrics::Metrics;
 use crate::policy::TenantPolicy;
@@ -11,13 +12,16 @@ use crate::store::{Store, StoreError};
 use crate::upstream::{Upstream, UpstreamError};
 use bulkhead_control::Control;
 use bulkhead_control::config::MqttConfig;
+use bulkhead_control::directory::Snapshot;
 use bulkhead_control::identity::{Accepted, IdentityError, Sources};
 use bulkhead_policy::{DenyReason, TenantId};
 use prometheus::Registry;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +40,7 @@ pub enum MqttError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// What verifies identities of the exchange.
-    #[error("mqtt: {0}")]
+    #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The metrics.
     #[error("metrics: {0}")]
@@ -85,6 +89,18 @@ impl Broker {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Self, MqttError> {
+        let incarnations = Box::new(|_: &TenantId| Incarnation::Unknown);
+        Self::start_for(config, hook, incarnations, registry, tasks, stop)
+    }
+
+    fn start_for(
+        config: &MqttConfig,
+        hook: impl Hook,
+        incarnations: Box<Incarnations>,
+        registry: &Registry,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, MqttError> {
         let metrics = Metrics::new(registry)?;
         let settings = Settings::of(config);
         let behind = match &config.upstream {
@@ -94,7 +110,8 @@ impl Broker {
                 Behind::Routers(config.routers, store)
             }
         };
-        let shared = Shared::start(Box::new(hook), settings, behind, metrics, tasks, stop)
+        let hook = Box::new(hook);
+        let shared = Shared::start(hook, incarnations, settings, behind, metrics, tasks, stop)
             .ok_or(MqttError::Router)?;
         let addresses = listen(config, &shared)?.into();
         Ok(Self { shared, addresses })
@@ -119,11 +136,6 @@ impl Broker {
         let arrival = Arrival { stream: Box::new(stream), source, bearer: None, certificate: None };
         let deadline = Instant::now() + self.shared.settings.handshake_timeout;
         connection::serve(Arc::clone(&self.shared), arrival, deadline, ()).await;
-    }
-
-    /// Forgets sessions and retained messages of all tenants but those that exist.
-    pub fn keep_only(&self, exists: impl Fn(&TenantId) -> bool) {
-        self.shared.keep_only(exists);
     }
 
     /// Asks every [`Access`](crate::hook::Access) again whether it still holds: those of one tenant,
@@ -153,19 +165,24 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     let mut directory = auth.directory().changes();
     let mut rules = auth.rules_changes();
     let registry = auth.metrics().registry();
-    let broker = Broker::start(config, policy, registry, control.tasks(), control.stop())?;
-    if config.upstream.is_some() {
+    let incarnations = incarnations(auth.directory().changes(), control.config().directory.open);
+    let (tasks, stop) = (control.tasks(), control.stop());
+    let broker = Broker::start_for(config, policy, incarnations, registry, tasks, stop)?;
+    if let Some(upstream) = &config.upstream {
+        let names = [Some(&*upstream.prefix), config.mount.as_deref()];
+        if !names.into_iter().flatten().any(|text| text.contains("{tenant}")) {
+            tracing::warn!(
+                "mqtt.upstream: neither its prefix nor mqtt.mount holds {{tenant}}: names that roles \
+                 allow without it, such as _reply/…, are the same for all tenants on the broker"
+            );
+        }
         let broker = broker.clone();
         control.readiness().require("mqtt upstream", move || broker.is_ready());
     }
     let (follower, stop) = (broker.clone(), control.stop().clone());
-    let open = control.config().directory.open;
     control.tasks().spawn(async move {
         let mut before = directory.borrow_and_update().clone();
-        // A directory that was not read yet is empty, and says nothing about who is gone.
-        if !open && !before.is_empty() {
-            follower.keep_only(|tenant| before.get(tenant).is_some());
-        }
+        follower.shared.forget_gone();
         let following = async {
             loop {
                 tokio::select! {
@@ -177,9 +194,7 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
                         for tenant in after.changed_since(&before) {
                             follower.reassess(Some(&tenant));
                         }
-                        if !open {
-                            follower.keep_only(|tenant| after.get(tenant).is_some());
-                        }
+                        follower.shared.forget_gone();
                         before = after;
                     }
                     changed = rules.changed() => {
@@ -194,4 +209,21 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
         stop.run_until_cancelled(following).await;
     });
     Ok(broker)
+}
+
+/// Which tenants there are, by the directory. With an open one nobody is ever gone.
+fn incarnations(directory: watch::Receiver<Arc<Snapshot>>, open: bool) -> Box<Incarnations> {
+    let was_read = AtomicBool::new(false);
+    Box::new(move |tenant| {
+        let snapshot = directory.borrow();
+        // One that was not read yet is empty, and says nothing about who is gone.
+        if !was_read.fetch_or(!snapshot.is_empty(), Ordering::Relaxed) && snapshot.is_empty() {
+            return Incarnation::Unknown;
+        }
+        match snapshot.get(tenant) {
+            Some(tenant) => tenant.created.map_or(Incarnation::Unknown, Incarnation::Created),
+            None if open => Incarnation::Unknown,
+            None => Incarnation::Gone,
+        }
+    })
 }

@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tenant {
+    /// When it was created, which tells it from another tenant of the same name before it. Whoever
+    /// writes the entry by hand may leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
     /// Whether it may connect at all.
     #[serde(default)]
     pub status: Status,

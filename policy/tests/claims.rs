@@ -225,3 +225,25 @@ fn the_directory_has_the_last_word() {
     let undated = claims(json!({"iat": null})).principal(&issuer(), now()).unwrap();
     assert_eq!(later.admit(&undated), Err(DenyReason::TokenSuperseded));
 }
+
+#[test]
+fn an_origin_is_named_by_the_exchange_alone() {
+    let origin = |names_origin, value: Value| {
+        let expected = Expectations { names_origin, ..issuer() };
+        claims(json!({ "origin": value })).principal(&expected, now()).map(|p| p.origin)
+    };
+    assert_eq!(origin(false, json!("t-0")), Ok(None));
+    assert_eq!(origin(true, json!("t-0")), Ok(Some("t-0".parse().unwrap())));
+    assert_eq!(origin(true, json!(null)), Ok(None));
+    for odd in [json!(""), json!(1), json!("a\nb"), json!(["t-0"])] {
+        assert_eq!(origin(true, odd), Err(DenyReason::ClaimInvalid));
+    }
+}
+
+#[test]
+fn without_a_list_every_role_may_be_handed_out() {
+    let expected = Expectations { roles: None, ..issuer() };
+    let role = |name: &str| claims(json!({ "role": name })).principal(&expected, now());
+    assert_eq!(role("operator").unwrap().role.as_str(), "operator");
+    assert_eq!(role("a.b"), Err(DenyReason::RoleUnknown));
+}

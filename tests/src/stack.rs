@@ -1,6 +1,6 @@
 //! A nats-server or a cluster of them with Bulkhead's services before it, or Bulkhead's MQTT broker.
 
-use crate::mqtt::Door;
+use crate::mqtt::{Door, Mode};
 use crate::process::Replica;
 use crate::wait::eventually;
 use bulkhead_cli::signer::{Signer, TokenRequest};
@@ -8,7 +8,7 @@ use bulkhead_cli::{Services, start_services};
 use bulkhead_control::Control;
 use bulkhead_control::config::{Config, Transport};
 use bulkhead_control::directory::Store;
-use bulkhead_devkit::{Etcd, NatsServer, Tools};
+use bulkhead_devkit::{Etcd, MosquittoServer, NatsServer, Tools};
 use bulkhead_mqtt_broker::Broker;
 use bulkhead_policy::{Tenant, TenantId};
 use jiff::SignedDuration;
@@ -37,6 +37,9 @@ pub struct StackBuilder {
     mqtt: Option<String>,
     issues: bool,
     client_ca: Option<String>,
+    mode: Mode,
+    prefix: String,
+    mosquitto: String,
     issuer_keys: String,
     issuer_roles: Vec<String>,
     tenants: Vec<String>,
@@ -50,6 +53,7 @@ pub struct Stack {
     etcd: Option<Etcd>,
     exchange: Option<SocketAddr>,
     mqtt: Option<Broker>,
+    mosquitto: Option<MosquittoServer>,
     signer: Signer,
     folder: tempfile::TempDir,
 }
@@ -120,6 +124,9 @@ impl Default for StackBuilder {
             mqtt: None,
             issues: false,
             client_ca: None,
+            mode: Mode::Embedded,
+            prefix: String::new(),
+            mosquitto: "allow_anonymous true\nset_tcp_nodelay true\n".to_owned(),
             issuer_keys: "jwks_file = \"issuer.jwks.json\"".to_owned(),
             issuer_roles: ["device", "member", "viewer", "operator"].map(str::to_owned).to_vec(),
             tenants: vec!["acme".to_owned(), "globex".to_owned()],
@@ -185,6 +192,18 @@ impl StackBuilder {
         Self { client_ca: Some(path.to_owned()), ..self }
     }
 
+    /// What stands before every name of a tenant on the mosquitto, if there is one.
+    #[must_use]
+    pub fn upstream_prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
+    /// Adds to the mosquitto's configuration, if there is one.
+    #[must_use]
+    pub fn mosquitto(self, text: &str) -> Self {
+        Self { mosquitto: format!("{}{text}\n", self.mosquitto), ..self }
+    }
+
     /// Replaces where the issuer's keys come from.
     #[must_use]
     pub fn issuer_keys(self, text: &str) -> Self {
@@ -222,8 +241,20 @@ impl StackBuilder {
             write("mqtt.key", made.signing_key.serialize_pem());
         }
         let etcd = if self.etcd { Some(start_etcd(folder.path()).await) } else { None };
-        let mut stack =
-            Stack { control: None, servers, etcd, exchange: None, mqtt: None, signer, folder };
+        let mosquitto = match self.mode {
+            Mode::Embedded => None,
+            Mode::Upstream => Some(start_mosquitto(folder.path(), self.mosquitto.clone()).await),
+        };
+        let mut stack = Stack {
+            control: None,
+            servers,
+            etcd,
+            exchange: None,
+            mqtt: None,
+            mosquitto,
+            signer,
+            folder,
+        };
         std::fs::write(stack.config_path(), self.configuration(&stack)).unwrap();
         let store = stack.store().await;
         for tenant in &self.tenants {
@@ -251,11 +282,16 @@ impl StackBuilder {
         let client_ca = self.client_ca.as_ref();
         let client_ca =
             client_ca.map_or_else(String::new, |path| format!(", client_ca_file = {path:?}"));
+        let upstream = stack.mosquitto.as_ref().map_or_else(String::new, |mosquitto| {
+            let (address, prefix) = (mosquitto.address(), &self.prefix);
+            format!("upstream = {{ url = \"mqtt://{address}\", prefix = \"{prefix}\" }}\n")
+        });
         let mqtt = self.mqtt.as_ref().map_or_else(String::new, |own| {
             let listeners = TRANSPORTS.map(|transport| format!("{transport}://127.0.0.1:0"));
             format!(
                 "[mqtt]\nlisteners = {listeners:?}\n\
-                 tls = {{ cert_file = \"mqtt.pem\", key_file = \"mqtt.key\"{client_ca} }}\n{own}\n"
+                 tls = {{ cert_file = \"mqtt.pem\", key_file = \"mqtt.key\"{client_ca} }}\n\
+                 {upstream}{own}\n"
             )
         });
         format!(
@@ -285,6 +321,11 @@ impl Stack {
     /// and `globex`.
     pub fn mqtt() -> StackBuilder {
         StackBuilder { servers: 0, ..StackBuilder::default() }.mqtt("")
+    }
+
+    /// The same in a mode: [`Upstream`](Mode::Upstream) with a mosquitto of its own behind it.
+    pub fn mqtt_in(mode: Mode) -> StackBuilder {
+        StackBuilder { mode, ..Self::mqtt() }
     }
 
     /// Starts the service in this process.
@@ -326,6 +367,11 @@ impl Stack {
     /// The MQTT broker.
     pub fn broker(&self) -> &Broker {
         self.mqtt.as_ref().expect("the stack has an MQTT broker")
+    }
+
+    /// The mosquitto behind it.
+    pub fn mosquitto(&mut self) -> &mut MosquittoServer {
+        self.mosquitto.as_mut().expect("the stack has a mosquitto")
     }
 
     /// The MQTT broker's listener of a transport.
@@ -470,6 +516,16 @@ async fn start_etcd(folder: &Path) -> Etcd {
     let home = folder.join("etcd");
     tokio::task::spawn_blocking(move || {
         Etcd::start(&Tools::open().unwrap().etcd().unwrap(), &home).unwrap()
+    })
+    .await
+    .unwrap()
+}
+
+async fn start_mosquitto(folder: &Path, config: String) -> MosquittoServer {
+    let home = folder.join("mosquitto");
+    tokio::task::spawn_blocking(move || {
+        let programs = Tools::open().unwrap().mosquitto().unwrap();
+        MosquittoServer::start(&programs.broker, &home, &config).unwrap()
     })
     .await
     .unwrap()

@@ -1,9 +1,14 @@
 //! Bytes that no honest client sends, and clients that are slow or many.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at a surprise"
+)]
 
 use bulkhead_tests::mqtt::codec::{Property, QoS, ReasonCode, Version, connack, pingreq, suback};
-use bulkhead_tests::mqtt::{Client, Door, Heard, Hello};
+use bulkhead_tests::mqtt::{Client, Door, Heard, Hello, Mode};
 use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,9 +49,8 @@ async fn undisturbed(witness: &mut Client) {
     assert_eq!(witness.payload().await, "undisturbed");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_does_not_begin_with_connect_is_closed_without_a_word() {
-    let stack = Stack::mqtt().start().await;
+async fn whoever_does_not_begin_with_connect_is_closed_without_a_word(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let globex = text(b"device-connect/globex/x");
     let beginnings = [
@@ -90,9 +94,8 @@ async fn whoever_does_not_begin_with_connect_is_closed_without_a_word() {
     undisturbed(&mut witness).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_versions_are_told_that_they_are_not_spoken() {
-    let stack = Stack::mqtt().start().await;
+async fn other_versions_are_told_that_they_are_not_spoken(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     for (name, level, version) in [
         (&b"MQIsdp"[..], 3, Version::V311),
         (b"MQTT", 3, Version::V311),
@@ -109,13 +112,12 @@ async fn other_versions_are_told_that_they_are_not_spoken() {
     assert_eq!(failed(&stack, "version"), 5);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_breaks_the_protocol_ends_the_connection_with_its_reason() {
+async fn what_breaks_the_protocol_ends_the_connection_with_its_reason(mode: Mode) {
     const MALFORMED: u8 = 0x81;
     const PROTOCOL: u8 = 0x82;
     const TOPIC_NAME: u8 = 0x90;
     const ALIAS: u8 = 0x94;
-    let stack = Stack::mqtt().start().await;
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let mut own = stack.witness("acme").await;
     let hello = stack.hello("attacker", &Token::role("acme", "member"));
@@ -201,9 +203,8 @@ async fn what_breaks_the_protocol_ends_the_connection_with_its_reason() {
     undisturbed(&mut witness).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn denied_publishes_of_version_3_are_dropped_where_it_is_configured() {
-    let stack = Stack::mqtt().mqtt("denied_publish = \"drop\"").start().await;
+async fn denied_publishes_of_version_3_are_dropped_where_it_is_configured(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).mqtt("denied_publish = \"drop\"").start().await;
     let mut witness = stack.witness("globex").await;
     let hello = stack.hello("attacker", &Token::role("acme", "member")).version(Version::V311);
     let mut client = stack.tcp().connect(&hello).await;
@@ -220,9 +221,8 @@ async fn denied_publishes_of_version_3_are_dropped_where_it_is_configured() {
     undisturbed(&mut witness).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_handshakes_end_and_hold_nobody_up() {
-    let stack = Stack::mqtt().mqtt("handshake_timeout = \"1s\"").start().await;
+async fn slow_handshakes_end_and_hold_nobody_up(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).mqtt("handshake_timeout = \"1s\"").start().await;
     let mut witness = stack.witness("globex").await;
     let hello = stack.hello("slow", &Token::role("acme", "member"));
     let connect = hello.packet();
@@ -272,9 +272,8 @@ async fn slow_handshakes_end_and_hold_nobody_up() {
     undisturbed(&mut witness).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_source_has_only_so_many_beginnings_at_a_time() {
-    let stack = Stack::mqtt().mqtt("pending_per_source = 3").start().await;
+async fn one_source_has_only_so_many_beginnings_at_a_time(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).mqtt("pending_per_source = 3").start().await;
     let mut established = stack.witness("globex").await;
     let mut idle = Vec::new();
     for _ in 0..3 {
@@ -289,9 +288,8 @@ async fn one_source_has_only_so_many_beginnings_at_a_time() {
     stack.member("acme", "own").await.ping().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn there_are_only_so_many_connections_in_all() {
-    let stack = Stack::mqtt().mqtt("max_connections = 2").start().await;
+async fn there_are_only_so_many_connections_in_all(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).mqtt("max_connections = 2").start().await;
     let mut first = stack.member("acme", "first").await;
     let second = stack.member("globex", "second").await;
     let mut third = stack.tcp().open(Version::V5).await;
@@ -306,10 +304,11 @@ async fn there_are_only_so_many_connections_in_all() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_packet_larger_than_the_maximum_is_refused_by_its_length() {
-    let stack =
-        Stack::mqtt().mqtt("max_packet_bytes = 4096\nsession_queue_bytes = 4096").start().await;
+async fn a_packet_larger_than_the_maximum_is_refused_by_its_length(mode: Mode) {
+    let stack = Stack::mqtt_in(mode)
+        .mqtt("max_packet_bytes = 4096\nsession_queue_bytes = 4096")
+        .start()
+        .await;
     let mut witness = stack.witness("globex").await;
     for transport in [Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss] {
         let door = stack.door(transport);
@@ -331,9 +330,8 @@ async fn a_packet_larger_than_the_maximum_is_refused_by_its_length() {
     undisturbed(&mut witness).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_websocket_carries_mqtt_in_binary_messages_however_they_are_cut() {
-    let stack = Stack::mqtt().start().await;
+async fn a_websocket_carries_mqtt_in_binary_messages_however_they_are_cut(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let door = stack.door(Transport::Ws);
     let hello = stack.hello("cut", &Token::role("acme", "member"));
     let mut client = door.open(Version::V5).await;
@@ -360,9 +358,8 @@ async fn a_websocket_carries_mqtt_in_binary_messages_however_they_are_cut() {
     assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn client_ids_may_be_anything_that_fits() {
-    let stack = Stack::mqtt().start().await;
+async fn client_ids_may_be_anything_that_fits(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let hello = |id: &str| stack.hello(id, &Token::role("acme", "member"));
     let refused = stack.tcp().refuse(&hello(&"x".repeat(1025))).await;
     assert_eq!(refused, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
@@ -381,9 +378,8 @@ async fn client_ids_may_be_anything_that_fits() {
     stack.tcp().connect(&hello("").version(Version::V311)).await.ping().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_takes_no_answers_is_asked_for_no_more_questions() {
-    let stack = Stack::mqtt().start().await;
+async fn whoever_takes_no_answers_is_asked_for_no_more_questions(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let mut deaf = stack.member("acme", "deaf").await;
     let mut pings = Vec::new();
@@ -397,9 +393,8 @@ async fn whoever_takes_no_answers_is_asked_for_no_more_questions() {
     deaf.drain(taken / 2 * 2).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewed_certificate_is_taken_over_and_a_broken_one_is_not() {
-    let stack = Stack::mqtt().start().await;
+async fn a_renewed_certificate_is_taken_over_and_a_broken_one_is_not(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let hello = stack.hello("own", &Token::role("acme", "member"));
     let mut before = stack.door(Transport::Tls).connect(&hello).await;
     let file = |name: &str| stack.folder().join(name);
@@ -418,4 +413,19 @@ async fn a_renewed_certificate_is_taken_over_and_a_broken_one_is_not() {
     hello.client_id = "after".to_owned();
     door.connect(&hello).await.ping().await;
     before.ping().await;
+}
+
+bulkhead_tests::in_both_modes! {
+    whoever_does_not_begin_with_connect_is_closed_without_a_word,
+    other_versions_are_told_that_they_are_not_spoken,
+    what_breaks_the_protocol_ends_the_connection_with_its_reason,
+    denied_publishes_of_version_3_are_dropped_where_it_is_configured,
+    slow_handshakes_end_and_hold_nobody_up,
+    one_source_has_only_so_many_beginnings_at_a_time,
+    there_are_only_so_many_connections_in_all,
+    a_packet_larger_than_the_maximum_is_refused_by_its_length,
+    a_websocket_carries_mqtt_in_binary_messages_however_they_are_cut,
+    client_ids_may_be_anything_that_fits,
+    whoever_takes_no_answers_is_asked_for_no_more_questions,
+    a_renewed_certificate_is_taken_over_and_a_broken_one_is_not,
 }

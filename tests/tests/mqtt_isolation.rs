@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
+use bulkhead_tests::mqtt::Mode;
 use bulkhead_tests::mqtt::codec::{Property, QoS, ReasonCode, SubscriptionOptions, Version};
 use bulkhead_tests::{Stack, Token, Transport, eventually};
 
@@ -9,8 +10,8 @@ const DENIED: ReasonCode = ReasonCode::NOT_AUTHORIZED;
 const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 
 /// Reading and writing across the line between tenants, over one transport and in one version.
-async fn tenants_are_apart(transport: Transport, version: Version) {
-    let stack = Stack::mqtt().start().await;
+async fn tenants_are_apart(mode: Mode, transport: Transport, version: Version) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let door = stack.door(transport);
     let hello =
         |tenant: &str, id: &str| stack.hello(id, &Token::role(tenant, "member")).version(version);
@@ -75,9 +76,8 @@ async fn tenants_are_apart(transport: Transport, version: Version) {
 
 macro_rules! over {
     ($($name:ident: $transport:ident, $version:ident;)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            tenants_are_apart(Transport::$transport, Version::$version).await;
+        async fn $name(mode: Mode) {
+            tenants_are_apart(mode, Transport::$transport, Version::$version).await;
         }
     )*};
 }
@@ -93,9 +93,8 @@ over! {
     tenants_are_apart_over_websocket_and_tls_in_version_5: Wss, V5;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_filter_reaches_beyond_the_tenant() {
-    let stack = Stack::mqtt().tenants(&["acme", "acme-2", "globex"]).start().await;
+async fn no_filter_reaches_beyond_the_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).tenants(&["acme", "acme-2", "globex"]).start().await;
     let mut witness = stack.witness("globex").await;
     let mut neighbour = stack.witness("acme-2").await;
     let mut attacker = stack.member("acme", "attacker").await;
@@ -190,9 +189,8 @@ async fn no_filter_reaches_beyond_the_tenant() {
     assert_eq!(attacker.payload().await, "own");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_topic_reaches_beyond_the_tenant() {
-    let stack = Stack::mqtt().tenants(&["acme", "acme-2", "globex"]).start().await;
+async fn no_topic_reaches_beyond_the_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).tenants(&["acme", "acme-2", "globex"]).start().await;
     let mut witness = stack.witness("globex").await;
     let mut neighbour = stack.witness("acme-2").await;
     let mut own = stack.witness("acme").await;
@@ -216,6 +214,8 @@ async fn no_topic_reaches_beyond_the_tenant() {
         "elsewhere/acme/cam-1",
         "_reply",
         "_reply/a/b",
+    ];
+    let own_of_a_broker = [
         "$SYS/broker/uptime",
         "$SYS",
         "$CONTROL/dynamic-security/v1",
@@ -235,9 +235,14 @@ async fn no_topic_reaches_beyond_the_tenant() {
         "device-connect/acme/cam\u{85}",
         "device-connect/acme/cam\n1",
     ];
+    // The front lets nobody say what another broker could take for more than a name.
+    let dollar = if mode.is_embedded() { DENIED } else { ReasonCode::TOPIC_NAME_INVALID };
     for qos in QOS {
-        for (topics, reason) in [(&denied[..], DENIED), (&invalid, ReasonCode::TOPIC_NAME_INVALID)]
-        {
+        for (topics, reason) in [
+            (&denied[..], DENIED),
+            (&own_of_a_broker, dollar),
+            (&invalid, ReasonCode::TOPIC_NAME_INVALID),
+        ] {
             for topic in topics {
                 let told = attacker.publish_with(topic, "attack", qos, false, &[]).await;
                 let silent = qos == QoS::AtMostOnce;
@@ -246,8 +251,10 @@ async fn no_topic_reaches_beyond_the_tenant() {
         }
     }
     attacker.ping().await;
-    assert_eq!(stack.refusals("publish", "publish_denied"), 3 * denied.len() as u64);
-    assert_eq!(stack.refusals("publish", "name_invalid"), 3 * invalid.len() as u64);
+    let refusals = ["publish_denied", "name_invalid"].map(|why| stack.refusals("publish", why));
+    let mut expected = [denied.len(), invalid.len()];
+    expected[usize::from(!mode.is_embedded())] += own_of_a_broker.len();
+    assert_eq!(refusals, expected.map(|topics| 3 * topics as u64));
     stack.denied("publish_denied").await;
     for client in [&mut witness, &mut neighbour, &mut own] {
         client.nothing().await;
@@ -268,9 +275,8 @@ async fn no_topic_reaches_beyond_the_tenant() {
     neighbour.nothing().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_longest_and_the_deepest_names_are_decided_about_like_others() {
-    let stack = Stack::mqtt().start().await;
+async fn the_longest_and_the_deepest_names_are_decided_about_like_others(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let mut own = stack.witness("acme").await;
     let mut attacker = stack.member("acme", "attacker").await;
@@ -285,10 +291,9 @@ async fn the_longest_and_the_deepest_names_are_decided_about_like_others() {
     for tenant in ["globex", "acme"] {
         let told = attacker.publish1(&deep(tenant), "attack").await;
         assert_eq!(told, ReasonCode::TOPIC_NAME_INVALID, "more levels than any name has");
-        let told = attacker.subscribe(&deep(tenant)).await;
-        assert_eq!(told, ReasonCode::TOPIC_FILTER_INVALID);
-        let told = attacker.subscribe(&format!("{}/#", deep(tenant))).await;
-        assert_eq!(told, ReasonCode::TOPIC_FILTER_INVALID);
+        for filter in [deep(tenant), format!("{}/#", deep(tenant))] {
+            assert_eq!(attacker.subscribe(&filter).await, ReasonCode::TOPIC_FILTER_INVALID);
+        }
     }
     witness.nothing().await;
     attacker.subscribed(&long("acme")).await;
@@ -297,9 +302,8 @@ async fn the_longest_and_the_deepest_names_are_decided_about_like_others() {
     assert_eq!(attacker.payload().await, "own");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_device_is_confined_within_its_tenant_too() {
-    let stack = Stack::mqtt().start().await;
+async fn a_device_is_confined_within_its_tenant_too(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut own = stack.witness("acme").await;
     let mut device = stack.device("acme", "cam-1").await;
     for topic in [
@@ -325,9 +329,9 @@ async fn a_device_is_confined_within_its_tenant_too() {
     assert_eq!(device.payload().await, "do");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_topic_in_two_tenants_is_two_topics() {
-    let stack = Stack::mqtt().start().await;
+async fn the_same_topic_in_two_tenants_is_two_topics(mode: Mode) {
+    // Another broker has one name space for all, in which the prefix keeps them apart.
+    let stack = Stack::mqtt_in(mode).upstream_prefix("{tenant}/").start().await;
     let mut globex = stack.member("globex", "asks").await;
     let mut acme = stack.member("acme", "asks").await;
     // The one name that both may use: whoever guesses it in another tenant gains nothing.
@@ -351,13 +355,22 @@ async fn the_same_topic_in_two_tenants_is_two_topics() {
     assert_eq!(own.payload().await, "kept");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retained_messages_are_neither_read_nor_changed_from_another_tenant() {
-    let stack = Stack::mqtt().start().await;
+/// Waits until so many messages are retained. Those of another broker are not counted here.
+async fn is_kept(mode: Mode, stack: &Stack, messages: u64) {
+    if mode.is_embedded() {
+        eventually("so many are kept", || {
+            stack.metric("bulkhead_mqtt_retained_messages") == messages
+        })
+        .await;
+    }
+}
+
+async fn retained_messages_are_neither_read_nor_changed_from_another_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut owner = stack.member("globex", "owner").await;
     let topic = "device-connect/globex/cam-1/state";
     assert_eq!(owner.retain(topic, "original").await, ReasonCode::SUCCESS);
-    eventually("it is kept", || stack.metric("bulkhead_mqtt_retained_messages") == 1).await;
+    is_kept(mode, &stack, 1).await;
 
     let mut attacker = stack.member("acme", "attacker").await;
     for filter in ["#", "+/+/+/state", "device-connect/+/cam-1/state", topic, "$share/g/#"] {
@@ -377,12 +390,14 @@ async fn retained_messages_are_neither_read_nor_changed_from_another_tenant() {
     assert_eq!(owner.retain(topic, "changed").await, ReasonCode::SUCCESS);
     assert_eq!(late.payload().await, "changed");
     assert_eq!(owner.retain(topic, "").await, ReasonCode::SUCCESS);
-    eventually("it is gone", || stack.metric("bulkhead_mqtt_retained_messages") == 0).await;
+    is_kept(mode, &stack, 0).await;
+    let mut late = stack.member("globex", "later").await;
+    late.subscribed("device-connect/globex/#").await;
+    late.nothing().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_will_stays_within_the_tenant() {
-    let stack = Stack::mqtt().start().await;
+async fn a_will_stays_within_the_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let door = stack.tcp();
     let mut witness = stack.witness("globex").await;
     let mut own = stack.witness("acme").await;
@@ -401,8 +416,10 @@ async fn a_will_stays_within_the_tenant() {
         .will(topic, "attack")
         .will_with(Property::ResponseTopic("device-connect/globex/cam-1/cmd"));
     assert_eq!(door.refuse(&misled).await, DENIED);
-    assert_eq!(stack.refusals("will", "publish_denied"), 3);
-    assert_eq!(stack.refusals("will", "name_invalid"), 1);
+    // `$SYS` is nobody's name before another broker.
+    let invalid = if mode.is_embedded() { 1 } else { 2 };
+    assert_eq!(stack.refusals("will", "publish_denied"), 4 - invalid);
+    assert_eq!(stack.refusals("will", "name_invalid"), invalid);
     assert_eq!(stack.refusals("will", "response_topic_denied"), 1);
     stack.denied("response_topic_denied").await;
 
@@ -416,9 +433,8 @@ async fn a_will_stays_within_the_tenant() {
     assert_eq!(own.payload().await, "wanted");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_response_topic_does_not_point_into_another_tenant() {
-    let stack = Stack::mqtt().start().await;
+async fn a_response_topic_does_not_point_into_another_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut own = stack.witness("acme").await;
     let mut attacker = stack.member("acme", "attacker").await;
     let topic = "device-connect/acme/cam-1/cmd";
@@ -442,9 +458,8 @@ async fn a_response_topic_does_not_point_into_another_tenant() {
     assert_eq!(request.properties.get().correlation_data(), Some(&b"7"[..]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_a_client_says_it_is_changes_nothing() {
-    let stack = Stack::mqtt().start().await;
+async fn who_a_client_says_it_is_changes_nothing(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let mut own = stack.witness("acme").await;
     let mut hello = stack.hello("globex", &Token::role("acme", "member"));
@@ -467,17 +482,15 @@ async fn who_a_client_says_it_is_changes_nothing() {
     witness.nothing().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_client_id_in_two_tenants_is_two_clients() {
-    let stack = Stack::mqtt().start().await;
+async fn the_same_client_id_in_two_tenants_is_two_clients(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let (globex, acme) = (Token::role("globex", "member"), Token::role("acme", "member"));
     let topic = "device-connect/globex/cam-1/cmd";
     one_id_and_two_clients(&stack, &globex, &acme, topic).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_client_id_at_two_devices_of_a_tenant_is_two_clients() {
-    let stack = Stack::mqtt().start().await;
+async fn the_same_client_id_at_two_devices_of_a_tenant_is_two_clients(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let (victim, attacker) = (Token::device("acme", "cam-1"), Token::device("acme", "cam-2"));
     let topic = "device-connect/acme/cam-1/cmd";
     one_id_and_two_clients(&stack, &victim, &attacker, topic).await;
@@ -521,9 +534,8 @@ async fn one_id_and_two_clients(stack: &Stack, victim: &Token, attacker: &Token,
     witness.nothing().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_filter_of_a_mixed_subscribe_has_its_own_answer() {
-    let stack = Stack::mqtt().start().await;
+async fn each_filter_of_a_mixed_subscribe_has_its_own_answer(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let mut client = stack.member("acme", "mixed").await;
     let options = SubscriptionOptions::of_qos;
@@ -558,9 +570,8 @@ async fn each_filter_of_a_mixed_subscribe_has_its_own_answer() {
     client.nothing().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_mount_clients_name_nothing_outside_their_tenant() {
-    let stack = Stack::mqtt().mqtt("mount = \"device-connect/{tenant}\"").start().await;
+async fn with_a_mount_clients_name_nothing_outside_their_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).mqtt("mount = \"device-connect/{tenant}\"").start().await;
     let mut globex = stack.member("globex", "witness").await;
     globex.subscribed("#").await;
     globex.subscribed("$share/g/#").await;
@@ -593,4 +604,28 @@ async fn with_a_mount_clients_name_nothing_outside_their_tenant() {
     let mut late = stack.member("acme", "late").await;
     late.subscribed("+").await;
     assert_eq!(late.message().await.topic, "kept");
+}
+
+bulkhead_tests::in_both_modes! {
+    tenants_are_apart_over_tcp_in_version_3,
+    tenants_are_apart_over_tcp_in_version_5,
+    tenants_are_apart_over_tls_in_version_3,
+    tenants_are_apart_over_tls_in_version_5,
+    tenants_are_apart_over_websocket_in_version_3,
+    tenants_are_apart_over_websocket_in_version_5,
+    tenants_are_apart_over_websocket_and_tls_in_version_3,
+    tenants_are_apart_over_websocket_and_tls_in_version_5,
+    no_filter_reaches_beyond_the_tenant,
+    no_topic_reaches_beyond_the_tenant,
+    the_longest_and_the_deepest_names_are_decided_about_like_others,
+    a_device_is_confined_within_its_tenant_too,
+    the_same_topic_in_two_tenants_is_two_topics,
+    retained_messages_are_neither_read_nor_changed_from_another_tenant,
+    a_will_stays_within_the_tenant,
+    a_response_topic_does_not_point_into_another_tenant,
+    who_a_client_says_it_is_changes_nothing,
+    the_same_client_id_in_two_tenants_is_two_clients,
+    the_same_client_id_at_two_devices_of_a_tenant_is_two_clients,
+    each_filter_of_a_mixed_subscribe_has_its_own_answer,
+    with_a_mount_clients_name_nothing_outside_their_tenant,
 }

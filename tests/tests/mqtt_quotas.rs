@@ -4,7 +4,7 @@
 
 use bulkhead_policy::Quotas;
 use bulkhead_tests::mqtt::codec::{AckKind, QoS, ReasonCode, SubscriptionOptions, Version};
-use bulkhead_tests::mqtt::{Client, codec};
+use bulkhead_tests::mqtt::{Client, Mode, codec};
 use bulkhead_tests::{Stack, Token, eventually, eventually_async};
 
 const DENIED: ReasonCode = ReasonCode::NOT_AUTHORIZED;
@@ -29,9 +29,8 @@ async fn undisturbed(witness: &mut Client) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_limited_and_a_known_client_may_come_back() {
-    let stack = Stack::mqtt().start().await;
+async fn connections_are_limited_and_a_known_client_may_come_back(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     limit(&stack, Quotas { connections: Some(2), ..Quotas::default() }).await;
     let hello = |id: &str| stack.hello(id, &Token::role("acme", "member"));
@@ -68,9 +67,8 @@ async fn connections_are_limited_and_a_known_client_may_come_back() {
     undisturbed(&mut witness).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_connections_with_one_client_id_take_one_place() {
-    let stack = Stack::mqtt().start().await;
+async fn many_connections_with_one_client_id_take_one_place(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     limit(&stack, Quotas { connections: Some(2), ..Quotas::default() }).await;
     let mut other = stack.member("acme", "other").await;
     let hello = stack.hello("one-id", &Token::role("acme", "member")).resume(600);
@@ -123,9 +121,8 @@ fn subscribe_to_x(out: &mut Vec<u8>, version: Version) {
     codec::subscribe(out, version, 1, &[], &[("device-connect/acme/x", options)]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscriptions_are_limited_over_all_clients_of_the_tenant() {
-    let stack = Stack::mqtt().start().await;
+async fn subscriptions_are_limited_over_all_clients_of_the_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     limit(&stack, Quotas { subscriptions: Some(4), ..Quotas::default() }).await;
     let mut one = stack.member("acme", "one").await;
@@ -160,9 +157,8 @@ async fn subscriptions_are_limited_over_all_clients_of_the_tenant() {
     undisturbed(&mut witness).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_per_second_are_limited_over_all_clients_of_the_tenant() {
-    let stack = Stack::mqtt().start().await;
+async fn messages_per_second_are_limited_over_all_clients_of_the_tenant(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     limit(&stack, Quotas { messages_per_second: Some(10), ..Quotas::default() }).await;
     let mut clients = [stack.member("acme", "one").await, stack.device("acme", "cam-1").await];
@@ -207,9 +203,8 @@ async fn messages_per_second_are_limited_over_all_clients_of_the_tenant() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payload_is_no_larger_than_the_tenant_may_have() {
-    let stack = Stack::mqtt().mqtt("denied_publish = \"drop\"").start().await;
+async fn a_payload_is_no_larger_than_the_tenant_may_have(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).mqtt("denied_publish = \"drop\"").start().await;
     let mut witness = stack.witness("globex").await;
     limit(&stack, Quotas { payload_bytes: Some(10), ..Quotas::default() }).await;
     let mut own = stack.witness("acme").await;
@@ -337,9 +332,46 @@ async fn what_waits_for_one_client_is_limited() {
     assert_eq!(stack.metric("bulkhead_mqtt_messages_dropped_total"), 13);
 }
 
+/// Quotas of what is kept are for Bulkhead's own broker. Another one limits each session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_one_tenant_stays_its_own() {
-    let stack = Stack::mqtt().start().await;
+async fn what_another_broker_keeps_it_limits_itself() {
+    let few = "max_inflight_messages 5\nmax_queued_messages 5";
+    let stack = Stack::mqtt_in(Mode::Upstream).mosquitto(few).start().await;
+    let quotas = Quotas {
+        retained_messages: Some(1),
+        retained_bytes: Some(1),
+        queued_bytes: Some(1),
+        ..Quotas::default()
+    };
+    limit(&stack, quotas).await;
+    let away = |tenant: &str| stack.hello("away", &Token::role(tenant, "member")).resume(600);
+    for tenant in ["acme", "globex"] {
+        let mut client = stack.tcp().connect(&away(tenant)).await;
+        client.subscribed(&format!("device-connect/{tenant}/#")).await;
+        client.disconnect(ReasonCode::NORMAL_DISCONNECTION).await;
+    }
+    let mut acme = stack.member("acme", "own").await;
+    let mut globex = stack.member("globex", "own").await;
+    globex.published("device-connect/globex/x", "undisturbed").await;
+    for n in 0..100 {
+        assert_eq!(acme.retain(&format!("device-connect/acme/{n}"), "kept").await, TAKEN);
+    }
+    acme.subscribed("device-connect/acme/#").await;
+    for _ in 0..100 {
+        assert_eq!(acme.payload().await, "kept");
+    }
+    let mut client = stack.tcp().connect(&away("acme")).await;
+    for n in 0..5 {
+        assert_eq!(client.message().await.topic, format!("device-connect/acme/{n}"));
+    }
+    client.forget_messages().await;
+    client.nothing().await;
+    let mut client = stack.tcp().connect(&away("globex")).await;
+    assert_eq!(client.payload().await, "undisturbed");
+}
+
+async fn a_flood_of_one_tenant_stays_its_own(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
     // A client that reads nothing, and clients that publish without end to ever new topics.
@@ -370,4 +402,13 @@ async fn a_flood_of_one_tenant_stays_its_own() {
     new.published("device-connect/globex/y", "own").await;
     assert_eq!(new.payload().await, "own");
     floods.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+bulkhead_tests::in_both_modes! {
+    connections_are_limited_and_a_known_client_may_come_back,
+    many_connections_with_one_client_id_take_one_place,
+    subscriptions_are_limited_over_all_clients_of_the_tenant,
+    messages_per_second_are_limited_over_all_clients_of_the_tenant,
+    a_payload_is_no_larger_than_the_tenant_may_have,
+    a_flood_of_one_tenant_stays_its_own,
 }

@@ -1,12 +1,17 @@
 //! Who gets in at the MQTT broker, and with what.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at a surprise"
+)]
 
 use bulkhead_cli::signer::Signer;
 use bulkhead_devkit::Server;
 use bulkhead_policy::Status;
 use bulkhead_tests::mqtt::codec::{AckKind, Property, QoS, ReasonCode, Version, auth};
-use bulkhead_tests::mqtt::{Door, Heard, Hello};
+use bulkhead_tests::mqtt::{Door, Heard, Hello, Mode};
 use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
@@ -41,9 +46,8 @@ async fn refused(stack: &Stack, token: &str, reason: &str, code: ReasonCode) {
     assert!(counted >= 2, "{reason} is counted: {counted}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_is_not_vouched_for_is_refused_with_a_code() {
-    let stack = Stack::mqtt().config("[limits]\nfailures_per_minute = 10000").start().await;
+async fn whoever_is_not_vouched_for_is_refused_with_a_code(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).config("[limits]\nfailures_per_minute = 10000").start().await;
     let mut witness = stack.witness("globex").await;
     let stranger = Signer::create(&stack.folder().join("stranger.pem")).unwrap();
     let acme = || Token::device("acme", "cam-1");
@@ -85,9 +89,8 @@ async fn whoever_is_not_vouched_for_is_refused_with_a_code() {
     assert!(scraped(&stack).await.contains("reason=\"token_too_large\"} 2"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_header_cannot_choose_how_a_token_is_checked() {
-    let stack = Stack::mqtt().config("[limits]\nfailures_per_minute = 10000").start().await;
+async fn a_header_cannot_choose_how_a_token_is_checked(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).config("[limits]\nfailures_per_minute = 10000").start().await;
     let kid = stack.signer().key_id();
     for alg in ["none", "None", "NONE", "nOnE", ""] {
         for signature in [Some(""), Some("AA"), None] {
@@ -119,13 +122,12 @@ async fn a_header_cannot_choose_how_a_token_is_checked() {
     stack.member("acme", "own").await.ping().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_issuer_speaks_only_for_its_tenants() {
+async fn an_issuer_speaks_only_for_its_tenants(mode: Mode) {
     let other = "[[issuers]]\nname = \"other\"\nissuer = \"https://other.test\"\n\
                  audiences = [\"bulkhead\"]\nalgorithms = [\"EdDSA\"]\ntenants = [\"acme\"]\n\
                  keys.jwks_file = \"issuer.jwks.json\"\nroles = [\"member\"]\n\
                  default_role = \"member\"\n";
-    let stack = Stack::mqtt().config(other).start().await;
+    let stack = Stack::mqtt_in(mode).config(other).start().await;
     let of =
         |tenant: &str| Token::role(tenant, "member").with(json!({"iss": "https://other.test"}));
     let mut witness = stack.witness("globex").await;
@@ -137,9 +139,8 @@ async fn an_issuer_speaks_only_for_its_tenants() {
     witness.nothing().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ids_that_a_broker_would_read_its_own_way_are_refused() {
-    let stack = Stack::mqtt().config("[limits]\nfailures_per_minute = 10000").start().await;
+async fn ids_that_a_broker_would_read_its_own_way_are_refused(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).config("[limits]\nfailures_per_minute = 10000").start().await;
     let mut witness = stack.witness("globex").await;
     let huge = "a".repeat(10_000);
     let hostile = [
@@ -199,9 +200,8 @@ async fn ids_that_a_broker_would_read_its_own_way_are_refused() {
     stack.device("acme", "cam-1").await.ping().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_cannot_ask_for_other_rights() {
-    let stack = Stack::mqtt().start().await;
+async fn a_token_cannot_ask_for_other_rights(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let greedy = Token::device("acme", "cam-1").with(json!({
         "permissions": {"subscribe": ["#"]}, "scope": "service", "service": true,
         "tenants": ["acme", "globex"], "mqtt": {"publish": ["#"], "subscribe": ["#"]},
@@ -215,9 +215,8 @@ async fn a_token_cannot_ask_for_other_rights() {
     client.subscribed("device-connect/acme/cam-1/cmd").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_shows_no_token_is_refused() {
-    let stack = Stack::mqtt().start().await;
+async fn whoever_shows_no_token_is_refused(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let token = stack.token(&Token::role("acme", "member"));
     let anonymous = Hello::new("anonymous", "").without_password();
     let mut as_user = anonymous.clone();
@@ -237,9 +236,8 @@ async fn whoever_shows_no_token_is_refused() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_comes_by_password_by_authentication_data_or_by_header() {
-    let stack = Stack::mqtt().start().await;
+async fn a_token_comes_by_password_by_authentication_data_or_by_header(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let token = stack.token(&Token::role("acme", "member"));
     let foreign = stack.token(&Token::role("globex", "member"));
     let bare = Hello::new("carrier", "").without_password();
@@ -284,9 +282,8 @@ async fn a_token_comes_by_password_by_authentication_data_or_by_header() {
     assert_eq!(stack.tcp().refuse(&conflict).await, BAD);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_of_16_kilobytes_less_one_byte_is_taken_and_none_larger() {
-    let stack = Stack::mqtt().start().await;
+async fn a_token_of_16_kilobytes_less_one_byte_is_taken_and_none_larger(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let sized = |padding: usize| {
         stack.token(&Token::role("acme", "member").with(json!({"padding": "x".repeat(padding)})))
     };
@@ -306,9 +303,8 @@ async fn a_token_of_16_kilobytes_less_one_byte_is_taken_and_none_larger() {
     assert_eq!(stack.tcp().refuse(&Hello::new("longest", &longest)).await, BAD);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_verified_token_is_worth_nothing_once_it_is_revoked_or_its_tenant_suspended() {
-    let stack = Stack::mqtt().start().await;
+async fn a_verified_token_is_worth_nothing_once_it_is_revoked_or_its_tenant_suspended(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let door = stack.tcp();
     let token = stack.token(&Token::device("acme", "cam-1").with(json!({"jti": "stolen"})));
     let hello = Hello::new("cam-1", &token);
@@ -347,9 +343,8 @@ async fn a_verified_token_is_worth_nothing_once_it_is_revoked_or_its_tenant_susp
     door.connect(&Hello::new("cam-1", &fresh)).await.ping().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_fails_too_often_gets_no_more_checks_and_others_still_pass() {
-    let stack = Stack::mqtt().config("[limits]\nfailures_per_minute = 5").start().await;
+async fn whoever_fails_too_often_gets_no_more_checks_and_others_still_pass(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).config("[limits]\nfailures_per_minute = 5").start().await;
     let known = stack.hello("known", &Token::role("globex", "member"));
     stack.tcp().connect(&known).await.goodbye().await;
     eventually_async("the address is shut out", async || {
@@ -361,9 +356,8 @@ async fn whoever_fails_too_often_gets_no_more_checks_and_others_still_pass() {
     stack.tcp().connect(&known).await.ping().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_secret_is_in_metrics_audit_log_or_answers() {
-    let stack = Stack::mqtt().start().await;
+async fn nothing_secret_is_in_metrics_audit_log_or_answers(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let good = stack.token(&Token::role("acme", "member").with(json!({"jti": "an-id-to-find"})));
     let expired = stack.token(&Token::role("acme", "member").ttl(-5));
     let foreign = stack.token(&Token::role("initech", "member"));
@@ -401,9 +395,8 @@ async fn nothing_secret_is_in_metrics_audit_log_or_answers() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_secret_is_in_the_log_however_much_it_tells() {
-    let stack = Stack::mqtt().without_service().start().await;
+async fn nothing_secret_is_in_the_log_however_much_it_tells(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).without_service().start().await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_replica"));
     command.args(["serve", "--config"]).arg(stack.config_path());
     let quiet = "trace,rustls=info,tungstenite=info,tokio_tungstenite=info,rumqttd=info";
@@ -464,9 +457,8 @@ async fn nothing_secret_is_in_the_log_however_much_it_tells() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_renewed_by_auth_prolongs_the_connection() {
-    let stack = Stack::mqtt().start().await;
+async fn a_token_renewed_by_auth_prolongs_the_connection(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let brief = stack.token(&Token::device("acme", "cam-1").ttl(3));
     let hello = Hello::new("cam-1", "")
         .without_password()
@@ -485,9 +477,8 @@ async fn a_token_renewed_by_auth_prolongs_the_connection() {
     eventually("both are counted", || stack.terminations("token_expired") == 2).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_renewed_by_auth_changes_neither_tenant_nor_device() {
-    let stack = Stack::mqtt().start().await;
+async fn a_token_renewed_by_auth_changes_neither_tenant_nor_device(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.witness("globex").await;
     let own = Token::device("acme", "cam-1");
     let token = stack.token(&own);
@@ -536,4 +527,21 @@ async fn a_token_renewed_by_auth_changes_neither_tenant_nor_device() {
     let id =
         client.send_publish("device-connect/acme/cam-1/x", "", QoS::AtLeastOnce, false, &[]).await;
     assert!(!client.acked(AckKind::PubAck, id).await.is_error());
+}
+
+bulkhead_tests::in_both_modes! {
+    whoever_is_not_vouched_for_is_refused_with_a_code,
+    a_header_cannot_choose_how_a_token_is_checked,
+    an_issuer_speaks_only_for_its_tenants,
+    ids_that_a_broker_would_read_its_own_way_are_refused,
+    a_token_cannot_ask_for_other_rights,
+    whoever_shows_no_token_is_refused,
+    a_token_comes_by_password_by_authentication_data_or_by_header,
+    a_token_of_16_kilobytes_less_one_byte_is_taken_and_none_larger,
+    a_verified_token_is_worth_nothing_once_it_is_revoked_or_its_tenant_suspended,
+    whoever_fails_too_often_gets_no_more_checks_and_others_still_pass,
+    nothing_secret_is_in_metrics_audit_log_or_answers,
+    nothing_secret_is_in_the_log_however_much_it_tells,
+    a_token_renewed_by_auth_prolongs_the_connection,
+    a_token_renewed_by_auth_changes_neither_tenant_nor_device,
 }

@@ -4,12 +4,13 @@ use super::brokers::{Mosquitto, Target};
 use super::site::Site;
 use super::wire;
 use crate::case::{Case, Goal};
+use crate::connecting;
 use crate::cpu;
 use crate::report::Measured;
 use crate::session::Session;
 use bulkhead_policy::TenantId;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The case.
 pub const CASE: Case =
@@ -71,34 +72,16 @@ impl Samples {
     /// Connects for a while, all connectors at once.
     fn take(&mut self, target: Target<'_>, hellos: &[Vec<u8>], length: Duration) {
         let cpu = || (cpu::of_process(target.pid), cpu::of_this_process());
-        let (before, started) = (cpu(), Instant::now());
-        let made: u32 = std::thread::scope(|scope| {
-            let connectors: Vec<_> = hellos
-                .chunks_exact(CLIENTS)
-                .zip(2..)
-                .map(|(own, last)| {
-                    let source = Ipv4Addr::new(127, 0, 0, last);
-                    scope.spawn(move || {
-                        let mut made = 0;
-                        for hello in own.iter().cycle() {
-                            if started.elapsed() >= length {
-                                break;
-                            }
-                            drop(wire::connect_from(source, target.address, hello).unwrap());
-                            made += 1;
-                        }
-                        made
-                    })
-                })
-                .collect();
-            connectors.into_iter().map(|connector| connector.join().unwrap()).sum()
+        let before = cpu();
+        let shares = hellos.chunks_exact(CLIENTS);
+        let (rate, made) = connecting::for_a_while(shares, length, |connector, hello| {
+            let last = u8::try_from(connector + 2).unwrap();
+            let source = Ipv4Addr::new(127, 0, 0, last);
+            drop(wire::connect_from(source, target.address, hello).unwrap());
         });
-        let took = started.elapsed().as_secs_f64();
-        // What is left to do for the last connections belongs to them, and not to whom comes next.
-        std::thread::sleep(Duration::from_millis(20));
         let after = cpu();
-        self.rates.push(f64::from(made) / took);
-        self.connections += f64::from(made);
+        self.rates.push(rate);
+        self.connections += made;
         self.broker_cpu += after.0 - before.0;
         self.client_cpu += after.1 - before.1;
     }

@@ -3,13 +3,14 @@
 use super::site::{DirectoryIn, Site};
 use super::wire::{self, ConnectError};
 use crate::case::{Case, Goal};
+use crate::connecting;
 use crate::cpu;
 use crate::report::Measured;
 use crate::session::Session;
 use bulkhead_devkit::{NatsServer, Tools};
 use bulkhead_policy::TenantId;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// Tokens that one connector uses in turn.
@@ -140,34 +141,13 @@ impl Samples {
             (cpu::of_process(target.server), service, cpu::of_this_process())
         };
         let before = cpu();
-        let started = Instant::now();
-        let made: u32 = std::thread::scope(|scope| {
-            let connectors: Vec<_> = target
-                .hellos
-                .chunks_exact(TOKENS)
-                .take(connectors)
-                .map(|own| {
-                    scope.spawn(move || {
-                        let mut made = 0;
-                        for hello in own.iter().cycle() {
-                            if started.elapsed() >= length {
-                                break;
-                            }
-                            drop(admitted(target.address, hello));
-                            made += 1;
-                        }
-                        made
-                    })
-                })
-                .collect();
-            connectors.into_iter().map(|connector| connector.join().unwrap()).sum()
+        let shares = target.hellos.chunks_exact(TOKENS).take(connectors);
+        let (rate, made) = connecting::for_a_while(shares, length, |_, hello| {
+            drop(admitted(target.address, hello));
         });
-        let took = started.elapsed().as_secs_f64();
-        // What is left to do for the last connections belongs to them, and not to whom comes next.
-        std::thread::sleep(Duration::from_millis(20));
         let after = cpu();
-        self.rates.push(f64::from(made) / took);
-        self.connections += f64::from(made);
+        self.rates.push(rate);
+        self.connections += made;
         self.server_cpu += after.0 - before.0;
         self.service_cpu += after.1 - before.1;
         self.client_cpu += after.2 - before.2;

@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
             let mut tenant = Tenant::default();
             quotas.check(&tenant.quotas)?;
             quotas.apply(&mut tenant.quotas);
-            store.create(&id, tenant.clone()).await?;
+            let tenant = store.create(&id, tenant).await?;
             context.done(show_json(&id, &tenant), format!("tenant {id} was created"))
         }
         Command::List => {
@@ -200,6 +200,9 @@ fn show_json(id: &TenantId, tenant: &Tenant) -> serde_json::Value {
 fn show_text(id: &TenantId, tenant: &Tenant) -> String {
     let now = Timestamp::now();
     let mut text = format!("tenant  {id}\nstatus  {}\n", status(tenant));
+    if let Some(created) = tenant.created {
+        text += &format!("created {}\n", relative(created, now));
+    }
     if let Some(from) = tenant.tokens_valid_from {
         text += &format!("tokens  issued since {from} only ({})\n", relative(from, now));
     }

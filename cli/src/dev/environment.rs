@@ -104,7 +104,7 @@ impl Environment {
         let store = Store::open(&config.directory).await?;
         for tenant in TENANTS {
             match store.create(&TenantId::parse(tenant)?, Tenant::default()).await {
-                Ok(()) | Err(StoreError::Exists(_)) => {}
+                Ok(_) | Err(StoreError::Exists(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -117,21 +117,25 @@ impl Store {
         }
     }
 
-    /// Adds a tenant.
+    /// Adds a tenant, created now, and returns it.
     ///
     /// # Errors
     /// [`StoreError`], above all [`StoreError::Exists`], also for an id that differs only in case.
-    pub async fn create(&self, id: &TenantId, tenant: Tenant) -> Result<(), StoreError> {
+    pub async fn create(&self, id: &TenantId, tenant: Tenant) -> Result<Tenant, StoreError> {
         let clash = |known: &TenantId| known.as_str().eq_ignore_ascii_case(id.as_str());
+        let tenant = Tenant { created: Some(jiff::Timestamp::now()), ..tenant };
         self.check(id, &tenant)?;
         match &self.kept {
-            Kept::File(path) => change_file(path, |tenants| {
-                if let Some(known) = tenants.keys().find(|known| clash(known)) {
-                    return Err(StoreError::Exists(known.clone()));
-                }
-                tenants.insert(id.clone(), tenant);
-                Ok(())
-            }),
+            Kept::File(path) => {
+                change_file(path, |tenants| {
+                    if let Some(known) = tenants.keys().find(|known| clash(known)) {
+                        return Err(StoreError::Exists(known.clone()));
+                    }
+                    tenants.insert(id.clone(), tenant.clone());
+                    Ok(())
+                })?;
+                Ok(tenant)
+            }
             Kept::Etcd(client) => {
                 let options = GetOptions::new().with_prefix().with_keys_only();
                 let keys = etcd::all(client).get(PREFIX, Some(options)).await?;
@@ -149,7 +153,7 @@ impl Store {
                 ];
                 let txn = Txn::new().when(absent).and_then(put);
                 let created = client.kv_client().txn(txn).await?.succeeded();
-                if created { Ok(()) } else { Err(StoreError::Exists(id.clone())) }
+                if created { Ok(tenant) } else { Err(StoreError::Exists(id.clone())) }
             }
         }
     }
@@ -397,7 +401,9 @@ mod tests {
             t.revoked_devices.clear();
         };
         store.update(&id("acme"), cleared).await.unwrap();
-        assert_eq!(store.get(&id("acme")).await.unwrap(), Tenant::default());
+        let left = store.get(&id("acme")).await.unwrap();
+        assert!(left.created.is_some());
+        assert_eq!(left, Tenant { created: left.created, ..Tenant::default() });
         store.delete(&id("acme")).await.unwrap();
         assert!(matches!(store.delete(&id("acme")).await, Err(StoreError::Unknown(_))));
     }

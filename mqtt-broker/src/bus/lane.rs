@@ -1,10 +1,10 @@
-use super::router::Shard;
+use super::router::{RETRY, Shard};
 use crate::hook::Access;
 use crate::realm::Session;
 use bytes::Bytes;
 use rumqttd::Notification;
 use rumqttd::local::{LinkRx, LinkTx};
-use rumqttd::protocol::{Disconnect, DisconnectReasonCode, Packet, Publish};
+use rumqttd::protocol::{Packet, Publish};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +37,7 @@ pub(crate) struct Lane {
     topic: u64,
     state: Mutex<State>,
     room: Notify,
+    stalled: Notify,
 }
 
 #[derive(Default)]
@@ -50,12 +51,16 @@ struct State {
     given_bytes: usize,
     /// The bytes of all of them, and of what is being routed.
     bytes: usize,
+    /// The router takes nothing more at the moment. The drain tries again.
+    is_stalled: bool,
 }
 
 /// The way out: where they come out of it, in the same order.
 pub(crate) struct Drain {
     lane: Arc<Lane>,
     link: Option<LinkRx>,
+    /// Which of the shard's routers that is of.
+    linked: u64,
     generation: watch::Receiver<u64>,
     /// What was handed on and not taken yet.
     ready: VecDeque<Batch>,
@@ -65,8 +70,16 @@ impl Lane {
     pub(super) fn open(shard: Arc<Shard>) -> (Arc<Self>, Drain) {
         let topic = shard.take_topic();
         let generation = shard.generation();
-        let lane = Arc::new(Self { shard, topic, state: Mutex::default(), room: Notify::new() });
-        (Arc::clone(&lane), Drain { lane, link: None, generation, ready: VecDeque::new() })
+        let (room, stalled) = (Notify::new(), Notify::new());
+        let lane = Arc::new(Self { shard, topic, state: Mutex::default(), room, stalled });
+        let drain = Drain {
+            lane: Arc::clone(&lane),
+            link: None,
+            linked: 0,
+            generation,
+            ready: VecDeque::new(),
+        };
+        (lane, drain)
     }
 
     #[cfg(test)]
@@ -74,8 +87,8 @@ impl Lane {
         &self.shard
     }
 
-    /// Gives messages to the router. Whoever then [has no room](Self::has_room) should wait before it
-    /// reads on.
+    /// Gives messages to the router, and never waits for it. Whoever then
+    /// [has no room](Self::has_room) should wait before it reads on.
     pub(crate) fn push(&self, batch: Batch) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.bytes += batch.records.len() + OVERHEAD;
@@ -86,29 +99,54 @@ impl Lane {
     /// Gives the router as much as its log holds. Without a link the messages wait; the drain gives
     /// them to the router that it finds.
     fn give_on(&self, state: &mut State) {
-        let State { link: Some(link), pending, given, given_bytes, .. } = state else { return };
+        let State { link: Some(link), pending, given, given_bytes, is_stalled, .. } = state else {
+            return;
+        };
+        *is_stalled = false;
         while let Some(next) = pending.get(*given) {
             let bytes = next.records.len() + OVERHEAD;
             if *given > 0 && *given_bytes + bytes > GIVEN {
                 return;
             }
-            self.give(link, next.records.clone());
+            if !self.give(link, next.records.clone()) {
+                *is_stalled = true;
+                return self.stalled.notify_one();
+            }
             *given += 1;
             *given_bytes += bytes;
         }
     }
 
-    /// A router that is gone takes nothing; the drain finds that out and gives it to the next.
-    fn give(&self, link: &mut LinkTx, records: Bytes) {
+    /// Says whether the router has it. One that is gone, or whose channel is full, takes nothing: to
+    /// wait here for one that hangs would be to hang too.
+    fn give(&self, link: &mut LinkTx, records: Bytes) -> bool {
         let topic = Bytes::from(self.name());
         let mut waiting = link.buffer();
-        if waiting.is_empty() {
-            drop(waiting);
-            let _ = link.publish(topic, records);
-        } else {
+        if !waiting.is_empty() {
             // The router has been told, and has not looked yet.
             waiting.push_back(Packet::Publish(Publish::new(topic, records, false), None));
+            return true;
         }
+        drop(waiting);
+        // Where it could not be told it may have looked all the same, because of what it was told
+        // before: then nothing is there any more.
+        link.try_publish(topic, records).is_ok() || link.buffer().pop_back().is_none()
+    }
+
+    /// Waits until it is time to try again to give the router something.
+    async fn stalled(&self) {
+        loop {
+            let notified = self.stalled.notified();
+            if self.state.lock().unwrap_or_else(PoisonError::into_inner).is_stalled {
+                break;
+            }
+            notified.await;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+
+    fn try_again(&self) {
+        self.give_on(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn name(&self) -> String {
@@ -125,7 +163,8 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).bytes == 0
     }
 
-    /// Waits until more may be published.
+    /// Waits until more may be published: for a router that does not move, no longer than it takes
+    /// until that is replaced.
     pub(crate) async fn room(&self) {
         loop {
             let notified = self.room.notified();
@@ -192,6 +231,10 @@ impl Drain {
                         biased;
                         notification = link.next() => notification.ok(),
                         _ = self.generation.changed() => None,
+                        () = self.lane.stalled() => {
+                            self.lane.try_again();
+                            continue;
+                        }
                     }
                 }
                 None => None,
@@ -202,8 +245,14 @@ impl Drain {
                 }
                 Some(Some(Notification::Unschedule)) => {
                     // The router waits for this before it hands on more.
-                    if let Some(link) = &self.link {
-                        let _ = link.wake().await;
+                    let Some(link) = &self.link else { continue };
+                    let is_told = tokio::select! {
+                        biased;
+                        woken = link.wake() => woken.is_ok(),
+                        _ = self.generation.changed() => false,
+                    };
+                    if !is_told {
+                        self.relink().await;
                     }
                 }
                 Some(_) => {}
@@ -213,26 +262,28 @@ impl Drain {
     }
 
     async fn relink(&mut self) {
-        let generation = *self.generation.borrow_and_update();
         if self.link.take().is_some() {
             self.lane.state.lock().unwrap_or_else(PoisonError::into_inner).link = None;
-            self.lane.shard.replace(generation);
-            self.generation.borrow_and_update();
+            // Nothing happens if it is this that it was told.
+            self.lane.shard.replace(self.linked);
         }
-        let (tx, rx) = self.lane.shard.link(&self.lane.name()).await;
-        self.lane.relink(tx);
-        self.link = Some(rx);
+        let linked = self.lane.shard.link(&self.lane.name()).await;
+        // Whatever came after it is seen.
+        self.generation.mark_unchanged();
+        if *self.generation.borrow() != linked.generation {
+            self.generation.mark_changed();
+        }
+        self.linked = linked.generation;
+        self.lane.relink(linked.tx);
+        self.link = Some(linked.rx);
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = &mut state.link {
-            // A dropped link frees nothing in the router.
-            let goodbye = Disconnect { reason_code: DisconnectReasonCode::NormalDisconnection };
-            link.buffer().push_back(Packet::Disconnect(goodbye, None));
-            let _ = link.publish("", "");
+        if let Some(link) = state.link.take() {
+            self.shard.unlink(link);
         }
         self.shard.give_back(self.topic);
     }

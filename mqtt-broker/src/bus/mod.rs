@@ -83,6 +83,79 @@ mod tests {
         stop.cancel();
     }
 
+    /// Takes so many batches out of a drain.
+    async fn take(drain: &mut super::Drain, batches: u32) {
+        for n in 0..batches {
+            let next = tokio::time::timeout(Duration::from_secs(30), drain.next()).await.unwrap();
+            assert_eq!(next.records, batch(n).records, "in order, once each");
+            drain.lane().routed(next.records.len());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_router_that_dies_is_replaced_once_for_all_its_tenants() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let bus = Bus::start(1, &tasks, &stop);
+        let mut lanes: Vec<_> = (0..5).map(|n| bus.lane(&n.to_string()).unwrap()).collect();
+        for (lane, drain) in &mut lanes {
+            lane.push(batch(0));
+            take(drain, 1).await;
+        }
+        let shard = std::sync::Arc::clone(&bus.shards[0]);
+        shard.crash();
+        let mut generation = shard.generation();
+        let taking: Vec<_> = lanes
+            .into_iter()
+            .map(|(lane, mut drain)| {
+                tokio::spawn(async move {
+                    while *drain.lane().shard().generation().borrow() == 0 {
+                        let _ = tokio::time::timeout(Duration::from_millis(50), drain.next()).await;
+                    }
+                    lane.push(batch(0));
+                    take(&mut drain, 1).await;
+                    // It is served for as long as there is nothing wrong.
+                    let more = tokio::time::timeout(Duration::from_millis(500), drain.next()).await;
+                    assert!(more.is_err(), "nothing more");
+                })
+            })
+            .collect();
+        for taken in taking {
+            taken.await.unwrap();
+        }
+        assert_eq!(*generation.borrow_and_update(), 1);
+        stop.cancel();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_waits_for_a_router_that_hangs_and_it_is_replaced() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let bus = Bus::start(1, &tasks, &stop);
+        let (lane, mut drain) = bus.lane("acme").unwrap();
+        lane.push(batch(0));
+        take(&mut drain, 1).await;
+        let (leaver, mut left) = bus.lane("globex").unwrap();
+        leaver.push(batch(0));
+        take(&mut left, 1).await;
+        let shard = std::sync::Arc::clone(&bus.shards[0]);
+        let hanging = tokio::task::spawn_blocking(move || shard.hang()).await.unwrap();
+        let pushing = tokio::task::spawn_blocking({
+            let lane = std::sync::Arc::clone(&lane);
+            move || {
+                for n in 0..1_000 {
+                    lane.push(batch(n));
+                }
+                drop((leaver, left));
+            }
+        });
+        tokio::time::timeout(Duration::from_secs(30), pushing).await.unwrap().unwrap();
+        take(&mut drain, 1_000).await;
+        assert!(*lane.shard().generation().borrow() >= 1);
+        lane.push(batch(0));
+        take(&mut drain, 1).await;
+        drop(hanging);
+        stop.cancel();
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn more_than_the_log_holds_waits_and_none_of_it_is_lost() {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

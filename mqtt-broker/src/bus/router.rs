@@ -1,4 +1,5 @@
 use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
+use rumqttd::protocol::{Disconnect, DisconnectReasonCode, Packet};
 use rumqttd::{Notification, Router, RouterConfig};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,7 +23,8 @@ const MAX_LINKS: usize = 1_000_000;
 /// Batches that a router hands on at a time.
 const BURST: u64 = 100;
 
-/// How long a router may take to answer before it counts as dead.
+/// How long a router may take to answer before it counts as dead. After a [`HEARTBEAT`], this and
+/// [`LINK_WITHIN`], 7 s, one that hangs has been replaced: no publisher waits longer for it.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a router may take to link before it counts as dead.
@@ -31,8 +33,8 @@ const LINK_WITHIN: Duration = Duration::from_secs(1);
 /// How often a router is asked.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Pause before another attempt to link to a router.
-const RETRY: Duration = Duration::from_millis(20);
+/// Pause before another attempt at something that a router did not take.
+pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 type Connect = dyn Fn(&str) -> Result<(LinkTx, LinkRx), Box<LinkError>> + Send + Sync;
 
@@ -47,6 +49,16 @@ pub(super) struct Shard {
     free_topics: Mutex<BTreeSet<u64>>,
     /// Held while a link is made.
     linking: tokio::sync::Mutex<()>,
+    /// Links that are not used any more, of which the router has not heard.
+    leaving: Mutex<Vec<LinkTx>>,
+}
+
+/// A link to one of a shard's routers.
+pub(super) struct Linked {
+    /// Which of them.
+    pub(super) generation: u64,
+    pub(super) tx: LinkTx,
+    pub(super) rx: LinkRx,
 }
 
 impl Shard {
@@ -58,6 +70,7 @@ impl Shard {
             next_topic: AtomicU64::new(1),
             free_topics: Mutex::default(),
             linking: tokio::sync::Mutex::default(),
+            leaving: Mutex::default(),
         }
     }
 
@@ -78,7 +91,7 @@ impl Shard {
 
     /// A link that is subscribed to a topic. It waits for as long as it takes: a router that does not
     /// answer is replaced meanwhile.
-    pub(super) async fn link(&self, topic: &str) -> (LinkTx, LinkRx) {
+    pub(super) async fn link(&self, topic: &str) -> Linked {
         // One at a time, so that a router that dies leaves no more than one of them behind.
         let _turn = self.linking.lock().await;
         loop {
@@ -105,7 +118,7 @@ impl Shard {
                 continue;
             }
             match timeout(LINK_WITHIN, linked).await {
-                Ok(Ok(Ok(link))) => return link,
+                Ok(Ok(Ok((tx, rx)))) => return Linked { generation, tx, rx },
                 failed => {
                     let error = failed.map(|done| done.map(|linked| linked.map(|_| ())));
                     tracing::error!(router = self.id, ?error, "a router does not answer");
@@ -122,7 +135,15 @@ impl Shard {
         if *self.generation.borrow() == generation {
             tracing::error!(router = self.id, "the router is replaced");
             *router = spawn(self.id);
+            self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clear();
             self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    /// Ends a link: one that is dropped frees nothing in the router.
+    pub(super) fn unlink(&self, mut link: LinkTx) {
+        if !say_goodbye(&mut link) {
+            self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push(link);
         }
     }
 
@@ -130,22 +151,52 @@ impl Shard {
     pub(super) async fn watch_over(self: Arc<Self>, stop: CancellationToken) {
         let watching = async {
             loop {
-                let generation = *self.generation.borrow();
-                let (mut tx, mut rx) = self.link("heartbeat").await;
+                let Linked { generation, mut tx, mut rx } = self.link("heartbeat").await;
                 while *self.generation.borrow() == generation {
                     tokio::time::sleep(HEARTBEAT).await;
                     let beat = async {
-                        tx.try_publish("heartbeat", "beat").ok()?;
+                        while tx.try_publish("heartbeat", "beat").is_err() {
+                            tx.buffer().clear();
+                            tokio::time::sleep(RETRY).await;
+                        }
                         while !matches!(rx.next().await.ok()?, Some(Notification::Forward(_))) {}
                         Some(())
                     };
                     if !matches!(timeout(DEAD_AFTER, beat).await, Ok(Some(()))) {
                         self.replace(generation);
                     }
+                    let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+                    leaving.retain_mut(|link| !say_goodbye(link));
                 }
             }
         };
         stop.run_until_cancelled(watching).await;
+    }
+
+    /// Lets the router hang, with a channel that takes nothing more, until what is returned is
+    /// dropped: it waits for the lock of a link's buffer, which somebody else holds.
+    #[cfg(test)]
+    pub(super) fn hang(&self) -> std::sync::mpsc::Sender<()> {
+        let connect = Arc::clone(&self.router.lock().unwrap());
+        let (release, released) = std::sync::mpsc::channel();
+        let (hanging, hangs) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (mut tx, _rx) = connect("hang").unwrap();
+            let (mut other, _other_rx) = connect("other").unwrap();
+            loop {
+                tx.publish("hang", "x").unwrap();
+                let buffer = tx.buffer();
+                // Otherwise the router was faster.
+                if !buffer.is_empty() {
+                    while other.shadow("x").is_ok() {}
+                    hanging.send(()).unwrap();
+                    let _ = released.recv();
+                    return;
+                }
+            }
+        });
+        hangs.recv().unwrap();
+        release
     }
 
     /// Kills the router by what is known to kill it: a topic whose first character is no single byte.
@@ -166,6 +217,14 @@ impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shard").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// Says whether the router was told.
+fn say_goodbye(link: &mut LinkTx) -> bool {
+    let reason_code = DisconnectReasonCode::NormalDisconnection;
+    link.buffer().push_back(Packet::Disconnect(Disconnect { reason_code }, None));
+    // What comes after it is not looked at.
+    link.try_publish("", "").is_ok()
 }
 
 fn spawn(id: usize) -> Arc<Connect> {

@@ -19,6 +19,7 @@ mod window;
 
 pub(crate) use link::Link;
 pub(crate) use session::{Session, SessionKey, Subscription, Will};
+pub(crate) use trie::MAX_LEVELS;
 pub(crate) use usage::{Counter, Usage};
 
 use crate::broker::Shared;
@@ -26,6 +27,7 @@ use crate::bus::{Drain, Lane};
 use crate::clock::Deadline;
 use crate::codec::{ReasonCode, Version};
 use crate::hook::{Access, Noted, Operation, Renewal};
+use crate::incarnation::Incarnation;
 use crate::settings::FALLBACK;
 use crate::store::{Meta, Steps};
 use arc_swap::ArcSwap;
@@ -57,10 +59,14 @@ pub(crate) struct Realm {
     /// Bytes that wait for its clients.
     queued: Arc<AtomicU64>,
     shared: Arc<Shared>,
+    /// Whose this is, of the tenants that have had the name.
+    incarnation: Mutex<Incarnation>,
     inside: Mutex<Inside>,
 }
 
 struct Inside {
+    /// The tenant is gone: nothing comes in any more.
+    is_over: bool,
     sessions: HashMap<SessionKey, Arc<Session>>,
     subscriptions: Trie<Arc<Session>>,
     retained: Retained,
@@ -108,11 +114,12 @@ impl Realm {
     pub(crate) fn new(
         tenant: Option<TenantId>,
         mount: &str,
+        incarnation: Incarnation,
         lane: Arc<Lane>,
         stop: CancellationToken,
         shared: Arc<Shared>,
     ) -> Self {
-        Self {
+        let realm = Self {
             tenant,
             mount: mount.into(),
             lane,
@@ -121,13 +128,42 @@ impl Realm {
             quotas: ArcSwap::default(),
             queued: Arc::default(),
             shared,
+            incarnation: Mutex::new(incarnation),
             inside: Mutex::new(Inside {
+                is_over: false,
                 sessions: HashMap::new(),
                 subscriptions: Trie::new(),
                 retained: Retained::default(),
                 timers: BTreeMap::new(),
             }),
+        };
+        realm.keep_incarnation(incarnation);
+        realm
+    }
+
+    /// Whether this is of the tenant that has the name now. One of which that was not known becomes
+    /// known by it.
+    pub(crate) fn belongs_to(&self, now: Incarnation) -> bool {
+        let mut own = self.incarnation.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_still = own.is_still(now);
+        if is_still && *own != now && now != Incarnation::Unknown {
+            *own = now;
+            self.keep_incarnation(now);
         }
+        is_still
+    }
+
+    fn keep_incarnation(&self, incarnation: Incarnation) {
+        if let (Some(store), Some(tenant)) = (&self.shared.store, &self.tenant) {
+            let mut steps = Steps::default();
+            steps.tenant(tenant.as_str(), incarnation.created());
+            store.take(steps);
+        }
+    }
+
+    /// Nothing is kept of the tenant, so it makes no difference which one it was.
+    pub(crate) fn forget_incarnation(&self) {
+        self.keep_incarnation(Incarnation::Unknown);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -150,11 +186,15 @@ impl Realm {
     /// Gives a client its session, and takes it from a former connection.
     ///
     /// # Errors
-    /// [`DenyReason::ConnectionQuotaExceeded`], [`DenyReason::SessionQuotaExceeded`].
+    /// [`DenyReason::ConnectionQuotaExceeded`], [`DenyReason::SessionQuotaExceeded`], or
+    /// [`DenyReason::TenantUnknown`] if the tenant is gone meanwhile.
     pub(crate) fn attach(&self, attach: Attach<'_>) -> Verdict<Attached> {
         let quotas = attach.access.quotas().or(FALLBACK);
         self.quotas.store(Arc::new(quotas));
         let mut inside = self.lock();
+        if inside.is_over {
+            return Err(DenyReason::TenantUnknown);
+        }
         let known = inside.sessions.get(&attach.key).cloned();
         if known.is_none() && inside.sessions.len() >= self.shared.settings.max_sessions {
             return Err(DenyReason::SessionQuotaExceeded);
@@ -307,25 +347,34 @@ impl Realm {
         }
     }
 
-    /// Forgets everything: nothing of a tenant that is gone is left for one of the same name.
+    /// Forgets everything for good: nothing of a tenant that is gone is left for one of the same name.
     pub(crate) fn clear(&self) {
         let mut inside = self.lock();
+        inside.is_over = true;
         let sessions: Vec<_> = inside.sessions.values().cloned().collect();
         for session in sessions {
-            session.close(ReasonCode::ADMINISTRATIVE_ACTION);
+            let gone = DenyReason::TenantUnknown;
+            if session.close(closing_reason(gone)) {
+                let access = Arc::clone(&session.lock().access);
+                access.note(Noted::Terminated(gone));
+            }
+            session.lock().will = None;
             self.end(&mut inside, &session);
         }
         let retained = std::mem::take(&mut inside.retained);
         if let Some(store) = &self.shared.store {
             let mut steps = Steps::default();
             retained.topics().for_each(|topic| steps.release(self.name(), topic));
+            steps.tenant(self.name(), None);
             store.take(steps);
         }
     }
 
     /// Forgets retained messages that have expired.
     pub(crate) fn expire_retained(&self) {
-        let gone = self.lock().retained.expire();
+        // Held until they are given to the store, so that no newer one of their topics is before them.
+        let mut inside = self.lock();
+        let gone = inside.retained.expire();
         if let Some(store) = &self.shared.store {
             let mut steps = Steps::default();
             gone.iter().for_each(|topic| steps.release(self.name(), topic));

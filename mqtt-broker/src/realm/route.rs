@@ -107,16 +107,22 @@ impl Realm {
         let publisher = batch.publisher.as_ref();
         // What a service says to a tenant is kept with the tenant alone.
         let is_kept_there = || self.tenant.is_none() && batch.tenant_of(message.topic).is_some();
+        if inside.is_over {
+            return (ReasonCode::NOT_AUTHORIZED, 0);
+        }
         if message.retain && !is_kept_there() {
             let record = Bytes::copy_from_slice(raw);
             let quotas = self.quotas.load();
             let kept = inside.retained.put(message, record.clone(), &quotas);
-            if self.shared.store.is_some() && kept.is_ok() {
+            if let (Some(store), Ok(())) = (&self.shared.store, kept) {
+                let mut steps = Steps::default();
                 if message.payload.is_empty() {
-                    routed.steps.release(self.name(), message.topic);
+                    steps.release(self.name(), message.topic);
                 } else {
-                    routed.steps.retain(self.name(), message.topic, record);
+                    steps.retain(self.name(), message.topic, record);
                 }
+                // At once, so that it comes before what the end of the tenant takes away.
+                store.take(steps);
             }
             if let Err(reason) = kept {
                 match publisher {
@@ -149,7 +155,8 @@ impl Realm {
         let mut outcomes: HashMap<u16, ReasonCode> = HashMap::new();
         for (message, raw) in records(&batch.records) {
             let tenant = batch.tenant_of(message.topic);
-            let Some(realm) = tenant.and_then(|tenant| self.shared.realm_named(&tenant)) else {
+            let Some(realm) = tenant.and_then(|tenant| self.shared.realm_named(&tenant).ok())
+            else {
                 continue;
             };
             let mut inside = realm.lock();

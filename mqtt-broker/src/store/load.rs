@@ -1,16 +1,20 @@
 use super::entry::{Meta, StoredMessage};
-use super::{QUEUE, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS};
+use super::{QUEUE, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS, TENANTS};
+use bulkhead_policy::TenantId;
 use bytes::Bytes;
+use jiff::Timestamp;
 use redb::{Database, ReadableDatabase, ReadableTable};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What a store holds.
 #[derive(Debug, Default)]
 pub(crate) struct Restored {
     /// Sessions by number.
     pub(crate) sessions: BTreeMap<u64, RestoredSession>,
-    /// Tenant (empty for services), topic, record.
-    pub(crate) retained: Vec<(String, String, Bytes)>,
+    /// Whose (nobody's for services), and the record.
+    pub(crate) retained: Vec<(Option<TenantId>, Bytes)>,
+    /// When tenants were created, where that is known.
+    pub(crate) tenants: HashMap<TenantId, Timestamp>,
     /// The first number that no session has had.
     pub(super) next_session: u64,
 }
@@ -18,6 +22,8 @@ pub(crate) struct Restored {
 /// A session in it.
 #[derive(Debug)]
 pub(crate) struct RestoredSession {
+    /// Whose; nobody's for services.
+    pub(crate) tenant: Option<TenantId>,
     pub(crate) meta: Meta,
     /// Filter, options, identifier.
     pub(crate) subscriptions: Vec<(String, u8, Option<u32>)>,
@@ -52,6 +58,7 @@ pub(super) fn read(database: &Database) -> Result<Restored, redb::Error> {
     writing.open_table(QUEUE)?;
     writing.open_table(RECEIVED)?;
     writing.open_table(RETAINED)?;
+    writing.open_table(TENANTS)?;
     writing.commit()?;
     remove_orphans(database)?;
 
@@ -64,6 +71,7 @@ pub(super) fn read(database: &Database) -> Result<Restored, redb::Error> {
             return Err(redb::Error::Corrupted("a session cannot be read".to_owned()));
         };
         let session = RestoredSession {
+            tenant: tenant(&meta.tenant)?,
             meta,
             subscriptions: Vec::new(),
             messages: Vec::new(),
@@ -98,9 +106,25 @@ pub(super) fn read(database: &Database) -> Result<Restored, redb::Error> {
     }
     for entry in reading.open_table(RETAINED)?.iter()? {
         let (key, record) = entry?;
-        let (tenant, topic) = key.value();
-        let record = Bytes::copy_from_slice(record.value());
-        restored.retained.push((tenant.to_owned(), topic.to_owned(), record));
+        let (name, _) = key.value();
+        restored.retained.push((tenant(name)?, Bytes::copy_from_slice(record.value())));
+    }
+    for entry in reading.open_table(TENANTS)?.iter()? {
+        let (name, created) = entry?;
+        if let (Some(tenant), Ok(created)) = (tenant(name.value())?, created.value().parse()) {
+            restored.tenants.insert(tenant, created);
+        }
     }
     Ok(restored)
+}
+
+/// The tenant of this name, which is empty for services.
+fn tenant(name: &str) -> Result<Option<TenantId>, redb::Error> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let tenant = TenantId::parse(name);
+    let wrong =
+        |_| redb::Error::Corrupted(format!("it has data of {name:?}, which names no tenant"));
+    tenant.map(Some).map_err(wrong)
 }

@@ -19,6 +19,7 @@ pub(crate) use load::{Restored, RestoredSession};
 use crate::bus::Lane;
 use crate::realm::Session;
 use bytes::Bytes;
+use jiff::Timestamp;
 use redb::{Database, TableDefinition};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -45,6 +46,9 @@ const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition::new("rece
 
 /// Tenant (empty for services), topic → record.
 const RETAINED: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("retained");
+
+/// Tenant → when it was created, as text, where that is known.
+const TENANTS: TableDefinition<'_, &str, &str> = TableDefinition::new("tenants");
 
 /// Steps that may wait for the disk before clients have to.
 const MAX_BACKLOG: usize = 65_536;
@@ -120,6 +124,7 @@ enum Key {
     Message(u64, u64),
     Received(u64, u16),
     Retained(Box<str>, Box<str>),
+    Tenant(Box<str>),
 }
 
 #[derive(Debug)]
@@ -245,6 +250,16 @@ impl Steps {
         self.0.push(Step::Remove(Key::Retained(tenant.into(), topic.into())));
     }
 
+    /// Keeps when the tenant was created that everything else under this name belongs to; or that
+    /// nobody knows.
+    pub(crate) fn tenant(&mut self, name: &str, created: Option<Timestamp>) {
+        let key = Key::Tenant(name.into());
+        self.0.push(match created {
+            Some(created) => Step::Put(key, Value::Bytes(created.to_string().into())),
+            None => Step::Remove(key),
+        });
+    }
+
     /// Does something when everything before is on disk.
     pub(crate) fn after(&mut self, after: After) {
         self.0.push(Step::After(after));
@@ -339,5 +354,27 @@ impl std::fmt::Debug for After {
             Self::Say { .. } => "Say",
             Self::Room { .. } => "Room",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RETAINED, Store};
+    use redb::Database;
+
+    #[test]
+    fn data_of_what_is_no_tenant_is_an_error_that_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mqtt.redb");
+        let database = Database::create(&file).unwrap();
+        let writing = database.begin_write().unwrap();
+        let record: &[u8] = b"x";
+        writing.open_table(RETAINED).unwrap().insert(("../globex", "topic"), record).unwrap();
+        writing.commit().unwrap();
+        drop(database);
+        let told = Store::open(folder.path()).unwrap_err().to_string();
+        for part in ["mqtt.data", &file.display().to_string(), "../globex", "move it away"] {
+            assert!(told.contains(part), "{part} is in {told}");
+        }
     }
 }

@@ -1,4 +1,6 @@
-use super::{After, Backlog, Key, QUEUE, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS, Step, Value};
+use super::{
+    After, Backlog, Key, QUEUE, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS, Step, TENANTS, Value,
+};
 use redb::{Database, Table, WriteTransaction};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -96,6 +98,7 @@ struct Tables<'a> {
     queue: Table<'a, (u64, u64), &'static [u8]>,
     received: Table<'a, (u64, u16), ()>,
     retained: Table<'a, (&'static str, &'static str), &'static [u8]>,
+    tenants: Table<'a, &'static str, &'static str>,
 }
 
 impl<'a> Tables<'a> {
@@ -106,6 +109,7 @@ impl<'a> Tables<'a> {
             queue: transaction.open_table(QUEUE)?,
             received: transaction.open_table(RECEIVED)?,
             retained: transaction.open_table(RETAINED)?,
+            tenants: transaction.open_table(TENANTS)?,
         })
     }
 
@@ -139,6 +143,10 @@ impl<'a> Tables<'a> {
             (Key::Retained(tenant, topic), Value::Bytes(record)) => {
                 self.retained.insert((&**tenant, &**topic), record.as_ref())?;
             }
+            (Key::Tenant(name), Value::Bytes(created)) => {
+                let created = std::str::from_utf8(created).unwrap_or_default();
+                self.tenants.insert(&**name, created)?;
+            }
             // No step is made of these.
             _ => {}
         }
@@ -152,6 +160,7 @@ impl<'a> Tables<'a> {
             Key::Message(id, number) => drop(self.queue.remove((*id, *number))?),
             Key::Received(id, packet) => drop(self.received.remove((*id, *packet))?),
             Key::Retained(tenant, topic) => drop(self.retained.remove((&**tenant, &**topic))?),
+            Key::Tenant(name) => drop(self.tenants.remove(&**name)?),
         }
         Ok(())
     }
@@ -172,7 +181,7 @@ impl Key {
             | Self::Subscription(id, _)
             | Self::Message(id, _)
             | Self::Received(id, _) => Some(*id),
-            Self::Retained(..) => None,
+            Self::Retained(..) | Self::Tenant(_) => None,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::codec::{
 };
 use crate::connection::METHOD;
 use crate::hook::{Attempt, Operation};
+use crate::realm::MAX_LEVELS;
 use crate::refusal::Refusal;
 use crate::settings::FALLBACK;
 use bulkhead_policy::{DenyReason, Verdict};
@@ -176,7 +177,9 @@ impl Relay {
     /// # Errors
     /// The reason code for SUBACK.
     fn may_subscribe(&mut self, filter: &str) -> Result<(Wanted, bool), ReasonCode> {
-        let Some(parsed) = TopicFilter::parse(filter) else {
+        // Some brokers end the connection of whoever names more levels than they know.
+        let parsed = TopicFilter::parse(filter);
+        let Some(parsed) = parsed.filter(|p| p.filter.split('/').count() <= MAX_LEVELS) else {
             return Err(ReasonCode::TOPIC_FILTER_INVALID);
         };
         let wanted = self.names.filter(parsed).and_then(|wanted| {

@@ -5,11 +5,13 @@ mod client;
 mod door;
 mod heard;
 mod hello;
+mod mode;
 
 pub use cast::SERVICE_ISSUER;
 pub use client::Client;
 pub use door::Door;
 pub use heard::{Heard, Message, Owned};
 pub use hello::Hello;
+pub use mode::Mode;
 
 pub use bulkhead_mqtt_broker::codec;
