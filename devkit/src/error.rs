@@ -76,6 +76,19 @@ pub enum Error {
         alternative: &'static str,
     },
 
+    /// What is built of this workspace could not be.
+    #[error(
+        "cannot build {}: check that there is cargo with Rust as this was built with, and the network; \
+         its output ends:\n{output}",
+        manifest.display()
+    )]
+    Build {
+        /// The manifest of the package.
+        manifest: PathBuf,
+        /// The end of what cargo printed, 4 KiB at most.
+        output: String,
+    },
+
     /// A program could not be started.
     #[error("cannot start {name} from {}", program.display())]
     Spawn {

@@ -1,3 +1,4 @@
+mod cargo;
 mod debian;
 mod npm;
 
@@ -11,6 +12,7 @@ use crate::path::{is_executable, version_of};
 use crate::python::{Fetch, Purpose, Venv};
 use crate::version::Version;
 
+pub(crate) use cargo::{Crate, build};
 pub(crate) use debian::Packages;
 pub(crate) use npm::Modules;
 

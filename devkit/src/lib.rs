@@ -1,8 +1,8 @@
 //! Pinned tools and real servers for `bulkhead dev`, the tests and the benchmarks.
 //!
-//! [`Tools`] finds a program on `PATH` or fetches a pinned one; [`NatsServer`], [`Etcd`] and
-//! [`MosquittoServer`] run it on loopback in a folder of their own; [`Server`] is the guard under all
-//! of them and serves any other program as well:
+//! [`Tools`] finds a program on `PATH` or fetches a pinned one; [`NatsServer`], [`Etcd`],
+//! [`MosquittoServer`] and [`ZenohServer`] run it on loopback in a folder of their own; [`Server`] is
+//! the guard under all of them and serves any other program as well:
 //!
 //! ```no_run
 //! use bulkhead_devkit::{NatsServer, Tools};
@@ -26,6 +26,7 @@ pub mod nats;
 pub mod node;
 pub mod process;
 pub mod tools;
+pub mod zenoh;
 
 mod config;
 mod error;
@@ -45,4 +46,5 @@ pub use nats::NatsServer;
 pub use node::MqttJs;
 pub use port::free_port;
 pub use process::Server;
-pub use tools::Tools;
+pub use tools::{PluginBuild, Tools};
+pub use zenoh::ZenohServer;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::fetch::{Environment, Modules, Packages, Program};
+use crate::fetch::{Crate, Environment, Modules, Packages, Program, build};
 use crate::mosquitto::Mosquitto;
 use crate::node::MqttJs;
 use crate::path::on_path;
@@ -52,6 +52,26 @@ const MOSQUITTO: Packages = Packages {
     package: "mosquitto 2.0.11 (Debian 12)",
     pins: include_str!("../requirements/mosquitto.txt"),
 };
+
+const ZENOHD: Crate = Crate {
+    purpose: Purpose {
+        tool: "zenohd",
+        alternative: ", or put zenohd 1.10.2, built by the Rust in use, on PATH",
+    },
+    folder: "zenohd-1.10.2",
+    package: "zenohd 1.10.2 (crates.io)",
+    name: "zenohd",
+    version: "1.10.2",
+};
+
+/// How the plugin for zenohd is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PluginBuild {
+    /// Soon, to be tested: not optimised, and otherwise as a release.
+    Quick,
+    /// To be measured.
+    Release,
+}
 
 const MQTT_JS: Modules = Modules {
     purpose: Purpose { tool: "MQTT.js", alternative: "" },
@@ -174,6 +194,41 @@ impl Tools {
             .node()
             .ok_or(Error::NoNode { tool: MQTT_JS.purpose.tool, missing: "node >= 18" })?;
         Ok(MqttJs { node, folder: MQTT_JS.get(&self.root)? })
+    }
+
+    /// The `zenohd` to run: one on `PATH` of 1.10.2 that the Rust in use has built, which is what the
+    /// plugin's own build has to fit, else that version from crates.io, built as `cargo install
+    /// --locked` does. Building takes minutes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fetch`] or [`Error::File`] if it is not there and cannot be built.
+    pub fn zenohd(&self) -> Result<PathBuf, Error> {
+        match ZENOHD.installed().filter(|_| !self.pinned_only) {
+            Some(program) => Ok(program),
+            None => ZENOHD.get(&self.root),
+        }
+    }
+
+    /// Builds the plugin for [`zenohd`](Self::zenohd) of this workspace as it is, and returns the
+    /// folder that `plugins_loading.search_dirs` of zenohd's configuration has to name. It is
+    /// `zenoh-plugin/<profile>` in `$CARGO_TARGET_DIR`, or in `target` of the workspace. The first
+    /// build takes minutes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Build`], also if the workspace is gone.
+    pub fn zenoh_plugin(build_as: PluginBuild) -> Result<PathBuf, Error> {
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let workspace = manifests.parent().unwrap_or(manifests);
+        let target = env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty());
+        let target = workspace.join(target.unwrap_or_else(|| "target".into())).join("zenoh-plugin");
+        let profile = match build_as {
+            PluginBuild::Quick => "quick",
+            PluginBuild::Release => "release",
+        };
+        build(&workspace.join("zenoh-plugin/dylib/Cargo.toml"), &target, profile)?;
+        Ok(target.join(profile))
     }
 
     /// A Python interpreter that can import `device_connect_edge` 0.2.5, `nats` 2.16.0, `zenoh`,
