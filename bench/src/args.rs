@@ -32,6 +32,8 @@ pub enum Group {
     Nats,
     /// The MQTT backend.
     Mqtt,
+    /// The Zenoh backend.
+    Zenoh,
     /// Everything.
     All,
 }

@@ -4,7 +4,8 @@
 //! Args ─▶ Session ─▶ group ─▶ Measured ─▶ Report: a table, or one JSON object per line
 //!                     ├─ policy   in this process
 //!                     ├─ nats     real nats-servers on loopback, the service in a process of its own
-//!                     └─ mqtt     our broker and others on loopback, each in a process of its own
+//!                     ├─ mqtt     our broker and others on loopback, each in a process of its own
+//!                     └─ zenoh    stock zenohds on loopback, with the gate and without
 //! ```
 //!
 //! `README.md` says what each case measures and what it is compared with.
@@ -31,6 +32,7 @@ mod report;
 mod session;
 mod stats;
 mod suspension;
+mod zenoh;
 
 use args::{Args, Group};
 use clap::Parser;
@@ -69,6 +71,9 @@ fn main() -> ExitCode {
     }
     if matches!(args.group, Group::Mqtt | Group::All) {
         mqtt::run(&mut session);
+    }
+    if matches!(args.group, Group::Zenoh | Group::All) {
+        zenoh::run(&mut session);
     }
     session.finish();
     ExitCode::SUCCESS

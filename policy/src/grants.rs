@@ -97,9 +97,10 @@ impl Grants {
     }
 
     /// A key expression that holds all that is granted, where all of it begins with the same literal
-    /// segments.
+    /// segments. What begins with `@` is left out, as Zenoh's own wildcards leave it out.
     pub fn common_keys(&self) -> Option<String> {
-        let mut allowed = self.publish.allow.iter().chain(&self.subscribe.allow);
+        let all = self.publish.allow.iter().chain(&self.subscribe.allow);
+        let mut allowed = all.filter(|pattern| !pattern.is_verbatim());
         let mut common = allowed.next()?.literals();
         for pattern in allowed {
             let shared = common.iter().zip(pattern.literals()).take_while(|(a, b)| **a == *b);

@@ -105,6 +105,11 @@ impl Pattern {
         &self.segments
     }
 
+    /// Whether it begins with a chunk that Zenoh's own wildcards pass by.
+    pub(crate) fn is_verbatim(&self) -> bool {
+        self.literals().first().is_some_and(|first| first.starts_with('@'))
+    }
+
     /// The literal segments that it begins with.
     pub(crate) fn literals(&self) -> Vec<&str> {
         let literal = |segment| match segment {

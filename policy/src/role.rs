@@ -174,7 +174,7 @@ impl Role {
     /// | `member` | everything inside its tenant |
     /// | `viewer` | receive everything inside its tenant |
     /// | `operator` | as a member, and administer the tenant (such as issuing credentials for its devices) |
-    /// | `service` | everything inside all tenants; only for the platform's own programs |
+    /// | `service` | everything inside all tenants, and on Zenoh see what the gate of a router is doing; only for the platform's own programs |
     ///
     /// # Errors
     /// None in practice: the patterns are constants, which the tests of this crate parse.
@@ -230,6 +230,11 @@ impl Role {
             nats: Rules {
                 subscribe: parse(&["_INBOX/**"])?,
                 responses: answers,
+                ..Rules::default()
+            },
+            // What a router tells about the gate that it has loaded, and nothing else about itself.
+            zenoh: Rules {
+                subscribe: parse(&["@/{literal}/router/status/plugins/bulkhead/**"])?,
                 ..Rules::default()
             },
             ..member.clone()

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::{
-    Broker, DenyReason, DeviceId, Grants, Principal, Role, RoleName, Scope, TenantId,
+    Broker, DenyReason, DeviceId, Grants, KeyExpr, Principal, Role, RoleName, Scope, TenantId,
 };
 
 fn principal(tenant: &str, device: Option<&str>) -> Principal {
@@ -134,4 +134,27 @@ fn a_denial_wins_by_overlap_and_again_on_delivery() {
     assert!(!grants.receives(&Broker::Mqtt.name("plant/acme/secret/1").unwrap()));
     assert!(may_publish(&grants, "plant/acme/door/open"));
     assert!(!may_publish(&grants, "plant/acme/door/locked"));
+}
+
+#[test]
+fn only_services_see_the_gate_and_only_where_they_know_the_router() {
+    let roles = Role::built_in().unwrap();
+    let status = KeyExpr::parse("@/a1/router/status/plugins/bulkhead/**").unwrap();
+    for (name, role) in &roles {
+        let mut principal = principal("acme", Some("cam-1"));
+        let service = name.as_str() == "service";
+        if service {
+            principal.scope = Scope::Service;
+        }
+        let grants = Grants::compile(role, Broker::Zenoh, &principal).unwrap();
+        assert_eq!(grants.subscribe_keys(&status).is_ok(), service, "{name}");
+        assert!(grants.publish_keys(&status).is_err(), "{name}");
+        for other in ["@/*/router/status/plugins/bulkhead/**", "@/a1/router/**", "@/**"] {
+            let other = KeyExpr::parse(other).unwrap();
+            assert!(grants.subscribe_keys(&other).is_err(), "{name} {other}");
+        }
+        // What a client asks for when it asks for everything.
+        let all = if service { "device-connect/**" } else { "device-connect/acme/**" };
+        assert_eq!(grants.common_keys().as_deref(), Some(all), "{name}");
+    }
 }

@@ -11,6 +11,12 @@
 //! router sends to the client is looked through on its way.
 
 mod exposure;
+/// What fuzzers run.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::wire::agreement::{batches, messages};
+}
 mod gate;
 mod handshake;
 mod host;

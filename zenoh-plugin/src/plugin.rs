@@ -4,7 +4,7 @@ use crate::service::{ZenohGate, start};
 use bulkhead_control::config::{Config, ZenohListener};
 use bulkhead_control::{Control, log};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use zenoh::internal::plugins::{Response, RunningPlugin, RunningPluginTrait, ZenohPlugin};
 use zenoh::internal::runtime::DynamicRuntime;
@@ -26,9 +26,12 @@ impl Plugin for Bulkhead {
     const PLUGIN_LONG_VERSION: &'static str = plugin_long_version!();
 
     fn start(name: &str, router: &DynamicRuntime) -> zenoh::Result<RunningPlugin> {
-        let options = router.get_config().get_plugin_config(name)?;
-        let options: Options =
-            serde_json::from_value(options).map_err(|error| format!("plugins/{name}: {error}"))?;
+        let options = Options::read(router.get_config().get_plugin_config(name)?).map_err(|error| {
+            format!(
+                "plugins/{name} of the router's configuration: {error}; it takes \"config\", the path \
+                 of Bulkhead's own configuration, and \"listeners\" in the place of zenoh.listeners"
+            )
+        })?;
         let tokio = tokio::runtime::Builder::new_multi_thread()
             .thread_name("bulkhead")
             .enable_all()
@@ -44,11 +47,22 @@ impl Plugin for Bulkhead {
 /// What `plugins/bulkhead` of the router's configuration may say. The router logs it, so nothing in it
 /// is secret.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Options {
     /// Path of Bulkhead's own configuration.
     config: PathBuf,
     /// Where tenants' clients connect, instead of what `zenoh.listeners` says there.
     listeners: Option<Vec<ZenohListener>>,
+}
+
+impl Options {
+    fn read(mut options: Value) -> Result<Self, serde_json::Error> {
+        if let Some(options) = options.as_object_mut() {
+            // These are the router's own, for any plugin: `__required__`, `__path__` and the like.
+            options.retain(|name, _| !name.starts_with("__"));
+        }
+        serde_json::from_value(options)
+    }
 }
 
 async fn run(options: Options, router: &DynamicRuntime) -> zenoh::Result<(Control, ZenohGate)> {
@@ -83,7 +97,7 @@ impl RunningPluginTrait for Running {
         all.extend(
             sessions.map(|session| (format!("{prefix}/sessions/{}", session.zid), json!(session))),
         );
-        let matching = |(key, value): (String, serde_json::Value)| {
+        let matching = |(key, value): (String, Value)| {
             let concerned = KeyExpr::try_from(key.as_str()).is_ok_and(|own| asked.intersects(&own));
             concerned.then(|| Response::new(key, value))
         };

@@ -64,6 +64,15 @@ impl Chain {
         Piece::Whole(whole.into())
     }
 
+    /// How many bytes it holds.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Chain::Idle => 0,
+            Chain::Open(bytes) => bytes.len(),
+        }
+    }
+
     fn forget(&mut self, kept: &mut usize) {
         if let Chain::Open(bytes) = std::mem::take(self) {
             *kept = kept.saturating_sub(bytes.len());

@@ -92,6 +92,12 @@ impl Inbound {
         Ok(Flow::Open)
     }
 
+    /// Bytes of messages in pieces that are held.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn kept(&self) -> usize {
+        self.lanes.iter().map(Chain::len).sum::<usize>().max(self.kept)
+    }
+
     fn fragment(&mut self, fragment: Fragment, sink: &mut impl Sink) -> Result<(), Violation> {
         let (priority, reliability) = (fragment.ext_qos.priority(), fragment.reliability);
         let (lane, adjacent) = self.lanes.advance(priority, reliability, fragment.sn)?;

@@ -17,6 +17,8 @@
 //! client, bytes are cut and passed on ([`Outbound`]), but those were written by the router's own
 //! encoder, one session after the other, and their reader is the client that they are for.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod agreement;
 mod fragments;
 mod inbound;
 mod names;

@@ -37,6 +37,12 @@ impl<T: Default> Lanes<T> {
         Ok(Self { mask, qos: agreed.qos, lanes })
     }
 
+    /// What each lane holds.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.lanes.iter().map(|lane| &lane.chain)
+    }
+
     /// Takes the next sequence number of a lane. Gaps are as Zenoh allows them, below half of the
     /// range; what a router would silently drop as old is a violation, since one link keeps its order.
     pub(super) fn advance(

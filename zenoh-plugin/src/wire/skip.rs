@@ -1,7 +1,7 @@
 //! Finding the key and the end of a message without building it.
 //!
 //! Only for what the router wrote, and only for the most frequent message: everything else is read by
-//! Zenoh's codec. A fuzz target compares the two.
+//! Zenoh's codec. Tests and a fuzz target compare the two.
 
 use std::borrow::Cow;
 use zenoh_protocol::common::imsg;
@@ -128,3 +128,6 @@ fn counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     *bytes = rest;
     Some(counted)
 }
+
+#[cfg(test)]
+mod tests;

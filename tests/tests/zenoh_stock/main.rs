@@ -1,0 +1,234 @@
+//! A stock zenohd from crates.io that loads the plugin.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at a surprise"
+)]
+
+mod site;
+
+use bulkhead_devkit::Error;
+use bulkhead_tests::eventually_async;
+use serde_json::{Value, json};
+use site::{Ear, Realm, Wishes, ask, built_plugin, open};
+use std::path::Path;
+
+const STRANGERS: &str = "bulkhead_zenoh_strangers_total";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_loads_the_plugin_and_keeps_tenants_apart() {
+    let realm = Realm::new();
+    let site = realm.start("router").await;
+    let acme = open(&site.gate(), Some(&realm.member("acme"))).await.unwrap();
+    let sender = open(&site.gate(), Some(&realm.member("acme"))).await.unwrap();
+    let globex = open(&site.gate(), Some(&realm.member("globex"))).await.unwrap();
+    let own = Ear::of(&acme, "device-connect/acme/**").await;
+    let other = Ear::of(&globex, "device-connect/globex/**").await;
+    let everything = Ear::of(&globex, "**").await;
+    let aimed = Ear::of(&globex, "device-connect/acme/**").await;
+
+    globex.put("device-connect/acme/cam-1/event/forged", "probe").await.unwrap();
+    assert!(own.hears(&sender, "device-connect/acme/cam-1/event/motion").await.is_empty());
+    let sender = open(&site.gate(), Some(&realm.member("globex"))).await.unwrap();
+    assert!(other.hears(&sender, "device-connect/globex/cam-1/event/motion").await.is_empty());
+    everything.nothing().await;
+    aimed.nothing().await;
+    assert!(open(&site.gate(), None).await.is_err(), "nobody comes in without a token");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_refuses_a_wrong_configuration_and_says_why() {
+    let plugin = "/plugins/bulkhead";
+    let cases: [(&str, fn(&mut Value), &str); 6] = [
+        (
+            "around",
+            |router| {
+                let port = bulkhead_devkit::free_port().unwrap();
+                let endpoints = router["listen"]["endpoints"].as_array_mut().unwrap();
+                endpoints.push(json!(format!("tcp/127.0.0.1:{port}")));
+            },
+            "tenants could reach the router around the gate by tcp/127.0.0.1:",
+        ),
+        (
+            "no-socket",
+            |router| {
+                let endpoints = router["listen"]["endpoints"].as_array_mut().unwrap();
+                endpoints.remove(0);
+            },
+            "the router has no socket for the gate; add \"unixsock-stream/\" and a path",
+        ),
+        (
+            "no-config",
+            |router| {
+                router["plugins"]["bulkhead"].as_object_mut().unwrap().remove("config");
+            },
+            "plugins/bulkhead of the router's configuration: missing field `config`; it takes",
+        ),
+        (
+            "wrong-name",
+            |router| router["plugins"]["bulkhead"]["confg"] = json!("bulkhead.toml"),
+            "plugins/bulkhead of the router's configuration: unknown field `confg`",
+        ),
+        (
+            "no-file",
+            |router| router["plugins"]["bulkhead"]["config"] = json!("elsewhere.toml"),
+            "elsewhere.toml",
+        ),
+        (
+            "no-listener",
+            |router| router["plugins"]["bulkhead"]["listeners"] = json!(["udp/127.0.0.1:7447"]),
+            "'udp/127.0.0.1:7447' is no listener; write tcp/, tls/, ws/ or quic/",
+        ),
+    ];
+    let realm = Realm::new();
+    for (name, change, message) in cases {
+        let wishes = Wishes { router: Some(change), ..Wishes::default() };
+        let log = refused(&realm, name, wishes).await;
+        assert!(log.contains("Plugin \"bulkhead\" failed to start"), "{plugin} {name}: {log}");
+        assert!(log.contains(message), "{name}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_of_another_build_is_refused_by_a_message_that_names_both() {
+    let realm = Realm::new();
+    let plugin = tokio::task::spawn_blocking(built_plugin).await.unwrap();
+    // What the loader compares, as the compiler wrote it into the library.
+    let commit = rustc_commit();
+    let mut other = commit.clone();
+    other.replace_range(..6, "000000");
+    let other_zenoh = zenoh::GIT_VERSION.replacen('1', "0", 1);
+    let features = zenoh::FEATURES.replace("transport_quic", "transport_QUIC");
+    for (name, from, to, title) in [
+        ("rust", commit.as_str(), other.as_str(), "Incompatible rustc versions"),
+        ("zenoh", zenoh::GIT_VERSION, &other_zenoh, "Incompatible Zenoh versions"),
+        ("features", zenoh::FEATURES, &features, "Incompatible Zenoh feature sets"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        doctor(plugin, folder.path(), from, to);
+        let wishes = Wishes { plugin: Some(folder.path().to_owned()), ..Wishes::default() };
+        let log = refused(&realm, name, wishes).await;
+        for text in [title, "host: ", "plugin: ", from, to, "libzenoh_plugin_bulkhead.so"] {
+            assert!(log.contains(text), "{name}, {text}: {log}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_come_back_when_the_router_was_killed() {
+    let realm = Realm::new();
+    let mut site = realm.start("router").await;
+    let acme = open(&site.gate(), Some(&realm.member("acme"))).await.unwrap();
+    let sender = open(&site.gate(), Some(&realm.member("acme"))).await.unwrap();
+    let globex = open(&site.gate(), Some(&realm.member("globex"))).await.unwrap();
+    let own = Ear::of(&acme, "device-connect/acme/**").await;
+    let other = Ear::of(&globex, "**").await;
+    own.hears(&sender, "device-connect/acme/cam-1/event/before").await;
+
+    site.server.kill().unwrap();
+    let site = tokio::task::spawn_blocking(move || site.server.restart().map(|()| site));
+    let _site = site.await.unwrap().unwrap();
+    // The very sessions and subscriptions of before.
+    own.hears(&sender, "device-connect/acme/cam-1/event/after").await;
+    other.nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_and_the_platforms_own_links_see_the_status_and_no_tenant_does() {
+    let realm = Realm::new();
+    let site = realm.start("router").await;
+    let acme = open(&site.gate(), Some(&realm.member("acme"))).await.unwrap();
+    let service = open(&site.gate(), Some(&realm.service())).await.unwrap();
+    let platform = open(&site.trusted(), None).await.unwrap();
+    let router = platform.info().routers_zid().await.next().expect("a router");
+    let below = format!("@/{router}/router/status/plugins/bulkhead");
+    let status = format!("{below}/**");
+
+    for session in [&service, &platform] {
+        let answers = ask(session, &status).await;
+        let tenants = answers.iter().find(|(key, _)| *key == format!("{below}/tenants"));
+        let (_, tenants) = tenants.unwrap_or_else(|| panic!("{answers:?}"));
+        assert_eq!(tenants["acme"]["sessions"], 1, "{tenants}");
+        let of_acme = answers.iter().filter(|(_, value)| value["tenant"] == "acme");
+        assert_eq!(of_acme.count(), 1, "{answers:?}");
+    }
+    // Services see the gate, and nothing else of the router; tenants see nothing of it.
+    for keys in [format!("@/{router}/router"), format!("@/{router}/router/**"), "@/**".to_owned()] {
+        assert_eq!(ask(&service, &keys).await, [], "{keys}");
+        assert_ne!(ask(&platform, &keys).await, [], "{keys}");
+        assert_eq!(ask(&acme, &keys).await, [], "{keys}");
+    }
+    assert_eq!(ask(&acme, &status).await, []);
+    assert_eq!(ask(&acme, &format!("{below}/tenants")).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_around_the_gate_is_counted() {
+    let realm = Realm::new();
+    let site = realm.start("router").await;
+    let _acme = open(&site.gate(), Some(&realm.member("acme"))).await.unwrap();
+    assert_eq!(site.metric(STRANGERS).await, 0.0);
+    let _stranger = open(&site.trusted(), None).await.unwrap();
+    eventually_async("the stranger is counted", async || site.metric(STRANGERS).await == 1.0).await;
+    let log = site.server.log();
+    assert!(log.contains("somebody reached the router around the gate"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_routers_pass_on_a_tenants_messages_to_nobody_else() {
+    let realm = Realm::new();
+    let one = realm.start("one").await;
+    let wishes = Wishes { connect: Some(one.trusted()), ..Wishes::default() };
+    let two = realm.try_start("two", wishes).await.unwrap();
+    let here = open(&one.gate(), Some(&realm.member("acme"))).await.unwrap();
+    let there = open(&two.gate(), Some(&realm.member("acme"))).await.unwrap();
+    let globex_here = open(&one.gate(), Some(&realm.member("globex"))).await.unwrap();
+    let globex_there = open(&two.gate(), Some(&realm.member("globex"))).await.unwrap();
+    let own = Ear::of(&here, "device-connect/acme/**").await;
+    let other = Ear::of(&globex_here, "device-connect/globex/**").await;
+    let everything = Ear::of(&globex_here, "**").await;
+
+    other.hears(&globex_there, "device-connect/globex/cam-1/event/motion").await;
+    globex_there.put("device-connect/acme/cam-1/event/forged", "probe").await.unwrap();
+    assert!(own.hears(&there, "device-connect/acme/cam-1/event/motion").await.is_empty());
+    other.nothing().await;
+    everything.nothing().await;
+    for site in [&one, &two] {
+        assert_eq!(site.metric(STRANGERS).await, 0.0, "routers are none");
+    }
+}
+
+/// Starts a router that ends at once, and returns what it logged.
+async fn refused(realm: &Realm, name: &str, wishes: Wishes) -> String {
+    match realm.try_start(name, wishes).await {
+        Ok(_) => panic!("{name}: the router runs"),
+        Err(Error::Exited { log, .. }) => log,
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
+/// Copies the plugin with every occurrence of a text replaced by another one of its length.
+fn doctor(plugin: &Path, folder: &Path, from: &str, to: &str) {
+    const FILE: &str = "libzenoh_plugin_bulkhead.so";
+    assert_eq!(from.len(), to.len());
+    let mut bytes = std::fs::read(plugin.join(FILE)).unwrap();
+    let places: Vec<usize> = (0..bytes.len().saturating_sub(from.len()))
+        .filter(|&at| bytes[at..].starts_with(from.as_bytes()))
+        .collect();
+    assert!(!places.is_empty(), "{from} is not in the plugin");
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    std::fs::write(folder.join(FILE), bytes).unwrap();
+}
+
+/// The commit of the Rust in use.
+fn rustc_commit() -> String {
+    let output = std::process::Command::new("rustc").arg("-vV").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let commit = text.lines().find_map(|line| line.strip_prefix("commit-hash: "));
+    commit.expect("rustc says its commit").to_owned()
+}

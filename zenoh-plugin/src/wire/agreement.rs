@@ -1,0 +1,110 @@
+//! What has to hold of any bytes, checked by tests and by fuzzers.
+
+use super::inbound::{Flow, Inbound, Sink};
+use super::outbound::{Censor, Outbound, Passage};
+use super::skip::{self, Head};
+use super::{Negotiated, Violation};
+use zenoh_buffers::ZSlice;
+use zenoh_codec::{RCodec, Zenoh080Reliability};
+use zenoh_protocol::core::{Bits, Reliability, WireExpr};
+use zenoh_protocol::network::{NetworkBody, NetworkMessage, id as network};
+
+/// Bytes that messages in pieces may take in [`batches`].
+const MAX_MESSAGE: usize = 1000;
+
+/// Reads messages as Zenoh's codec does and as the gate skips them: what the codec reads, the gate finds
+/// with the same key and the same end. Returns how many there were before something else came.
+///
+/// # Panics
+/// If the two do not agree.
+pub fn messages(bytes: &[u8]) -> usize {
+    let (mut rest, mut count) = (bytes, 0);
+    while !rest.is_empty() {
+        let begin = rest;
+        let codec = Zenoh080Reliability::new(Reliability::Reliable);
+        let Ok(message) = <_ as RCodec<NetworkMessage, _>>::read(codec, &mut rest) else {
+            break;
+        };
+        count += 1;
+        let (id, expr) = match &message.body {
+            NetworkBody::Push(push) => (network::PUSH, &push.wire_expr),
+            NetworkBody::Request(request) => (network::REQUEST, &request.wire_expr),
+            NetworkBody::Response(response) => (network::RESPONSE, &response.wire_expr),
+            _ => continue,
+        };
+        agrees(skip::head(&mut { begin }), id, expr);
+        if id == network::PUSH {
+            let mut skipped = begin;
+            agrees(skip::push(&mut skipped), id, expr);
+            assert_eq!(skipped.len(), rest.len(), "another end: {message:?}");
+        }
+    }
+    count
+}
+
+fn agrees(head: Option<Head<'_>>, id: u8, expr: &WireExpr<'_>) {
+    let found = head.map(|head| (head.id, head.expr));
+    assert_eq!(found, Some((id, expr.clone())), "another key");
+}
+
+/// Reads batches, each after its length in two bytes, as those of a client and as those of a router. The
+/// first bytes choose what the two have agreed on.
+///
+/// # Panics
+/// If a reader keeps more than it may, or what is left of a batch is longer than it was.
+pub fn batches(bytes: &[u8]) {
+    let Some((&[choice, initial], mut rest)) = bytes.split_first_chunk() else { return };
+    let resolutions = [Bits::U8, Bits::U16, Bits::U32, Bits::U64];
+    let resolution = resolutions.get(usize::from(choice & 3)).copied().unwrap_or(Bits::U32);
+    let agreed = Negotiated { resolution, qos: choice & 4 != 0 };
+    let inbound = Inbound::new(agreed, initial.into(), MAX_MESSAGE);
+    let (mut inbound, mut outbound) = (inbound.ok(), Outbound::default());
+    while let Some((len, after)) = rest.split_first_chunk::<2>() {
+        let len = usize::from(u16::from_le_bytes(*len)).min(after.len());
+        let (batch, after) = after.split_at(len);
+        rest = after;
+        let mut passed = Vec::new();
+        match outbound.batch(batch, &mut Every::default(), &mut passed) {
+            Passage::Whole => assert!(passed.is_empty(), "written, and yet whole"),
+            Passage::Cut => assert!(passed.len() < batch.len(), "cut, and not shorter"),
+            Passage::Closed | Passage::Broken => {}
+        }
+        let Some(reader) = &mut inbound else { continue };
+        let read = reader.batch(ZSlice::from(batch.to_vec()), &mut Nowhere);
+        assert!(reader.kept() <= MAX_MESSAGE, "{} bytes are kept", reader.kept());
+        if read != Ok(Flow::Open) {
+            inbound = None;
+        }
+    }
+}
+
+/// Lets every other message pass.
+#[derive(Default)]
+struct Every(bool);
+
+impl Every {
+    fn next(&mut self) -> bool {
+        self.0 = !self.0;
+        self.0
+    }
+}
+
+impl Censor for Every {
+    fn head(&mut self, _: &Head<'_>) -> bool {
+        self.next()
+    }
+
+    fn message(&mut self, _: &NetworkMessage) -> bool {
+        self.next()
+    }
+}
+
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn message(&mut self, _: NetworkMessage) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    fn too_large(&mut self) {}
+}
