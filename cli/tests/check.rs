@@ -186,7 +186,11 @@ fn files_that_only_a_service_reads_are_checked_too() {
          [mqtt]\n\
          listeners = [\"tls://127.0.0.1:0\"]\n\
          tls = { cert_file = \"mqtt.crt\", key_file = \"mqtt.key\" }\n\
-         upstream = { url = \"mqtts://broker\", ca_file = \"ca.pem\" }\n",
+         upstream = { url = \"mqtts://broker\", ca_file = \"ca.pem\" }\n\
+         [zenoh]\n\
+         listeners = [\"tls/127.0.0.1:0\"]\n\
+         tls = { cert_file = \"zenoh.crt\", key_file = \"zenoh.key\" }\n\
+         device_ca_file = \"zenoh-ca.pem\"\n",
     );
     let checked = check(&home).found();
     checked.says(&[
@@ -195,6 +199,9 @@ fn files_that_only_a_service_reads_are_checked_too() {
         "FAIL  mqtt.tls.cert_file: mqtt.crt",
         "FAIL  mqtt.tls.key_file: mqtt.key",
         "FAIL  mqtt.upstream.ca_file: ca.pem",
+        "FAIL  zenoh.tls.cert_file: zenoh.crt",
+        "FAIL  zenoh.tls.key_file: zenoh.key",
+        "FAIL  zenoh.device_ca_file: zenoh-ca.pem",
         "FAIL  audit log: log is no folder; make it, or change audit.path",
         "FAIL  log: log.filter: ",
         "write a level, such as \"info\"",
@@ -209,12 +216,20 @@ fn the_exchanges_keys_and_what_is_verified_by_them_are_checked() {
          exchange = { listen = \"127.0.0.1:0\", keys = \"exchange\" }\n\
          [mqtt]\nlisteners = [\"tls://127.0.0.1:8883\"]\n\
          tls = { cert_file = \"tls.crt\", key_file = \"tls.key\", \
+         client_ca_file = \"exchange/ca.pem\" }\n\
+         [zenoh]\nlisteners = [\"tls/127.0.0.1:7447\"]\n\
+         tls = { cert_file = \"tls.crt\", key_file = \"tls.key\", \
          client_ca_file = \"exchange/ca.pem\" }\n",
     );
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     home.write("tls.crt", &made.cert.pem());
     home.write("tls.key", &made.signing_key.serialize_pem());
-    let settings = ["exchange.keys", "mqtt.tls.client_ca_file", "mqtt.exchange_jwks_file"];
+    let settings = [
+        "exchange.keys",
+        "mqtt.tls.client_ca_file",
+        "zenoh.tls.client_ca_file",
+        "mqtt.exchange_jwks_file",
+    ];
     let checked = check(&home).ok();
     for setting in settings {
         checked
@@ -227,6 +242,7 @@ fn the_exchanges_keys_and_what_is_verified_by_them_are_checked() {
     check(&home).ok().says(&[
         "ok    exchange.keys: device authority until 20",
         "ok    mqtt.tls.client_ca_file: authorities are usable",
+        "ok    zenoh.tls.client_ca_file: authorities are usable",
         "ok    mqtt.exchange_jwks_file: keys are usable",
     ]);
     let ca = home.read("exchange/ca.pem");
@@ -235,6 +251,7 @@ fn the_exchanges_keys_and_what_is_verified_by_them_are_checked() {
     checked.says(&[
         "FAIL  exchange.keys: ",
         "FAIL  mqtt.tls.client_ca_file: ",
+        "FAIL  zenoh.tls.client_ca_file: ",
         "ca.pem",
         "no authority's",
     ]);

@@ -106,8 +106,8 @@ fn nats(config: &Config) -> Option<Check> {
     Some(Check { what: "nats".to_owned(), outcome })
 }
 
-/// The exchange's keys, and what MQTT verifies its credentials by. What the first start makes need not
-/// be there.
+/// The exchange's keys, and what MQTT and Zenoh verify its credentials by. What the first start makes
+/// need not be there.
 fn identities(config: &Config) -> Vec<Check> {
     let folder = config.exchange_keys();
     let mut checks = Vec::new();
@@ -129,16 +129,19 @@ fn identities(config: &Config) -> Vec<Check> {
     }
     let is_made_later =
         |path: &Path| folder.is_some_and(|folder| path.starts_with(folder)) && !path.exists();
-    let mqtt = config.mqtt.as_ref();
-    let client_ca = mqtt.and_then(|mqtt| mqtt.tls.as_ref()?.client_ca_file.as_deref());
-    if let Some(path) = client_ca {
+    let mqtt_tls = config.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref());
+    let zenoh_tls = config.zenoh.as_ref().and_then(|zenoh| zenoh.tls.as_ref());
+    for (setting, tls) in
+        [("mqtt.tls.client_ca_file", mqtt_tls), ("zenoh.tls.client_ca_file", zenoh_tls)]
+    {
+        let Some(path) = tls.and_then(|tls| tls.client_ca_file.as_deref()) else { continue };
         let outcome = if is_made_later(path) {
             made_later()
         } else {
             let trusted = DeviceTrust::open(path).map(|_| "authorities are usable".to_owned());
             trusted.map_err(|error| error.to_string())
         };
-        checks.push(Check { what: "mqtt.tls.client_ca_file".to_owned(), outcome });
+        checks.push(Check { what: setting.to_owned(), outcome });
     }
     if let Some(path) = config.mqtt_exchange_jwks() {
         let outcome = if is_made_later(&path) {
@@ -161,6 +164,8 @@ fn others(config: &Config) -> Vec<Check> {
     let mqtt = config.mqtt.as_ref();
     let mqtt_tls = mqtt.and_then(|mqtt| mqtt.tls.as_ref());
     let upstream = mqtt.and_then(|mqtt| mqtt.upstream.as_ref());
+    let zenoh = config.zenoh.as_ref();
+    let zenoh_tls = zenoh.and_then(|zenoh| zenoh.tls.as_ref());
     let files = [
         ("admin.token_file", config.admin.token_file.as_ref()),
         ("exchange.tls.cert_file", tls.map(|tls| &tls.cert_file)),
@@ -174,6 +179,9 @@ fn others(config: &Config) -> Vec<Check> {
         ("mqtt.upstream.ca_file", upstream.and_then(|broker| broker.ca_file.as_ref())),
         ("mqtt.upstream.cert_file", upstream.and_then(|broker| broker.cert_file.as_ref())),
         ("mqtt.upstream.key_file", upstream.and_then(|broker| broker.key_file.as_ref())),
+        ("zenoh.tls.cert_file", zenoh_tls.map(|tls| &tls.cert_file)),
+        ("zenoh.tls.key_file", zenoh_tls.map(|tls| &tls.key_file)),
+        ("zenoh.device_ca_file", zenoh.and_then(|zenoh| zenoh.device_ca_file.as_ref())),
     ];
     let mut checks: Vec<_> = files
         .into_iter()
