@@ -63,6 +63,35 @@ impl<'a> KeyExpr<'a> {
         self.wild
     }
 
+    /// Whether some key may belong to both. It errs on the side of yes, where both have `$*` in a chunk.
+    pub fn meets(&self, other: &KeyExpr<'_>) -> bool {
+        let mine: Vec<_> = self.chunks().collect();
+        // Bit n is set while the first n chunks can stand for the other's chunks read so far.
+        let mut reached = past_rests(&mine, 1);
+        for chunk in other.chunks() {
+            let mut next = 0;
+            if matches!(chunk, Chunk::Rest) {
+                next = u64::MAX.checked_shl(reached.trailing_zeros()).unwrap_or(0);
+            } else {
+                for (position, own) in mine.iter().enumerate() {
+                    if reached & 1 << position == 0 {
+                        continue;
+                    }
+                    match own {
+                        Chunk::Rest => next |= 1 << position,
+                        _ if own.may_be(chunk) => next |= 1 << (position + 1),
+                        _ => {}
+                    }
+                }
+            }
+            reached = past_rests(&mine, next);
+            if reached == 0 {
+                return false;
+            }
+        }
+        reached >> mine.len() & 1 == 1
+    }
+
     fn chunks(&self) -> impl Iterator<Item = Chunk<'a>> {
         self.text.split('/').filter_map(|chunk| Chunk::read(chunk).ok())
     }
@@ -92,6 +121,15 @@ impl<'a> Chunk<'a> {
         Ok(if text.contains("$*") { Chunk::Partial(text) } else { Chunk::Literal(text) })
     }
 
+    fn may_be(self, other: Chunk<'_>) -> bool {
+        match (self, other) {
+            (Chunk::Literal(a), Chunk::Literal(b)) => a == b,
+            (Chunk::Literal(literal), Chunk::Partial(partial))
+            | (Chunk::Partial(partial), Chunk::Literal(literal)) => covers(partial, literal),
+            _ => true,
+        }
+    }
+
     /// Whether some chunk belongs to both this and a pattern's segment of one chunk.
     fn meets(self, segment: &Segment) -> bool {
         match (segment, self) {
@@ -100,6 +138,16 @@ impl<'a> Chunk<'a> {
             _ => true,
         }
     }
+}
+
+/// Adds the positions behind each `**` that has been reached, since it may stand for nothing.
+fn past_rests(chunks: &[Chunk<'_>], mut reached: u64) -> u64 {
+    for (position, chunk) in chunks.iter().enumerate() {
+        if matches!(chunk, Chunk::Rest) && reached & 1 << position != 0 {
+            reached |= 1 << (position + 1);
+        }
+    }
+    reached
 }
 
 /// Whether a chunk with `$*` stands for this literal.

@@ -128,6 +128,16 @@ proptest! {
     }
 
     #[test]
+    fn key_expressions_that_meet_for_zenoh_meet_here(one in key_expr(), other in key_expr()) {
+        use zenoh_keyexpr::keyexpr;
+        let theirs = keyexpr::new(&*one).unwrap().intersects(keyexpr::new(&*other).unwrap());
+        let ours = KeyExpr::parse(&one).unwrap().meets(&KeyExpr::parse(&other).unwrap());
+        prop_assert!(ours || !theirs, "{} ∩ {}", one, other);
+        let partial = one.contains('$') && other.contains('$');
+        prop_assert!(partial || ours == theirs, "{} ∩ {}", one, other);
+    }
+
+    #[test]
     fn what_is_taken_for_a_key_expression_is_one(text in "\\PC{0,20}|[ab*$/@#?.]{0,12}") {
         if KeyExpr::parse(&text).is_ok() {
             prop_assert!(zenoh_keyexpr::keyexpr::new(&text).is_ok(), "{:?}", text);

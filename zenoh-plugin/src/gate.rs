@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::rules::Operation;
 use crate::seat::{Seat, Seats};
 use crate::settings::Settings;
+use crate::threads::Threads;
 use aws_lc_rs::digest::{Context, SHA256};
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::identity::Accepted;
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -42,6 +43,7 @@ pub(crate) struct Gate {
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
     pub(crate) seats: Arc<Seats>,
+    pub(crate) threads: Threads,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     /// Connections, sessions or not.
@@ -61,6 +63,24 @@ pub(crate) struct Arrival {
     pub(crate) certificate: Option<Vec<u8>>,
     /// When the session has to be open.
     pub(crate) deadline: Instant,
+}
+
+/// A connection that counts.
+pub(crate) struct Open(Arc<Gate>);
+
+impl Open {
+    /// One more, if there are not too many.
+    pub(crate) fn count(gate: &Arc<Gate>) -> Option<Self> {
+        let more = |n: usize| (n < gate.settings.max_sessions).then_some(n + 1);
+        gate.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self(Arc::clone(gate)))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Gate {
@@ -84,7 +104,10 @@ impl Gate {
 
     /// A connection of its own to the router.
     pub(crate) async fn connect(&self) -> Result<(Reader, Writer), HandshakeError> {
-        let (reader, writer) = UnixStream::connect(&self.router).await?.into_split();
+        // What the router sends is waited for by the threads that read it.
+        let connecting = self.threads.outward().spawn(UnixStream::connect(self.router.clone()));
+        let stream = connecting.await.map_err(std::io::Error::other)??;
+        let (reader, writer) = stream.into_split();
         Ok((Box::new(reader), Box::new(writer)))
     }
 
@@ -169,7 +192,8 @@ impl Gate {
         }
     }
 
-    fn cut(&self, seat: &Seat, reason: DenyReason) -> bool {
+    /// Ends a session for a reason. Says whether it was the first one.
+    pub(crate) fn cut(&self, seat: &Seat, reason: DenyReason) -> bool {
         let first = seat.cut(reason);
         if first {
             self.auth.metrics().terminated(BACKEND, reason, 1);
@@ -189,6 +213,8 @@ impl Gate {
                 for seat in self.seats.all() {
                     if seat.expires_at() <= now {
                         self.cut(&seat, DenyReason::TokenExpired);
+                    } else if seat.is_stalled() {
+                        self.cut(&seat, DenyReason::QueueQuotaExceeded);
                     } else if seat.is_silent() {
                         seat.kill.cancel();
                     }

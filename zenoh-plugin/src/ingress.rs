@@ -3,6 +3,7 @@
 use crate::gate::Gate;
 use crate::host::Attachment;
 use crate::link::{Batches, Reader, split_batch};
+use crate::pressure::SlowReader;
 use crate::rules::{Decision, InboundRules, Operation};
 use crate::seat::Seat;
 use crate::session::End;
@@ -34,6 +35,8 @@ struct Door {
     /// What came since the rate was last asked for.
     messages: u64,
     bytes: u64,
+    /// Who has to catch up before more is read.
+    waits_for: Option<Arc<SlowReader>>,
 }
 
 impl Ingress {
@@ -46,7 +49,7 @@ impl Ingress {
         seat: Arc<Seat>,
         gate: Arc<Gate>,
     ) -> Self {
-        let door = Door { rules, attachment, seat, gate, messages: 0, bytes: 0 };
+        let door = Door { rules, attachment, seat, gate, messages: 0, bytes: 0, waits_for: None };
         Self { batches: Batches::new(reader), inbound, door }
     }
 
@@ -62,18 +65,13 @@ impl Ingress {
             let read = poll_fn(|cx| batches.poll(cx, |_, whole| whole.to_vec())).await;
             let Ok(whole) = read else { return End::Client };
             self.door.seat.heard();
-            let tenant = Arc::clone(&self.door.seat.tenant);
-            let flow = if tenant.is_slow() {
-                // The router may hold the thread until the tenant's own reader has caught up.
-                let _place = tenant.blocking.acquire().await;
-                tokio::task::block_in_place(|| self.take(whole))
-            } else {
-                self.take(whole)
-            };
-            match flow {
+            match self.take(whole) {
                 Ok(Flow::Open) => {}
                 Ok(Flow::Closed) => return End::Client,
                 Err(violation) => return End::Violation(violation),
+            }
+            if let Some(reader) = self.door.waits_for.take() {
+                reader.eased.cancelled().await;
             }
             self.keep_to_rate().await;
         }
@@ -124,6 +122,13 @@ impl Sink for Door {
                     self.messages += 1;
                     self.bytes += message.payload_size().unwrap_or_default() as u64;
                     self.seat.messages.fetch_add(1, Ordering::Relaxed);
+                }
+                if self.seat.tenant.pressure.is_any()
+                    && let NetworkBody::Push(push) = &message.body
+                    && !message.is_droppable()
+                    && let Some(key) = self.rules.key_of(&push.wire_expr)
+                {
+                    self.waits_for = self.seat.tenant.pressure.on(&key);
                 }
                 if let Err(error) = self.attachment.inject(&mut message) {
                     tracing::debug!(%error, "the router did not take a message");

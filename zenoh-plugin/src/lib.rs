@@ -25,6 +25,7 @@ mod link;
 mod listen;
 mod metrics;
 mod plugin;
+mod pressure;
 mod router;
 mod rules;
 mod seat;
@@ -32,6 +33,7 @@ mod service;
 mod session;
 mod settings;
 mod status;
+mod threads;
 mod wire;
 
 pub use listen::ListenError;

@@ -10,7 +10,9 @@ pub(crate) struct Metrics {
     /// Sessions that ended because the client broke the protocol.
     pub(crate) violations: IntCounter,
     /// Messages and declarations of the router that were kept from clients.
-    pub(crate) cut: IntCounter,
+    pub(crate) withheld: IntCounter,
+    /// Messages that clients which were behind did not get.
+    pub(crate) dropped: IntCounter,
     /// Operations of clients that were denied.
     pub(crate) denied: IntCounterVec,
     /// Transports of the router that did not come through the gate.
@@ -43,7 +45,11 @@ impl Metrics {
                 "bulkhead_zenoh_violations_total",
                 "Sessions ended because the client broke the protocol",
             )?,
-            cut: counter(
+            dropped: counter(
+                "bulkhead_zenoh_dropped_total",
+                "Messages that clients which were behind did not get",
+            )?,
+            withheld: counter(
                 "bulkhead_zenoh_withheld_total",
                 "Messages and declarations of the router that were kept from clients",
             )?,

@@ -1,5 +1,6 @@
 //! Who sits where: the sessions of a gate, and what their tenants use.
 
+use crate::pressure::Pressure;
 use bulkhead_control::Admission;
 use bulkhead_policy::{DenyReason, Principal, Quotas, TenantId, TokenBucket};
 use jiff::Timestamp;
@@ -8,15 +9,15 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zenoh_protocol::core::ZenohIdProto;
 
 /// Denials of one session that are written down per minute; more are only counted.
 const RECORDS_PER_MINUTE: u64 = 30;
 
-/// Threads that a tenant's publishers may hold while its own slow readers keep the router waiting.
-const BLOCKED_PER_TENANT: usize = 8;
+/// How long a client that is behind may take nothing.
+const STALL: Duration = Duration::from_secs(5);
 
 /// What rates count per.
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,6 +39,9 @@ pub(crate) struct Seat {
     cut: Mutex<Option<DenyReason>>,
     /// When the client was last heard, in milliseconds after `since`.
     heard: AtomicU64,
+    /// When a client that is behind last took something, in milliseconds after `since`; 0 while it is
+    /// not behind.
+    took: AtomicU64,
     pub(crate) messages: AtomicU64,
     pub(crate) denials: AtomicU64,
     records: Mutex<TokenBucket>,
@@ -53,8 +57,22 @@ impl Seat {
 
     /// Says that the client sent something.
     pub(crate) fn heard(&self) {
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heard.store(now, Ordering::Relaxed);
+        self.heard.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Says that a client that is behind took something, or fell behind, or caught up.
+    pub(crate) fn took(&self, behind: bool) {
+        self.took.store(if behind { self.now().max(1) } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether the client is behind, and takes nothing.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let took = self.took.load(Ordering::Relaxed);
+        took > 0 && Duration::from_millis(self.now().saturating_sub(took)) > STALL
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Whether the client was silent for longer than its lease.
@@ -108,10 +126,8 @@ pub(crate) struct TenantUse {
     quotas: Mutex<Quotas>,
     started: Instant,
     rates: Mutex<Rates>,
-    /// Sessions that keep the router waiting.
-    slow: AtomicUsize,
-    /// Places for those who publish meanwhile.
-    pub(crate) blocking: Semaphore,
+    /// Sessions that have to catch up.
+    pub(crate) pressure: Pressure,
 }
 
 #[derive(Debug)]
@@ -127,8 +143,7 @@ impl TenantUse {
             quotas: Mutex::new(quotas),
             started: Instant::now(),
             rates: Mutex::new(Rates { messages: None, bytes: None }),
-            slow: AtomicUsize::new(0),
-            blocking: Semaphore::new(BLOCKED_PER_TENANT),
+            pressure: Pressure::default(),
         }
     }
 
@@ -140,20 +155,6 @@ impl TenantUse {
     /// Takes over other limits.
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
-    }
-
-    /// One more session keeps the router waiting, or one fewer.
-    pub(crate) fn waits(&self, one_more: bool) {
-        if one_more {
-            self.slow.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.slow.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether what its clients publish may have to wait.
-    pub(crate) fn is_slow(&self) -> bool {
-        self.slow.load(Ordering::Relaxed) > 0
     }
 
     /// Takes messages and bytes out of what the tenant may publish per second, if it is there.
@@ -272,6 +273,7 @@ impl Tables {
             lease,
             cut: Mutex::default(),
             heard: AtomicU64::new(0),
+            took: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             denials: AtomicU64::new(0),
             records: Mutex::new(TokenBucket::new(

@@ -7,6 +7,7 @@ use crate::listen::{ListenError, listen};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::status::Status;
+use crate::threads::Threads;
 use bulkhead_control::Control;
 use bulkhead_control::config::Around;
 use bulkhead_control::identity::{Accepted, IdentityError, Sources};
@@ -46,9 +47,11 @@ pub enum ZenohError {
     /// The router of this process.
     #[error("router: {0}")]
     Router(String),
-    /// Its folder.
-    #[error("{0}; check that the folder for temporary files can be written")]
-    Folder(#[from] std::io::Error),
+    /// Its folder, or threads.
+    #[error(
+        "{0}; check that the folder for temporary files can be written, and the limit of threads"
+    )]
+    System(#[from] std::io::Error),
     /// The metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -120,6 +123,7 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
         open: AtomicUsize::new(0),
         router: socket,
         offer: OnceCell::new(),
+        threads: Threads::start()?,
         tasks: control.tasks().clone(),
         stop: control.stop().clone(),
     });

@@ -1,10 +1,11 @@
 //! One client's session, from its first byte to its last.
 
-use crate::gate::{Arrival, BACKEND, Gate};
+use crate::gate::{Arrival, BACKEND, Gate, Open};
 use crate::handshake::{HandshakeError, Hello, Opened, greet};
 use crate::host::Attachment;
 use crate::ingress::Ingress;
-use crate::link::{Filtered, Reader, Relay, Writer, send};
+use crate::link::{Filter, Filtered, Reader, Relay, RelayEnd, Writer, send};
+use crate::pressure::SlowReader;
 use crate::rules::{InboundRules, OutboundRules, Shared};
 use crate::seat::{Guest, Seat, Taken};
 use crate::wire::{Inbound, Outbound, Passage, Violation};
@@ -28,10 +29,11 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(900);
 
 /// A session that is open.
 struct Session {
+    gate: Arc<Gate>,
     taken: Taken,
     ingress: Ingress,
     relay: Relay,
-    outbound: OutboundRules,
+    keeper: Keeper,
     to_router: Writer,
 }
 
@@ -44,6 +46,8 @@ pub(crate) enum End {
     Router,
     /// The client broke the protocol.
     Violation(Violation),
+    /// More waits for the client than may wait.
+    TooSlow,
     /// It was cut off, replaced, or the gate stops.
     Killed,
 }
@@ -55,14 +59,15 @@ enum Refusal {
     Late,
 }
 
-/// Serves a connection until it ends. `pending` is kept until it is a session.
-pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, pending: Entered) {
+/// Serves a connection until it is a session, which then goes on by itself.
+pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Open, Entered)) {
     let Arrival { mut reader, mut writer, source, certificate, deadline } = arrival;
     let opening = open(&gate, &mut reader, &mut writer, source, certificate.as_deref());
     let refusal = match timeout_at(deadline, opening).await {
         Ok(Ok((hello, place))) => {
+            let (counted, pending) = counted;
             drop(pending);
-            return run(gate, hello, place, reader, writer).await;
+            return begin(gate, hello, place, reader, writer, counted).await;
         }
         Ok(Err(refusal)) => refusal,
         Err(_) => Refusal::Late,
@@ -135,60 +140,68 @@ async fn enter(gate: &Arc<Gate>, hello: &Hello, taken: Taken) -> Result<Place, H
     Ok(Place { taken, attachment, from_router, to_router, opened })
 }
 
-async fn run(gate: Arc<Gate>, hello: Hello, place: Place, reader: Reader, mut writer: Writer) {
+async fn begin(
+    gate: Arc<Gate>,
+    hello: Hello,
+    place: Place,
+    reader: Reader,
+    mut writer: Writer,
+    counted: Open,
+) {
     let Place { taken, attachment, from_router, to_router, opened } = place;
     let seat = Arc::clone(&taken.seat);
     let shared = Arc::new(Shared::new(seat.admission.grants.clone()));
-    let limits = gate.settings.limits(&seat.tenant.quotas());
-    let max_message = gate.settings.max_message;
-    let inbound = match Inbound::new(hello.negotiated(), hello.initial_sn, max_message) {
-        Ok(inbound) => inbound,
-        Err(_) => {
-            let refusal = Close { reason: close::reason::INVALID, session: false };
-            let _ = timeout(FAREWELL, send(&mut writer, refusal)).await;
-            return;
-        }
-    };
+    let quotas = seat.tenant.quotas();
+    let inbound =
+        match Inbound::new(hello.negotiated(), hello.initial_sn, gate.settings.max_message) {
+            Ok(inbound) => inbound,
+            Err(_) => {
+                let refusal = Close { reason: close::reason::INVALID, session: false };
+                let _ = timeout(FAREWELL, send(&mut writer, refusal)).await;
+                return;
+            }
+        };
     if hello.welcome(&mut writer, opened).await.is_err() {
         return;
     }
     seat.heard();
-    let rules = InboundRules::new(Arc::clone(&shared), limits);
-    let ingress =
-        Ingress::new(reader, inbound, rules, attachment, Arc::clone(&seat), Arc::clone(&gate));
-    let relay = Relay::new(from_router, writer);
-    let outbound = OutboundRules::new(shared);
-    Session { taken, ingress, relay, outbound, to_router }.run(&gate).await;
+    let rules = InboundRules::new(Arc::clone(&shared), gate.settings.limits(&quotas));
+    let (sitting, own) = (Arc::clone(&seat), Arc::clone(&gate));
+    let ingress = Ingress::new(reader, inbound, rules, attachment, sitting, own);
+    let relay = Relay::new(from_router, writer, gate.settings.max_waiting(&quotas));
+    let keeper = Keeper {
+        outbound: Outbound::default(),
+        rules: OutboundRules::new(Arc::clone(&shared)),
+        shared,
+        seat,
+        slow: None,
+    };
+    let session = Session { gate: Arc::clone(&gate), taken, ingress, relay, keeper, to_router };
+    let running = async move {
+        session.run().await;
+        drop(counted);
+    };
+    gate.tasks.spawn_on(running, gate.threads.outward());
 }
 
 impl Session {
-    async fn run(self, gate: &Gate) {
-        let Self { taken, ingress, mut relay, outbound: mut rules, mut to_router } = self;
+    async fn run(self) {
+        let Self { gate, taken, ingress, mut relay, mut keeper, mut to_router } = self;
         let seat = &taken.seat;
-        let mut reading = gate.tasks.spawn(ingress.run());
+        let mut reading = gate.tasks.spawn_on(ingress.run(), gate.threads.inward());
         let mut read_to_the_end = None;
-        let end = {
-            let mut outbound = Outbound::default();
-            let mut filter =
-                |batch: &[u8], out: &mut Vec<u8>| match outbound.batch(batch, &mut rules, out) {
-                    Passage::Whole => Filtered::Whole,
-                    Passage::Cut => Filtered::Instead,
-                    Passage::Closed => Filtered::End,
-                    Passage::Broken => {
-                        tracing::error!("the router sent what the gate cannot read");
-                        Filtered::End
-                    }
-                };
-            let mut slow = Slow { seat: Arc::clone(seat), now: false };
-            let mut waits = |waits| slow.set(waits);
-            let relaying = poll_fn(|cx| relay.poll(cx, &mut filter, &mut waits));
-            tokio::select! {
-                _ = relaying => End::Router,
-                end = &mut reading => *read_to_the_end.insert(end.unwrap_or(End::Router)),
-                () = seat.kill.cancelled() => End::Killed,
-                () = show_life(&mut to_router) => End::Router,
-            }
+        let end = tokio::select! {
+            end = poll_fn(|cx| relay.poll(cx, &mut keeper)) => match end {
+                RelayEnd::TooSlow => End::TooSlow,
+                RelayEnd::Filter | RelayEnd::Broken => End::Router,
+            },
+            end = &mut reading => *read_to_the_end.insert(end.unwrap_or(End::Router)),
+            () = seat.kill.cancelled() => End::Killed,
+            () = show_life(&mut to_router) => End::Router,
         };
+        if matches!(end, End::TooSlow) {
+            gate.cut(seat, DenyReason::QueueQuotaExceeded);
+        }
         seat.kill.cancel();
         // Nothing may reach the router for a session that it has closed.
         if read_to_the_end.is_none() {
@@ -206,13 +219,62 @@ impl Session {
             }
             _ => close::reason::GENERIC,
         };
-        gate.metrics.cut.inc_by(rules.cut);
+        gate.metrics.withheld.inc_by(keeper.rules.cut);
+        gate.metrics.dropped.inc_by(keeper.rules.dropped);
+        drop(keeper);
         let farewell = async {
             let mut writer = relay.finish().await?;
             send(&mut writer, Close { reason, session: true }).await?;
             tokio::io::AsyncWriteExt::shutdown(&mut writer).await
         };
         let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// Looks through what goes to a client, and has its senders wait while it is behind.
+struct Keeper {
+    outbound: Outbound,
+    rules: OutboundRules,
+    shared: Arc<Shared>,
+    seat: Arc<Seat>,
+    slow: Option<Arc<SlowReader>>,
+}
+
+impl Filter for Keeper {
+    fn batch(&mut self, batch: &[u8], instead: &mut Vec<u8>) -> Filtered {
+        match self.outbound.batch(batch, &mut self.rules, instead) {
+            Passage::Whole => Filtered::Whole,
+            Passage::Cut => Filtered::Instead,
+            Passage::Closed => Filtered::End,
+            Passage::Broken => {
+                tracing::error!("the router sent what the gate cannot read");
+                Filtered::End
+            }
+        }
+    }
+
+    fn is_slow(&mut self, slow: bool) {
+        self.rules.behind = slow;
+        self.seat.took(slow);
+        let pressure = &self.seat.tenant.pressure;
+        if let Some(before) = self.slow.take() {
+            pressure.leave(&before);
+        }
+        if slow {
+            self.slow = Some(pressure.enter(Arc::clone(&self.shared)));
+        }
+    }
+
+    fn progress(&mut self) {
+        self.seat.took(true);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(reader) = self.slow.take() {
+            self.seat.tenant.pressure.leave(&reader);
+        }
     }
 }
 
@@ -223,27 +285,6 @@ async fn show_life(to_router: &mut Writer) {
         if send(to_router, KeepAlive).await.is_err() {
             return;
         }
-    }
-}
-
-/// A session that may keep its tenant's publishers waiting.
-struct Slow {
-    seat: Arc<Seat>,
-    now: bool,
-}
-
-impl Slow {
-    fn set(&mut self, now: bool) {
-        if self.now != now {
-            self.now = now;
-            self.seat.tenant.waits(now);
-        }
-    }
-}
-
-impl Drop for Slow {
-    fn drop(&mut self) {
-        self.set(false);
     }
 }
 

@@ -29,6 +29,12 @@ impl Settings {
         }
     }
 
+    /// Bytes that may wait for one client: whole messages of several senders, beyond what makes it slow.
+    pub(crate) fn max_waiting(&self, quotas: &Quotas) -> usize {
+        let most = self.max_message.saturating_mul(4);
+        quotas.queued_bytes.and_then(|quota| usize::try_from(quota).ok()).unwrap_or(most).min(most)
+    }
+
     /// What bounds a session of a tenant with these quotas.
     pub(crate) fn limits(&self, quotas: &Quotas) -> Limits {
         let of = |quota: Option<u64>, max: usize| {

@@ -4,7 +4,7 @@ mod batches;
 mod relay;
 
 pub(crate) use batches::{Batches, MAX_BATCH, PREFIX, split_batch};
-pub(crate) use relay::{Filtered, Relay};
+pub(crate) use relay::{Filter, Filtered, Relay, RelayEnd};
 
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -1,9 +1,16 @@
 use super::{Batches, Reader, Writer, split_batch};
+use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
+
+/// Bytes that wait for a client before it counts as slow.
+const HIGH: usize = 1024 * 1024;
+
+/// Bytes that wait for a client when it has caught up.
+const LOW: usize = 256 * 1024;
 
 thread_local! {
     /// Where a relay puts together what passes. None keeps it while it waits.
@@ -17,10 +24,24 @@ struct Scratch {
     instead: Vec<u8>,
 }
 
-/// Passes batches on from the router to a client.
+/// Passes batches on from the router to a client. It reads on while the client does not, up to a bound,
+/// so that the router waits for no client.
 pub(crate) struct Relay {
     batches: Batches<Reader>,
     out: Out,
+    max_waiting: usize,
+}
+
+/// What looks through the batches, and hears how the client keeps up.
+pub(crate) trait Filter {
+    /// Looks through a batch; what is left of one that does not pass whole is written to `instead`.
+    fn batch(&mut self, batch: &[u8], instead: &mut Vec<u8>) -> Filtered;
+
+    /// The client has fallen behind, or has caught up.
+    fn is_slow(&mut self, slow: bool);
+
+    /// The client took something while it was behind.
+    fn progress(&mut self);
 }
 
 /// What a filter makes of a batch.
@@ -34,42 +55,49 @@ pub(crate) enum Filtered {
     End,
 }
 
+/// Why a relay ended.
+#[derive(Debug)]
+pub(crate) enum RelayEnd {
+    /// The filter said so.
+    Filter,
+    /// The client has more waiting for it than may wait.
+    TooSlow,
+    /// A connection broke.
+    Broken,
+}
+
 impl Relay {
-    /// A relay between these two.
-    pub(crate) fn new(reader: Reader, writer: Writer) -> Self {
-        let out = Out { writer, waiting: Vec::new(), sent: 0, flushed: true };
-        Self { batches: Batches::new(reader), out }
+    /// A relay between these two, where at most `max_waiting` bytes wait for the client.
+    pub(crate) fn new(reader: Reader, writer: Writer, max_waiting: usize) -> Self {
+        let out = Out { writer, waiting: BytesMut::new(), slow: false, flushed: true };
+        Self { batches: Batches::new(reader), out, max_waiting }
     }
 
-    /// Passes on until one of the two ends, or the filter says so. `waits` hears whenever the client
-    /// begins, or ceases, to keep the router waiting.
-    ///
-    /// # Errors
-    /// What the system says.
+    /// Passes on until it ends.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        filter: &mut impl FnMut(&[u8], &mut Vec<u8>) -> Filtered,
-        waits: &mut impl FnMut(bool),
-    ) -> Poll<io::Result<()>> {
+        filter: &mut impl Filter,
+    ) -> Poll<RelayEnd> {
         loop {
-            if !self.out.is_empty() {
-                ready!(self.out.poll(cx))?;
-                waits(false);
+            if self.out.push_on(cx, filter).is_err() {
+                return Poll::Ready(RelayEnd::Broken);
             }
-            self.out.flush(cx)?;
+            if self.out.waiting.len() > self.max_waiting {
+                return Poll::Ready(RelayEnd::TooSlow);
+            }
             let out = &mut self.out;
-            let ended = ready!(self.batches.poll(cx, |cx, bytes| {
+            let read = self.batches.poll(cx, |cx, bytes| {
                 SCRATCH.with_borrow_mut(|scratch| {
                     let (passed, ended) = pass(bytes, scratch, filter);
                     out.write(cx, passed).map(|()| ended)
                 })
-            }))??;
-            if !self.out.is_empty() {
-                waits(true);
-            }
-            if ended {
-                return Poll::Ready(Ok(()));
+            });
+            match read {
+                Poll::Ready(Ok(Ok(false))) => {}
+                Poll::Ready(Ok(Ok(true))) => return Poll::Ready(RelayEnd::Filter),
+                Poll::Ready(_) => return Poll::Ready(RelayEnd::Broken),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -79,62 +107,65 @@ impl Relay {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) async fn finish(mut self) -> io::Result<Writer> {
-        std::future::poll_fn(|cx| self.out.poll(cx)).await?;
-        Ok(self.out.writer)
+    pub(crate) async fn finish(self) -> io::Result<Writer> {
+        let Out { mut writer, mut waiting, .. } = self.out;
+        tokio::io::AsyncWriteExt::write_all_buf(&mut writer, &mut waiting).await?;
+        tokio::io::AsyncWriteExt::flush(&mut writer).await?;
+        Ok(writer)
     }
 }
 
 /// The way to a client, and what it has not taken yet.
 struct Out {
     writer: Writer,
-    waiting: Vec<u8>,
-    sent: usize,
+    waiting: BytesMut,
+    slow: bool,
     flushed: bool,
 }
 
 impl Out {
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// Writes as much as the client takes at once, and keeps the rest.
-    fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match Pin::new(&mut self.writer).poll_write(cx, bytes)? {
+    /// Writes what waits as far as the client takes it, and says how it keeps up.
+    fn push_on(&mut self, cx: &mut Context<'_>, filter: &mut impl Filter) -> io::Result<()> {
+        while !self.waiting.is_empty() {
+            match Pin::new(&mut self.writer).poll_write(cx, &self.waiting)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(written) => bytes = bytes.get(written..).unwrap_or_default(),
-                Poll::Pending => {
-                    self.waiting.extend_from_slice(bytes);
-                    return Ok(());
+                Poll::Ready(written) => {
+                    self.waiting.advance(written);
+                    self.flushed = false;
+                    if self.slow {
+                        filter.progress();
+                    }
                 }
+                Poll::Pending => break,
             }
         }
-        self.flushed = false;
-        self.flush(cx)
-    }
-
-    /// Flushes as far as that goes at once.
-    fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.waiting.is_empty() && self.waiting.capacity() > 0 {
+            // A client that has caught up has no buffer of its own.
+            self.waiting = BytesMut::new();
+        }
+        let slow = self.waiting.len() > if self.slow { LOW } else { HIGH };
+        if slow != self.slow {
+            self.slow = slow;
+            filter.is_slow(slow);
+        }
         if !self.flushed {
             self.flushed = Pin::new(&mut self.writer).poll_flush(cx)?.is_ready();
         }
         Ok(())
     }
 
-    /// Waits until all is written.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.waiting.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            let written = ready!(Pin::new(&mut self.writer).poll_write(cx, rest))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+    /// Writes as much as the client takes at once, and keeps the rest.
+    fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+        while self.waiting.is_empty() && !bytes.is_empty() {
+            match Pin::new(&mut self.writer).poll_write(cx, bytes)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Poll::Pending => break,
             }
-            self.sent += written;
         }
-        (self.waiting, self.sent, self.flushed) = (Vec::new(), 0, false);
-        ready!(Pin::new(&mut self.writer).poll_flush(cx))?;
-        self.flushed = true;
-        Poll::Ready(Ok(()))
+        self.waiting.extend_from_slice(bytes);
+        self.flushed = false;
+        Ok(())
     }
 }
 
@@ -142,7 +173,7 @@ impl Out {
 fn pass<'a>(
     bytes: &'a [u8],
     scratch: &'a mut Scratch,
-    filter: &mut impl FnMut(&[u8], &mut Vec<u8>) -> Filtered,
+    filter: &mut impl Filter,
 ) -> (&'a [u8], bool) {
     let Scratch { passed, instead } = scratch;
     passed.clear();
@@ -150,7 +181,7 @@ fn pass<'a>(
     while let Some((batch, after)) = split_batch(rest) {
         let (at, end) = (bytes.len() - rest.len(), bytes.len() - after.len());
         instead.clear();
-        let filtered = filter(batch, instead);
+        let filtered = filter.batch(batch, instead);
         if filtered != Filtered::Whole && !copying {
             copying = true;
             passed.extend_from_slice(bytes.get(..at).unwrap_or_default());
@@ -179,20 +210,31 @@ fn pass<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Filtered, Scratch, pass};
+    use super::{Filter, Filtered, Scratch, pass};
+
+    struct ByName;
+
+    impl Filter for ByName {
+        fn batch(&mut self, batch: &[u8], instead: &mut Vec<u8>) -> Filtered {
+            match batch {
+                b"drop" => Filtered::Instead,
+                b"short" => {
+                    instead.extend_from_slice(b"s");
+                    Filtered::Instead
+                }
+                b"end" => Filtered::End,
+                _ => Filtered::Whole,
+            }
+        }
+
+        fn is_slow(&mut self, _: bool) {}
+
+        fn progress(&mut self) {}
+    }
 
     fn filtered(bytes: &[u8]) -> (Vec<u8>, bool) {
         let mut scratch = Scratch::default();
-        let filter = &mut |batch: &[u8], out: &mut Vec<u8>| match batch {
-            b"drop" => Filtered::Instead,
-            b"short" => {
-                out.extend_from_slice(b"s");
-                Filtered::Instead
-            }
-            b"end" => Filtered::End,
-            _ => Filtered::Whole,
-        };
-        let (passed, ended) = pass(bytes, &mut scratch, filter);
+        let (passed, ended) = pass(bytes, &mut scratch, &mut ByName);
         (passed.to_vec(), ended)
     }
 

@@ -3,7 +3,7 @@
 mod quic;
 mod websocket;
 
-use crate::gate::{Arrival, Gate};
+use crate::gate::{Arrival, Gate, Open};
 use crate::session::serve;
 use bulkhead_control::Pending;
 use bulkhead_control::config::{ZenohConfig, ZenohLink, ZenohListener};
@@ -12,7 +12,6 @@ use quinn::Endpoint;
 use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -47,6 +46,8 @@ pub(crate) fn listen(
     config: &ZenohConfig,
     gate: &Arc<Gate>,
 ) -> Result<Vec<SocketAddr>, ListenError> {
+    // Connections are waited for by the threads that read from clients.
+    let _inward = gate.threads.inward().enter();
     let pending = Arc::new(Pending::new(gate.settings.pending_per_source));
     let mut addresses = Vec::new();
     for listener in &config.listeners {
@@ -75,13 +76,15 @@ pub(crate) fn listen(
                 let endpoint = quic::bind(listener.address, tls).map_err(bind)?;
                 addresses.push(endpoint.local_addr().map_err(bind)?);
                 let accepting = doorway.accept_quic(endpoint);
-                gate.tasks.spawn(async move { stop.run_until_cancelled(accepting).await });
+                let accepting = async move { stop.run_until_cancelled(accepting).await };
+                gate.tasks.spawn_on(accepting, gate.threads.inward());
             }
             _ => {
                 let socket = bind_to(listener.address).map_err(bind)?;
                 addresses.push(socket.local_addr().map_err(bind)?);
                 let accepting = doorway.accept(socket);
-                gate.tasks.spawn(async move { stop.run_until_cancelled(accepting).await });
+                let accepting = async move { stop.run_until_cancelled(accepting).await };
+                gate.tasks.spawn_on(accepting, gate.threads.inward());
             }
         }
     }
@@ -171,13 +174,14 @@ impl Doorway {
         let Some(pending) = self.pending.enter(source) else {
             return refused("source");
         };
-        self.gate.tasks.spawn(async move {
+        let threads = self.gate.threads.inward();
+        let serving = async move {
             match timeout_at(deadline, arriving).await {
-                Ok(Some(arrival)) => serve(gate, arrival, pending).await,
+                Ok(Some(arrival)) => serve(gate, arrival, (open, pending)).await,
                 _ => failed.with_label_values(&["transport"]).inc(),
             }
-            drop(open);
-        });
+        };
+        self.gate.tasks.spawn_on(serving, threads);
     }
 
     /// Gets through the layers below Zenoh.
@@ -214,21 +218,4 @@ impl Doorway {
 /// The certificate of a verified chain that is the client's own.
 fn certificate_of(chain: Option<&[CertificateDer<'_>]>) -> Option<Vec<u8>> {
     chain.and_then(<[_]>::first).map(|leaf| leaf.to_vec())
-}
-
-/// A connection that counts.
-struct Open(Arc<Gate>);
-
-impl Open {
-    fn count(gate: &Arc<Gate>) -> Option<Self> {
-        let more = |n: usize| (n < gate.settings.max_sessions).then_some(n + 1);
-        gate.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Self(Arc::clone(gate)))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }

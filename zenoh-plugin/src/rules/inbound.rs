@@ -63,7 +63,6 @@ pub(crate) struct InboundRules {
     shared: Arc<Shared>,
     limits: Limits,
     hasher: RandomState,
-    subscribers: Declarations,
     queryables: Declarations,
     tokens: Declarations,
     interests: HashSet<InterestId>,
@@ -92,7 +91,6 @@ impl InboundRules {
             shared,
             limits,
             hasher: RandomState::new(),
-            subscribers: HashMap::new(),
             queryables: HashMap::new(),
             tokens: HashMap::new(),
             interests: HashSet::new(),
@@ -249,7 +247,7 @@ impl InboundRules {
             DeclareBody::DeclareToken(new) => self.enter(Operation::Token, new.id, &new.wire_expr),
             DeclareBody::UndeclareSubscriber(old) => {
                 old.ext_wire_expr = WireExprType::null();
-                Ok(known(self.subscribers.remove(&old.id)))
+                Ok(known(self.shared.subscriptions().remove(&old.id)))
             }
             DeclareBody::UndeclareQueryable(old) => {
                 old.ext_wire_expr = WireExprType::null();
@@ -269,14 +267,14 @@ impl InboundRules {
         id: u32,
         expr: &WireExpr<'_>,
     ) -> Result<Decision, Violation> {
-        let (allowed, hash) = {
+        let (allowed, key) = {
             let names = self.shared.names();
             let key = names.resolve(Side::Client, expr);
             let allowed = match operation {
                 Operation::Token => self.shared.may_publish(&key),
                 _ => self.shared.may_receive(&key),
             };
-            (allowed, self.hasher.hash_one(key.key().unwrap_or_default()))
+            (allowed, Box::<str>::from(key.key().unwrap_or_default()))
         };
         if !allowed {
             let reason = match operation {
@@ -285,28 +283,36 @@ impl InboundRules {
             };
             return Ok(Decision::Deny(reason, operation, None));
         }
+        let hash = self.hasher.hash_one(&*key);
         let declared = match operation {
-            Operation::Token => &self.tokens,
-            Operation::Queryable => &self.queryables,
-            _ => &self.subscribers,
+            Operation::Token => self.tokens.get(&id).map(|before| *before == hash),
+            Operation::Queryable => self.queryables.get(&id).map(|before| *before == hash),
+            _ => self.shared.subscriptions().get(&id).map(|before| *before == key),
         };
-        match declared.get(&id) {
-            Some(before) if *before != hash => return Err(Violation::Redeclared),
-            Some(_) => return Ok(Decision::Pass),
+        match declared {
+            Some(false) => return Err(Violation::Redeclared),
+            Some(true) => return Ok(Decision::Pass),
             None => self.count()?,
         }
         match operation {
-            Operation::Token => self.tokens.insert(id, hash),
-            Operation::Queryable => self.queryables.insert(id, hash),
-            _ => self.subscribers.insert(id, hash),
-        };
+            Operation::Token => drop(self.tokens.insert(id, hash)),
+            Operation::Queryable => drop(self.queryables.insert(id, hash)),
+            _ => drop(self.shared.subscriptions().insert(id, key)),
+        }
         Ok(Decision::Pass)
+    }
+
+    /// The key of a message that was let through, in full.
+    pub(crate) fn key_of(&self, expr: &WireExpr<'_>) -> Option<String> {
+        let names = self.shared.names();
+        names.resolve(Side::Client, expr).key().map(str::to_owned)
     }
 
     /// Whether there is room for one more.
     fn count(&self) -> Result<(), Violation> {
-        let all = [&self.subscribers, &self.queryables, &self.tokens].map(HashMap::len);
-        let count = all.iter().sum::<usize>() + self.interests.len();
+        let subscriptions = self.shared.subscriptions().len();
+        let others = self.queryables.len() + self.tokens.len() + self.interests.len();
+        let count = subscriptions + others;
         if count < self.limits.declarations { Ok(()) } else { Err(Violation::TooManyDeclarations) }
     }
 }

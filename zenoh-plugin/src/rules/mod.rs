@@ -8,6 +8,7 @@ pub(crate) use outbound::OutboundRules;
 
 use crate::wire::{Names, Resolved};
 use bulkhead_policy::{Grants, KeyExpr};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What both directions of a session share.
@@ -16,21 +17,39 @@ pub(crate) struct Shared {
     pub(crate) grants: Grants,
     names: Mutex<Names>,
     /// Queries of the client that were not answered to the end.
-    queries: Mutex<std::collections::HashSet<u32>>,
+    queries: Mutex<HashSet<u32>>,
+    /// What the client subscribes to, by the id of its declaration.
+    subscriptions: Mutex<HashMap<u32, Box<str>>>,
 }
 
 impl Shared {
     /// A session begins with nothing declared.
     pub(crate) fn new(grants: Grants) -> Self {
-        Self { grants, names: Mutex::default(), queries: Mutex::default() }
+        Self {
+            grants,
+            names: Mutex::default(),
+            queries: Mutex::default(),
+            subscriptions: Mutex::default(),
+        }
     }
 
     fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queries(&self) -> MutexGuard<'_, std::collections::HashSet<u32>> {
+    fn queries(&self) -> MutexGuard<'_, HashSet<u32>> {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscriptions(&self) -> MutexGuard<'_, HashMap<u32, Box<str>>> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the client gets what is published under these keys.
+    pub(crate) fn subscribes(&self, keys: &KeyExpr<'_>) -> bool {
+        let subscriptions = self.subscriptions();
+        let mut own = subscriptions.values().filter_map(|own| KeyExpr::parse(own).ok());
+        own.any(|own| own.meets(keys))
     }
 
     fn may_publish(&self, key: &Resolved<'_>) -> bool {

@@ -13,12 +13,16 @@ pub(crate) struct OutboundRules {
     shared: Arc<Shared>,
     /// What was kept from the client.
     pub(crate) cut: u64,
+    /// Whether the client is behind: then it gets only what its senders would wait for.
+    pub(crate) behind: bool,
+    /// What it did not get because of that.
+    pub(crate) dropped: u64,
 }
 
 impl OutboundRules {
     /// Rules of one session.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, cut: 0 }
+        Self { shared, cut: 0, behind: false, dropped: 0 }
     }
 
     fn key_passes(&self, id: u8, expr: &WireExpr<'_>) -> bool {
@@ -82,6 +86,10 @@ impl OutboundRules {
 
 impl Censor for OutboundRules {
     fn head(&mut self, head: &Head<'_>) -> bool {
+        if self.behind && head.droppable {
+            self.dropped += 1;
+            return false;
+        }
         let passes = self.key_passes(head.id, &head.expr);
         self.cut += u64::from(!passes);
         passes

@@ -111,7 +111,8 @@ fn frames(
         }
         let at = total - rest.len();
         let passes = if id == network::PUSH {
-            let head = skip::push(rest)?;
+            let mut head = skip::push(rest)?;
+            head.droppable |= reliability == Reliability::BestEffort;
             censor.head(&head)
         } else {
             let codec = Zenoh080Reliability::new(reliability);

@@ -19,6 +19,13 @@ const MORE: u8 = 1 << 7;
 const ENCODING: u8 = 0b11 << 5;
 const INTEGER: u8 = 0b01 << 5;
 const BYTES: u8 = 0b10 << 5;
+const MANDATORY: u8 = 1 << 4;
+
+/// The extension for the quality of service, an integer.
+const QOS: u8 = INTEGER | 0x1;
+
+/// Its bits that say that the message, or the first one in a row, shall not be dropped.
+const KEPT: u64 = 1 << 3 | 1 << 5;
 
 /// What a message begins with.
 #[derive(Debug)]
@@ -27,9 +34,11 @@ pub(crate) struct Head<'a> {
     pub id: u8,
     /// What it is about.
     pub expr: WireExpr<'a>,
+    /// Whether its sender would rather have it dropped than wait.
+    pub droppable: bool,
 }
 
-/// Reads the head of a `Push`, a `Request` or a `Response`.
+/// Reads the head of a `Push`, a `Request` or a `Response`, up to what it carries.
 pub(super) fn head<'a>(bytes: &mut &'a [u8]) -> Option<Head<'a>> {
     let header = byte(bytes)?;
     let id = imsg::mid(header);
@@ -44,18 +53,17 @@ pub(super) fn head<'a>(bytes: &mut &'a [u8]) -> Option<Head<'a>> {
     let suffix =
         if header & NAMED == 0 { "" } else { std::str::from_utf8(counted(bytes)?).ok()? };
     let mapping = if header & MAPPED == 0 { Mapping::Receiver } else { Mapping::Sender };
-    Some(Head { id, expr: WireExpr { scope, suffix: Cow::Borrowed(suffix), mapping } })
+    let qos = if header & EXTENDED == 0 { None } else { extensions(bytes)? };
+    let droppable = id == network::PUSH && qos.unwrap_or_default() & KEPT == 0;
+    let expr = WireExpr { scope, suffix: Cow::Borrowed(suffix), mapping };
+    Some(Head { id, expr, droppable })
 }
 
 /// Reads a whole `Push`; `bytes` then begin with what follows it.
 pub(super) fn push<'a>(bytes: &mut &'a [u8]) -> Option<Head<'a>> {
-    let header = *bytes.first()?;
     let found = head(bytes)?;
     if found.id != network::PUSH {
         return None;
-    }
-    if header & EXTENDED != 0 {
-        extensions(bytes)?;
     }
     let body = byte(bytes)?;
     let id = imsg::mid(body);
@@ -81,13 +89,18 @@ pub(super) fn push<'a>(bytes: &mut &'a [u8]) -> Option<Head<'a>> {
     Some(found)
 }
 
-fn extensions(bytes: &mut &[u8]) -> Option<()> {
+/// Skips extensions; the value of the one for the quality of service, if it is there.
+fn extensions(bytes: &mut &[u8]) -> Option<Option<u64>> {
+    let mut qos = None;
     loop {
         let header = byte(bytes)?;
         match header & ENCODING {
             0 => {}
             INTEGER => {
-                integer(bytes)?;
+                let value = integer(bytes)?;
+                if header & !(MORE | MANDATORY) == QOS {
+                    qos = Some(value);
+                }
             }
             BYTES => {
                 counted(bytes)?;
@@ -95,7 +108,7 @@ fn extensions(bytes: &mut &[u8]) -> Option<()> {
             _ => return None,
         }
         if header & MORE == 0 {
-            return Some(());
+            return Some(qos);
         }
     }
 }
