@@ -78,9 +78,9 @@ pub fn batches(bytes: &[u8]) {
     }
 }
 
-/// Lets every other message pass.
+/// Lets every other message pass, beginning with the first.
 #[derive(Default)]
-struct Every(bool);
+pub(super) struct Every(bool);
 
 impl Every {
     fn next(&mut self) -> bool {
