@@ -18,6 +18,9 @@ use std::path::Path;
 
 const STRANGERS: &str = "bulkhead_zenoh_strangers_total";
 
+/// A name, what is wrong with the router's configuration, and what is said about it.
+type Case = (&'static str, fn(&mut Value), &'static str);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_loads_the_plugin_and_keeps_tenants_apart() {
     let realm = Realm::new();
@@ -43,8 +46,7 @@ async fn it_loads_the_plugin_and_keeps_tenants_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_refuses_a_wrong_configuration_and_says_why() {
-    let plugin = "/plugins/bulkhead";
-    let cases: [(&str, fn(&mut Value), &str); 6] = [
+    let cases: [Case; 6] = [
         (
             "around",
             |router| {
@@ -89,7 +91,7 @@ async fn it_refuses_a_wrong_configuration_and_says_why() {
     for (name, change, message) in cases {
         let wishes = Wishes { router: Some(change), ..Wishes::default() };
         let log = refused(&realm, name, wishes).await;
-        assert!(log.contains("Plugin \"bulkhead\" failed to start"), "{plugin} {name}: {log}");
+        assert!(log.contains("Plugin \"bulkhead\" failed to start"), "{name}: {log}");
         assert!(log.contains(message), "{name}: {log}");
     }
 }
