@@ -98,7 +98,6 @@ fn put() -> impl Strategy<Value = Put> {
             .map(|buffer| zenoh_protocol::zenoh::ext::AttachmentType { buffer }),
         ext_unknown,
         payload,
-        ..Put::default()
     })
 }
 
