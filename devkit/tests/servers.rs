@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use bulkhead_devkit::{
-    Error as DevkitError, Etcd, Mosquitto, MosquittoServer, NatsServer, Tools, free_port,
+    Error as DevkitError, Etcd, Mosquitto, MosquittoServer, NatsServer, Tools, ZenohServer,
+    free_port,
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -382,5 +383,52 @@ fn a_taken_port_is_not_handed_out() -> Result {
     for _ in 0..100 {
         assert_ne!(free_port()?, port);
     }
+    Ok(())
+}
+
+#[test]
+fn zenohd_restarts_on_the_same_port() -> Result {
+    let dir = tempfile::tempdir()?;
+    let binary = Tools::open()?.zenohd()?;
+    let config = |port: u16| {
+        format!(
+            "{{ listen: {{ endpoints: [\"tcp/127.0.0.1:{port}\"] }}, \
+             scouting: {{ multicast: {{ enabled: false }} }} }}"
+        )
+    };
+    let mut zenohd = ZenohServer::start(&binary, dir.path(), config)?;
+    let before = zenohd.address();
+    TcpStream::connect(before)?;
+    assert!(zenohd.log().contains(&format!("Zenoh can be reached at: tcp/{before}")));
+    zenohd.kill()?;
+    assert!(TcpStream::connect(before).is_err());
+    zenohd.restart()?;
+    assert_eq!(zenohd.address(), before);
+    TcpStream::connect(before)?;
+    drop(zenohd);
+    assert!(TcpStream::connect(before).is_err());
+    Ok(())
+}
+
+#[test]
+fn zenohd_takes_another_port_where_one_is_taken_and_says_what_it_does_not_accept() -> Result {
+    let dir = tempfile::tempdir()?;
+    let binary = Tools::open()?.zenohd()?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let mut asked = 0;
+    let zenohd = ZenohServer::start(&binary, dir.path(), |port| {
+        asked += 1;
+        let port = if asked == 1 { taken.local_addr().map_or(0, |own| own.port()) } else { port };
+        format!(
+            "{{ mode: \"router\", listen: {{ endpoints: [\"tcp/127.0.0.1:{port}\"], \
+             exit_on_failure: true }}, scouting: {{ multicast: {{ enabled: false }} }} }}"
+        )
+    })?;
+    TcpStream::connect(zenohd.address())?;
+    assert_eq!(asked, 2);
+
+    let wrong = ZenohServer::start(&binary, dir.path(), |_| "{ mode: \"wizard\" }".to_owned());
+    let error = wrong.expect_err("there is no such mode");
+    assert!(matches!(&error, DevkitError::Exited { log, .. } if log.contains("wizard")), "{error}");
     Ok(())
 }

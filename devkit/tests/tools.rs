@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bulkhead_devkit::{Error as DevkitError, Tools};
+use bulkhead_devkit::{Error as DevkitError, PluginBuild, Tools};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -259,5 +259,31 @@ fn says_what_mosquitto_and_mqtt_js_need() -> Result {
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("apt install mosquitto mosquitto-clients"), "{text}");
     assert!(text.contains("install Node.js 18 or newer"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn zenohd_is_of_the_rust_in_use() -> Result {
+    // Only where the tools are: building it anew takes longer than all other tests.
+    let tools = Tools::open()?.pinned_only();
+    let zenohd = tools.zenohd()?;
+    assert_eq!(zenohd, tools.root().join("zenohd-1.10.2/bin/zenohd"));
+    let rust = printed_version(Path::new("rustc"))?;
+    let version = printed_version(&zenohd)?;
+    assert!(version.contains(&format!("v1.10.2 built with {}", rust.trim_end())), "{version}");
+    assert!(!tools.root().join("zenohd-1.10.2.partial").exists());
+    Ok(())
+}
+
+#[test]
+fn the_plugin_for_it_is_built_once() -> Result {
+    // The first build may refresh git's index, which the plugin's version is made of, and so ask for a
+    // second one.
+    Tools::zenoh_plugin(PluginBuild::Quick)?;
+    let folder = Tools::zenoh_plugin(PluginBuild::Quick)?;
+    let library = folder.join("libzenoh_plugin_bulkhead.so");
+    let built = fs::metadata(&library)?.modified()?;
+    assert_eq!(Tools::zenoh_plugin(PluginBuild::Quick)?, folder);
+    assert_eq!(fs::metadata(&library)?.modified()?, built);
     Ok(())
 }

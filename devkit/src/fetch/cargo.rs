@@ -133,3 +133,56 @@ fn printed(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::{Crate, Rust, build};
+    use crate::error::Error;
+    use crate::python::Purpose;
+
+    #[test]
+    fn only_the_version_of_the_rust_in_use_is_it() {
+        let wanted = Crate {
+            purpose: Purpose { tool: "x", alternative: "" },
+            folder: "x-1.2.3",
+            package: "x 1.2.3",
+            name: "x",
+            version: "1.2.3",
+        };
+        let rust = Rust("rustc 1.95.0 (59807616e 2026-04-14)".to_owned());
+        let dir = tempfile::tempdir().unwrap();
+        for (name, script, good) in [
+            ("good", "echo x v1.2.3 built with 'rustc 1.95.0 (59807616e 2026-04-14)'", true),
+            ("rust", "echo x v1.2.3 built with 'rustc 1.96.0 (59807616e 2026-04-14)'", false),
+            ("commit", "echo x v1.2.3 built with 'rustc 1.95.0 (00000000e 2026-04-14)'", false),
+            ("version", "echo x v1.2.30 built with 'rustc 1.95.0 (59807616e 2026-04-14)'", false),
+            (
+                "failing",
+                "echo x v1.2.3 built with 'rustc 1.95.0 (59807616e 2026-04-14)'; exit 1",
+                false,
+            ),
+        ] {
+            let program = dir.path().join(name);
+            fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(wanted.is_it(&program, &rust), good, "{name}");
+        }
+        assert!(!wanted.is_it(Path::new("/nowhere/x"), &rust));
+    }
+
+    #[test]
+    fn a_build_that_fails_says_what_cargo_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = dir.path().join("Cargo.toml");
+        fs::write(&manifest, "[package]\nname = 7\n").unwrap();
+        let error = build(&manifest, &dir.path().join("target"), "dev").unwrap_err();
+        assert!(
+            matches!(&error, Error::Build { output, .. } if output.contains("name = 7")),
+            "{error}"
+        );
+    }
+}

@@ -6,14 +6,15 @@ use super::skip::{self, Head};
 use super::{Negotiated, Violation};
 use zenoh_buffers::ZSlice;
 use zenoh_codec::{RCodec, Zenoh080Reliability};
-use zenoh_protocol::core::{Bits, Reliability, WireExpr};
+use zenoh_protocol::core::{Bits, CongestionControl, Reliability, WireExpr};
 use zenoh_protocol::network::{NetworkBody, NetworkMessage, id as network};
 
 /// Bytes that messages in pieces may take in [`batches`].
 const MAX_MESSAGE: usize = 1000;
 
 /// Reads messages as Zenoh's codec does and as the gate skips them: what the codec reads, the gate finds
-/// with the same key and the same end. Returns how many there were before something else came.
+/// with the same key, the same leave to drop it, and the same end. Returns how many there were before
+/// something else came.
 ///
 /// # Panics
 /// If the two do not agree.
@@ -32,7 +33,12 @@ pub fn messages(bytes: &[u8]) -> usize {
             NetworkBody::Response(response) => (network::RESPONSE, &response.wire_expr),
             _ => continue,
         };
-        agrees(skip::head(&mut { begin }), id, expr);
+        let head = skip::head(&mut { begin });
+        if let (NetworkBody::Push(push), Some(head)) = (&message.body, &head) {
+            let droppable = push.ext_qos.get_congestion_control() == CongestionControl::Drop;
+            assert_eq!(head.droppable, droppable, "{message:?}");
+        }
+        agrees(head, id, expr);
         if id == network::PUSH {
             let mut skipped = begin;
             agrees(skip::push(&mut skipped), id, expr);
@@ -78,9 +84,9 @@ pub fn batches(bytes: &[u8]) {
     }
 }
 
-/// Lets every other message pass.
+/// Lets every other message pass, beginning with the first.
 #[derive(Default)]
-struct Every(bool);
+pub(super) struct Every(bool);
 
 impl Every {
     fn next(&mut self) -> bool {

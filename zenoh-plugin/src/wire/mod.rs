@@ -25,6 +25,8 @@ mod names;
 mod outbound;
 mod sequence;
 mod skip;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use inbound::{Flow, Inbound, Sink};
 pub(crate) use names::{Names, Resolved, Side};

@@ -141,6 +141,3 @@ fn counted<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     *bytes = rest;
     Some(counted)
 }
-
-#[cfg(test)]
-mod tests;

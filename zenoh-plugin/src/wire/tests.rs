@@ -1,15 +1,18 @@
-use super::super::agreement;
+//! The gate's readers beside Zenoh's codec, on what that writes.
+
+use super::agreement::{self, Every};
+use super::{Flow, Inbound, Negotiated, Outbound, Passage, Sink, Violation};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use std::time::Duration;
 use zenoh_buffers::writer::HasWriter;
 use zenoh_buffers::{ZBuf, ZSlice};
-use zenoh_codec::{WCodec, Zenoh080};
+use zenoh_codec::{RCodec, WCodec, Zenoh080, Zenoh080Reliability};
 use zenoh_protocol::common::{ZExtBody, ZExtUnknown};
 use zenoh_protocol::core::{
-    CongestionControl, Encoding, EntityGlobalIdProto, NTP64, Priority, Reliability, Timestamp,
-    TimestampId, WireExpr, ZenohIdProto,
+    Bits, CongestionControl, Encoding, EntityGlobalIdProto, NTP64, Priority, Reliability,
+    Timestamp, TimestampId, WireExpr, ZenohIdProto,
 };
 use zenoh_protocol::network::timestamp_stack::{Interception, TimestampStack, TsStackType};
 use zenoh_protocol::network::{
@@ -200,7 +203,78 @@ fn encoded() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+const AGREED: Negotiated = Negotiated { resolution: Bits::U32, qos: true };
+
+/// Headers of transport messages, reliable and with one byte of a sequence number each.
+const FRAME: u8 = 0x25;
+const FRAGMENT: u8 = 0x26;
+const MORE: u8 = 0x40;
+/// That it is the first of its message: an extension without a body.
+const FIRST: (u8, u8) = (0x80, 0x02);
+
+fn read(mut bytes: &[u8]) -> NetworkMessage {
+    Zenoh080Reliability::new(Reliability::Reliable).read(&mut bytes).unwrap()
+}
+
+/// Keeps what was read.
+#[derive(Default)]
+struct Heard(Vec<NetworkMessage>);
+
+impl Sink for Heard {
+    fn message(&mut self, message: NetworkMessage) -> Result<(), Violation> {
+        self.0.push(message);
+        Ok(())
+    }
+
+    fn too_large(&mut self) {
+        panic!("nothing here is too large");
+    }
+}
+
 proptest! {
+    #[test]
+    fn what_is_cut_out_leaves_the_others_as_they_are(messages in vec(encoded(), 1..6)) {
+        let batch = [&[FRAME, 0][..], &messages.concat()].concat();
+        let mut passed = Vec::new();
+        let passage = Outbound::default().batch(&batch, &mut Every::default(), &mut passed);
+        if messages.len() == 1 {
+            prop_assert_eq!(passage, Passage::Whole);
+        } else {
+            prop_assert_eq!(passage, Passage::Cut);
+            let every: Vec<_> = messages.iter().step_by(2).cloned().collect();
+            prop_assert_eq!(passed, [&[FRAME, 0][..], &every.concat()].concat());
+        }
+    }
+
+    #[test]
+    fn messages_are_read_from_frames_and_from_pieces(
+        messages in vec(encoded(), 1..4),
+        piece in 1..60_usize,
+    ) {
+        let mut inbound = Inbound::new(AGREED, 0, 1 << 20).unwrap();
+        let mut heard = Heard::default();
+        let framed = [&[FRAME, 0][..], &messages.concat()].concat();
+        prop_assert_eq!(inbound.batch(framed.into(), &mut heard), Ok(Flow::Open));
+        let mut sn = 0;
+        for message in &messages {
+            let mut pieces = message.chunks(piece).peekable();
+            let mut first = true;
+            while let Some(piece) = pieces.next() {
+                sn += 1;
+                let more = if pieces.peek().is_some() { MORE } else { 0 };
+                let mut batch = vec![FRAGMENT | more | if first { FIRST.0 } else { 0 }];
+                Zenoh080::new().write(&mut batch.writer(), sn as u32).unwrap();
+                batch.extend(first.then_some(FIRST.1));
+                batch.extend(piece);
+                first = false;
+                prop_assert_eq!(inbound.batch(batch.into(), &mut heard), Ok(Flow::Open));
+            }
+        }
+        let read: Vec<_> = messages.iter().map(|message| read(message)).collect();
+        prop_assert_eq!(heard.0, [&read[..], &read].concat());
+        prop_assert_eq!(inbound.kept(), 0);
+    }
+
     #[test]
     fn what_zenoh_writes_is_found_as_zenoh_reads_it(messages in vec(encoded(), 1..5)) {
         prop_assert_eq!(agreement::messages(&messages.concat()), messages.len());
