@@ -112,11 +112,11 @@ impl Pattern {
 
     /// The literal segments that it begins with.
     pub(crate) fn literals(&self) -> Vec<&str> {
-        let literal = |segment| match segment {
-            &Segment::Literal(ref text) => Some(&**text),
+        let leading = self.segments.iter().map_while(|segment| match segment {
+            Segment::Literal(text) => Some(&**text),
             _ => None,
-        };
-        self.segments.iter().map_while(literal).collect()
+        });
+        leading.collect()
     }
 }
 

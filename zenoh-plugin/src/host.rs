@@ -17,11 +17,13 @@ use zenoh_transport::{
 };
 
 /// Hears of every transport that the router opens, and hands those of the gate's sessions to them.
-#[derive(Default)]
 pub(crate) struct Host {
     expected: Mutex<HashMap<ZenohIdProto, Expected>>,
-    on_stranger: Option<Box<dyn Fn(&TransportPeer) + Send + Sync>>,
+    on_stranger: Report,
 }
+
+/// Takes note of a transport that came around the gate.
+type Report = Box<dyn Fn(&TransportPeer) + Send + Sync>;
 
 struct Expected {
     arrival: oneshot::Sender<Attachment>,
@@ -37,7 +39,7 @@ pub(crate) struct Attachment {
 impl Host {
     /// A host that reports transports which came around the gate.
     pub(crate) fn new(on_stranger: impl Fn(&TransportPeer) + Send + Sync + 'static) -> Self {
-        Self { expected: Mutex::default(), on_stranger: Some(Box::new(on_stranger)) }
+        Self { expected: Mutex::default(), on_stranger: Box::new(on_stranger) }
     }
 
     /// Announces that a transport of this id is about to be opened. `closed` is cancelled when it ends.
@@ -103,11 +105,8 @@ impl TransportEventHandler for Host {
         transport: TransportUnicast,
     ) -> ZResult<Arc<dyn TransportPeerEventHandler>> {
         let expected = self.take(&peer.zid);
-        if expected.is_none()
-            && peer.whatami != WhatAmI::Router
-            && let Some(report) = &self.on_stranger
-        {
-            report(&peer);
+        if expected.is_none() && peer.whatami != WhatAmI::Router {
+            (self.on_stranger)(&peer);
         }
         let watched = expected.map(|expected| Watched {
             transport,
