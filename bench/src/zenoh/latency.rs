@@ -23,6 +23,9 @@ const PAYLOAD: usize = 64;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What is asked, again and again.
+type Ask = (Case, fn(&Echo));
+
 /// Two clients of a router, one of which answers the other.
 struct Echo {
     asking: Client,
@@ -38,7 +41,7 @@ pub fn run(session: &mut Session, routers: &Routers) {
         return;
     }
     let echoes = [routers.gated(), routers.direct(), routers.acl()].map(Echo::connect);
-    let asks: [(Case, fn(&Echo)); 2] = [(ROUND_TRIP, Echo::round_trip), (QUERY, Echo::query)];
+    let asks: [Ask; 2] = [(ROUND_TRIP, Echo::round_trip), (QUERY, Echo::query)];
     for (case, ask) in asks {
         if !session.wants(case.name) {
             continue;
