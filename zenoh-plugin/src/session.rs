@@ -84,7 +84,10 @@ pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Open, Ent
             close::reason::UNRESPONSIVE
         }
     };
-    let farewell = send(&mut writer, Close { reason, session: false });
+    let farewell = async {
+        send(&mut writer, Close { reason, session: false }).await?;
+        tokio::io::AsyncWriteExt::shutdown(&mut writer).await
+    };
     let _ = timeout(FAREWELL, farewell).await;
 }
 
