@@ -227,7 +227,9 @@ impl Session {
         drop(keeper);
         let farewell = async {
             let mut writer = relay.finish().await?;
-            send(&mut writer, Close { reason, session: true }).await?;
+            // Of the link, which is the session's only one: a client of the library that is told of the
+            // session, and hears at once that the link has ended, notes both, and comes back twice.
+            send(&mut writer, Close { reason, session: false }).await?;
             tokio::io::AsyncWriteExt::shutdown(&mut writer).await
         };
         let _ = timeout(FAREWELL, farewell).await;
