@@ -122,7 +122,7 @@ async fn open(
     let identified = identified.map_err(denied)?;
     let admission = gate.admit(&identified).map_err(denied)?;
     let guest = Guest {
-        zid: gate.router_id(&admission.principal, &hello.zid),
+        place: gate.place(&admission.principal, &hello.zid),
         admission,
         beside: identified.beside,
         source,
