@@ -20,7 +20,9 @@ mod config_mode;
 pub mod mqtt;
 mod process;
 mod stack;
+mod tls;
 mod wait;
+pub mod zenoh;
 
 pub use bulkhead_control::config::Transport;
 pub use client::{Actor, connect_error, next, nothing};

@@ -1,16 +1,19 @@
-//! A nats-server or a cluster of them with Bulkhead's services before it, or Bulkhead's MQTT broker.
+//! A nats-server or a cluster of them with Bulkhead's services before it, Bulkhead's MQTT broker, or a
+//! Zenoh router with Bulkhead's gate before it.
 
 use crate::mqtt::{Door, Mode};
 use crate::process::Replica;
 use crate::wait::eventually;
+use crate::zenoh::{Entrance, LINKS};
 use bulkhead_cli::signer::{Signer, TokenRequest};
 use bulkhead_cli::{Services, start_services};
 use bulkhead_control::Control;
-use bulkhead_control::config::{Config, Transport};
+use bulkhead_control::config::{Config, Transport, ZenohLink};
 use bulkhead_control::directory::Store;
 use bulkhead_devkit::{Etcd, MosquittoServer, NatsServer, Tools};
 use bulkhead_mqtt_broker::Broker;
 use bulkhead_policy::{Tenant, TenantId};
+use bulkhead_zenoh::Router;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -35,6 +38,7 @@ pub struct StackBuilder {
     config: String,
     nats: String,
     mqtt: Option<String>,
+    zenoh: Option<String>,
     issues: bool,
     client_ca: Option<String>,
     mode: Mode,
@@ -53,6 +57,7 @@ pub struct Stack {
     etcd: Option<Etcd>,
     exchange: Option<SocketAddr>,
     mqtt: Option<Broker>,
+    zenoh: Option<Router>,
     mosquitto: Option<MosquittoServer>,
     signer: Signer,
     folder: tempfile::TempDir,
@@ -122,6 +127,7 @@ impl Default for StackBuilder {
             config: String::new(),
             nats: String::new(),
             mqtt: None,
+            zenoh: None,
             issues: false,
             client_ca: None,
             mode: Mode::Embedded,
@@ -177,16 +183,24 @@ impl StackBuilder {
         Self { mqtt: Some(format!("{}{text}\n", self.mqtt.unwrap_or_default())), ..self }
     }
 
-    /// Gives the exchange keys of its own, in the folder `exchange`: it issues credentials for MQTT,
-    /// whose listeners ask for client certificates.
+    /// Adds to the table `[zenoh]`.
     #[must_use]
-    pub fn issues(self) -> Self {
-        Self { issues: true, ..self }
-            .client_ca("exchange/ca.pem")
-            .mqtt("device_urls = [\"mqtts://broker.example:8883\"]")
+    pub fn zenoh(self, text: &str) -> Self {
+        Self { zenoh: Some(format!("{}{text}\n", self.zenoh.unwrap_or_default())), ..self }
     }
 
-    /// Has the MQTT listeners ask for certificates of these authorities.
+    /// Gives the exchange keys of its own, in the folder `exchange`: it issues credentials for MQTT or
+    /// Zenoh, whose listeners ask for client certificates.
+    #[must_use]
+    pub fn issues(self) -> Self {
+        let stack = Self { issues: true, ..self }.client_ca("exchange/ca.pem");
+        match stack.zenoh {
+            Some(_) => stack.zenoh("device_urls = [\"zenoh+tls://broker.example:7447\"]"),
+            None => stack.mqtt("device_urls = [\"mqtts://broker.example:8883\"]"),
+        }
+    }
+
+    /// Has the listeners of MQTT and Zenoh ask for certificates of these authorities.
     #[must_use]
     pub fn client_ca(self, path: &str) -> Self {
         Self { client_ca: Some(path.to_owned()), ..self }
@@ -233,12 +247,17 @@ impl StackBuilder {
             bulkhead_auth_callout::init(&keys, "").unwrap();
             servers = start_servers(&keys, self.servers, self.server_config.clone()).await;
         }
-        if self.mqtt.is_some() {
-            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-            let write =
-                |name, text: String| std::fs::write(folder.path().join(name), text).unwrap();
-            write("mqtt.pem", made.cert.pem());
-            write("mqtt.key", made.signing_key.serialize_pem());
+        for (backend, has) in [("mqtt", self.mqtt.is_some()), ("zenoh", self.zenoh.is_some())] {
+            if has {
+                let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+                let made = rcgen::generate_simple_self_signed(names).unwrap();
+                let write = |kind: &str, text: String| {
+                    let path = folder.path().join(format!("{backend}.{kind}"));
+                    std::fs::write(path, text).unwrap();
+                };
+                write("pem", made.cert.pem());
+                write("key", made.signing_key.serialize_pem());
+            }
         }
         let etcd = if self.etcd { Some(start_etcd(folder.path()).await) } else { None };
         let mosquitto = match self.mode {
@@ -251,6 +270,7 @@ impl StackBuilder {
             etcd,
             exchange: None,
             mqtt: None,
+            zenoh: None,
             mosquitto,
             signer,
             folder,
@@ -294,6 +314,14 @@ impl StackBuilder {
                  {upstream}{own}\n"
             )
         });
+        let zenoh = self.zenoh.as_ref().map_or_else(String::new, |own| {
+            let listeners = LINKS.map(|(_, name)| format!("{name}/127.0.0.1:0"));
+            format!(
+                "[zenoh]\nlisteners = {listeners:?}\nown_router = true\n\
+                 tls = {{ cert_file = \"zenoh.pem\", key_file = \"zenoh.key\"{client_ca} }}\n\
+                 {own}\n"
+            )
+        });
         format!(
             "dev = true\n\
              audit = {{ path = \"audit.jsonl\" }}\n\
@@ -304,7 +332,7 @@ impl StackBuilder {
              name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
              roles = {:?}\nkeys = {{ {} }}\n\
-             {nats}{mqtt}{}",
+             {nats}{mqtt}{zenoh}{}",
             self.issuer_roles, self.issuer_keys, self.config
         )
     }
@@ -323,7 +351,13 @@ impl Stack {
         StackBuilder { servers: 0, ..StackBuilder::default() }.mqtt("")
     }
 
-    /// The same in a mode: [`Upstream`](Mode::Upstream) with a mosquitto of its own behind it.
+    /// A Zenoh router with the gate before it, a listener of each link and no nats-server, with the
+    /// tenants `acme` and `globex`.
+    pub fn zenoh() -> StackBuilder {
+        StackBuilder { servers: 0, ..StackBuilder::default() }.zenoh("")
+    }
+
+    /// The same as [`mqtt`](Self::mqtt) in a mode: [`Upstream`](Mode::Upstream) with a mosquitto of its own behind it.
     pub fn mqtt_in(mode: Mode) -> StackBuilder {
         StackBuilder { mode, ..Self::mqtt() }
     }
@@ -334,18 +368,22 @@ impl Stack {
         if std::env::var_os("BULKHEAD__LOG__FILTER").is_some() {
             bulkhead_control::log::init(&config.log).unwrap();
         }
-        let Services { control, exchange, mqtt, .. } =
+        let Services { control, exchange, mqtt, zenoh } =
             start_services(config, Some(self.config_path())).await.unwrap();
         eventually("the service is ready", || control.readiness().missing().is_empty()).await;
         self.control = Some(control);
         self.exchange = exchange;
         self.mqtt = mqtt;
+        self.zenoh = zenoh;
     }
 
     /// Ends the service of this process.
     pub async fn stop_service(&mut self) {
         if let Some(control) = self.control.take() {
             control.shutdown().await;
+        }
+        if let Some(router) = self.zenoh.take() {
+            router.close().await;
         }
     }
 
@@ -384,6 +422,18 @@ impl Stack {
     /// Where MQTT clients come in over TCP.
     pub fn tcp(&self) -> Door {
         self.door(Transport::Tcp)
+    }
+
+    /// The Zenoh router.
+    pub fn router(&self) -> &Router {
+        self.zenoh.as_ref().expect("the stack has a Zenoh router")
+    }
+
+    /// Where Zenoh clients come in by a link.
+    pub fn entrance(&self, link: ZenohLink) -> Entrance {
+        let at = LINKS.iter().position(|(known, _)| *known == link).unwrap();
+        let address = self.router().gate().addresses()[at];
+        Entrance { link, address, certificate: self.folder().join("zenoh.pem"), identity: None }
     }
 
     /// The folder of everything.
@@ -450,16 +500,21 @@ impl Stack {
         value.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// How often the MQTT broker refused this operation for this reason.
+    /// How often the MQTT broker, or the Zenoh gate, refused this operation for this reason.
     pub fn refusals(&self, operation: &str, reason: &str) -> u64 {
-        let labels = format!("operation=\"{operation}\",reason=\"{reason}\"");
-        self.metric(&format!("bulkhead_mqtt_denied_total{{{labels}}}"))
+        let (backend, labels) =
+            (self.backend(), format!("operation=\"{operation}\",reason=\"{reason}\""));
+        self.metric(&format!("bulkhead_{backend}_denied_total{{{labels}}}"))
     }
 
-    /// How many live MQTT connections were cut for this reason.
+    /// How many live connections of MQTT or Zenoh were cut for this reason.
     pub fn terminations(&self, reason: &str) -> u64 {
-        let labels = format!("backend=\"mqtt\",reason=\"{reason}\"");
+        let labels = format!("backend=\"{}\",reason=\"{reason}\"", self.backend());
         self.metric(&format!("bulkhead_terminations_total{{{labels}}}"))
+    }
+
+    fn backend(&self) -> &'static str {
+        if self.zenoh.is_some() { "zenoh" } else { "mqtt" }
     }
 
     /// Writes another `bulkhead.toml`, made of the present one, which running services take over.

@@ -111,9 +111,9 @@ impl Gate {
         Ok((Box::new(reader), Box::new(writer)))
     }
 
-    /// The id that the router knows a client by. It is made of whose it is and of the id that the client
+    /// What a client's place among the sessions goes by. It is made of whose it is and of the id that the client
     /// chose, so nobody can take the place of another tenant's client, whatever it calls itself.
-    pub(crate) fn router_id(&self, principal: &Principal, chosen: &ZenohIdProto) -> ZenohIdProto {
+    pub(crate) fn place(&self, principal: &Principal, chosen: &ZenohIdProto) -> ZenohIdProto {
         let tenant = principal.tenant().map_or("", TenantId::as_str);
         let device = principal.device.as_ref().map_or("", |device| device.as_str());
         let role = principal.role.as_str();

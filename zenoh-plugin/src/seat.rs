@@ -31,7 +31,10 @@ pub(crate) struct Seat {
     pub(crate) tenant: Arc<TenantUse>,
     pub(crate) source: IpAddr,
     pub(crate) kill: CancellationToken,
-    /// The id that the router knows the session by.
+    /// Whose it is. The same client's next session takes its place.
+    place: ZenohIdProto,
+    /// The id that the router knows the session by: one of its own, since the router may still be about
+    /// to forget the same client's session before this one.
     pub(crate) zid: ZenohIdProto,
     pub(crate) since: Instant,
     /// How long the client may be silent.
@@ -114,7 +117,7 @@ impl Seat {
 pub(crate) struct Guest {
     pub(crate) admission: Admission,
     pub(crate) beside: Option<Arc<Principal>>,
-    pub(crate) zid: ZenohIdProto,
+    pub(crate) place: ZenohIdProto,
     pub(crate) source: IpAddr,
     pub(crate) lease: Duration,
 }
@@ -222,7 +225,7 @@ impl Seats {
         loop {
             let before = {
                 let mut tables = self.tables();
-                match tables.seats.get(&guest.zid) {
+                match tables.seats.get(&guest.place) {
                     Some(before) => Arc::clone(before),
                     None => {
                         let seat = tables.seat(guest)?;
@@ -252,7 +255,7 @@ impl Seats {
 
 impl Tables {
     fn seat(&mut self, guest: Guest) -> Result<Arc<Seat>, DenyReason> {
-        let Guest { admission, beside, zid, source, lease } = guest;
+        let Guest { admission, beside, place, source, lease } = guest;
         let key = admission.principal.tenant().cloned();
         let quotas = admission.quotas;
         let tenant = self.tenants.entry(key).or_insert_with(|| Arc::new(TenantUse::new(quotas)));
@@ -268,7 +271,8 @@ impl Tables {
             tenant: Arc::clone(tenant),
             source,
             kill: CancellationToken::new(),
-            zid,
+            place,
+            zid: ZenohIdProto::rand(),
             since: Instant::now(),
             lease,
             cut: Mutex::default(),
@@ -283,7 +287,7 @@ impl Tables {
             )),
             gone: watch::Sender::new(false),
         });
-        self.seats.insert(zid, Arc::clone(&seat));
+        self.seats.insert(place, Arc::clone(&seat));
         Ok(seat)
     }
 }
@@ -292,7 +296,7 @@ impl Drop for Taken {
     fn drop(&mut self) {
         self.seat.kill.cancel();
         let mut tables = self.seats.tables();
-        tables.seats.remove(&self.seat.zid);
+        tables.seats.remove(&self.seat.place);
         if self.seat.tenant.sessions.fetch_sub(1, Ordering::Relaxed) == 1 {
             tables.tenants.remove(&self.seat.admission.principal.tenant().cloned());
         }

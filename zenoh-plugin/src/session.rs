@@ -84,7 +84,10 @@ pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Open, Ent
             close::reason::UNRESPONSIVE
         }
     };
-    let farewell = send(&mut writer, Close { reason, session: false });
+    let farewell = async {
+        send(&mut writer, Close { reason, session: false }).await?;
+        tokio::io::AsyncWriteExt::shutdown(&mut writer).await
+    };
     let _ = timeout(FAREWELL, farewell).await;
 }
 
@@ -119,7 +122,7 @@ async fn open(
     let identified = identified.map_err(denied)?;
     let admission = gate.admit(&identified).map_err(denied)?;
     let guest = Guest {
-        zid: gate.router_id(&admission.principal, &hello.zid),
+        place: gate.place(&admission.principal, &hello.zid),
         admission,
         beside: identified.beside,
         source,
@@ -224,7 +227,9 @@ impl Session {
         drop(keeper);
         let farewell = async {
             let mut writer = relay.finish().await?;
-            send(&mut writer, Close { reason, session: true }).await?;
+            // Of the link, which is the session's only one: a client of the library that is told of the
+            // session, and hears at once that the link has ended, notes both, and comes back twice.
+            send(&mut writer, Close { reason, session: false }).await?;
             tokio::io::AsyncWriteExt::shutdown(&mut writer).await
         };
         let _ = timeout(FAREWELL, farewell).await;

@@ -3,8 +3,7 @@ use super::{Heard, Hello};
 use crate::wait::WITHIN;
 use bulkhead_control::config::Transport;
 use bulkhead_mqtt_broker::codec::{ReasonCode, Version};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,20 +81,8 @@ impl Door {
     /// # Errors
     /// What is wrong with its certificates.
     pub fn tls(&self) -> Result<rustls::ClientConfig, Box<dyn std::error::Error>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&self.certificate)?)?;
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
-        Ok(match &self.identity {
-            Some((certificate, key)) => {
-                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes());
-                let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
-                config.with_client_auth_cert(chain.collect::<Result<_, _>>()?, key)?
-            }
-            None => config.with_no_client_auth(),
-        })
+        let client = crate::tls::client(&self.certificate, self.identity.as_ref());
+        client.map_err(|error| error as _)
     }
 
     fn request(

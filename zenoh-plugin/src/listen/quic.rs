@@ -4,11 +4,15 @@ use super::certificate_of;
 use crate::gate::Arrival;
 use bulkhead_control::tls::ServerTls;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, Incoming, ServerConfig, TransportConfig, VarInt};
+use quinn::{Endpoint, Incoming, SendStream, ServerConfig, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 /// The protocol of one stream, and its name up to Zenoh 1.8. Clients that would rather have several
@@ -50,9 +54,42 @@ pub(super) async fn arrive(
     let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
     Some(Arrival {
         reader: Box::new(reader),
-        writer: Box::new(writer),
+        writer: Box::new(Finishing { stream: writer, taken: None }),
         source,
         certificate: certificate_of(chain.as_deref().map(Vec::as_slice)),
         deadline,
     })
+}
+
+/// A stream that is shut down once the client has all of it: a connection whose last stream is dropped
+/// forgets what was not sent yet, such as why it is closed.
+struct Finishing {
+    stream: SendStream,
+    taken: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl AsyncWrite for Finishing {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.stream), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.taken.is_none() {
+            let _ = self.stream.finish();
+            let stopped = self.stream.stopped();
+            self.taken = Some(Box::pin(async move { drop(stopped.await) }));
+        }
+        if let Some(taken) = &mut self.taken {
+            ready!(taken.as_mut().poll(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
 }

@@ -1,0 +1,298 @@
+//! What a tenant, a session and an address may use of a Zenoh gate, and who notices.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at a surprise"
+)]
+
+use bulkhead_policy::Quotas;
+use bulkhead_tests::zenoh::say::{self, key};
+use bulkhead_tests::zenoh::{Entrance, Raw};
+use bulkhead_tests::{Stack, Token, eventually, eventually_async};
+use std::collections::HashSet;
+use zenoh_protocol::core::{CongestionControl, Priority};
+use zenoh_protocol::network::interest::{InterestMode, InterestOptions};
+use zenoh_protocol::network::{NetworkBody, NetworkMessage, Push, ext};
+use zenoh_protocol::transport::close;
+use zenoh_protocol::zenoh::Query;
+use zenoh_protocol::zenoh::query::ext::QueryBodyType;
+
+const INVALID: Option<u8> = Some(close::reason::INVALID);
+const NOBODY: &str = "device-connect/acme/nobody";
+
+/// Limits acme and waits until the service knows.
+async fn limit(stack: &Stack, quotas: Quotas) {
+    stack.change("acme", move |t| t.quotas = quotas).await;
+    let (acme, directory) = ("acme".parse().unwrap(), stack.control().auth().directory());
+    eventually("the quotas are known", || directory.tenant(&acme).unwrap().quotas == quotas).await;
+}
+
+async fn member(stack: &Stack) -> Raw {
+    stack.zenoh_tcp().enter(&stack.greeting(&Token::role("acme", "member"))).await
+}
+
+/// A message that is never dropped.
+fn kept(name: &str, payload: Vec<u8>) -> NetworkMessage {
+    let NetworkBody::Push(push) = say::put_bytes(key(name), payload).body else { unreachable!() };
+    let ext_qos = ext::QoSType::new(Priority::Data, CongestionControl::Block, false);
+    NetworkBody::Push(Push { ext_qos, ..push }).into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_a_tenant_are_limited() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    limit(&stack, Quotas { connections: Some(2), ..Quotas::default() }).await;
+    let greeting = || stack.greeting(&Token::role("acme", "member"));
+    let first = member(&stack).await;
+    let known = greeting();
+    let mut second = stack.zenoh_tcp().enter(&known).await;
+    let refused = stack.zenoh_tcp().refuse(&greeting()).await;
+    assert_eq!(refused, Some(close::reason::MAX_SESSIONS));
+    stack.denied("connection_quota_exceeded").await;
+    // One that is known may come back at its limit.
+    let mut again = stack.zenoh_tcp().enter(&known).await;
+    second.closed().await;
+    again.sync(NOBODY).await;
+    witness.undisturbed().await;
+    drop(first);
+    eventually_async("there is room again", async || {
+        stack.zenoh_tcp().knock().await.greet(&greeting()).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_a_session_are_limited() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let mut raw = member(&stack).await;
+    let name = |n: u16| say::declare_key(n, key(&format!("device-connect/acme/{n}")));
+    for from in (1..=10_000).step_by(1000) {
+        raw.say((from..from + 1000).map(name)).await;
+    }
+    raw.sync(NOBODY).await;
+    // What is taken back makes room.
+    raw.say([say::undeclare_key(1), name(10_001)]).await;
+    raw.sync(NOBODY).await;
+    raw.say([name(10_002)]).await;
+    assert_eq!(raw.closed().await, INVALID);
+    // Denied ones count as well.
+    let mut raw = member(&stack).await;
+    let foreign = |n: u16| say::declare_key(n, key(&format!("device-connect/globex/{n}")));
+    for from in (1..=11_000).step_by(1000) {
+        raw.say((from..from + 1000).map(foreign)).await;
+    }
+    assert_eq!(raw.closed().await, INVALID);
+    witness.undisturbed().await;
+    member(&stack).await.sync(NOBODY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn declarations_of_a_session_are_limited() {
+    let stack = Stack::zenoh().zenoh("max_declarations_per_session = 10").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let own = |n: u32| key(&format!("device-connect/acme/{n}"));
+    let future =
+        |n: u32| say::interest(n, InterestMode::Future, InterestOptions::SUBSCRIBERS, Some(own(n)));
+    type Declare<'a> = &'a dyn Fn(u32) -> NetworkMessage;
+    let kinds: [Declare; 4] = [
+        &|n| say::subscribe(n, own(n)),
+        &|n| say::queryable(n, own(n)),
+        &|n| say::token(n, own(n)),
+        &future,
+    ];
+    for declare in kinds {
+        let mut raw = member(&stack).await;
+        // Half of each, and the same again, is within.
+        raw.say((0..5).map(declare)).await;
+        raw.say((100..105).map(|n| say::subscribe(n, own(n)))).await;
+        raw.say((0..5).map(declare)).await;
+        raw.sync(NOBODY).await;
+        raw.say([declare(5)]).await;
+        assert_eq!(raw.closed().await, INVALID);
+    }
+    // Ids that were never declared, and those that were denied, take no place and make none.
+    let mut raw = member(&stack).await;
+    for n in 0..100 {
+        raw.say([
+            say::unsubscribe(n),
+            say::subscribe(1000 + n, key("device-connect/globex/x")),
+            say::subscribe(n, own(n)),
+            say::unsubscribe(n),
+        ])
+        .await;
+    }
+    raw.sync(NOBODY).await;
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_that_wait_are_limited() {
+    let stack = Stack::zenoh().zenoh("max_queries_per_session = 3").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let mut silent = member(&stack).await;
+    silent.say([say::queryable(1, key("device-connect/acme/silent"))]).await;
+    silent.sync(NOBODY).await;
+    let mut raw = member(&stack).await;
+    let name = || key("device-connect/acme/silent");
+    raw.say((1..=5).map(|n| say::query(n, name()))).await;
+    let mut ended = HashSet::new();
+    raw.until(|body| {
+        if let NetworkBody::ResponseFinal(end) = body {
+            ended.insert(end.rid);
+        }
+        ended.len() == 2
+    })
+    .await;
+    assert_eq!(ended, HashSet::from([4, 5]));
+    assert_eq!(stack.refusals("query", "queue_quota_exceeded"), 2);
+    // One answer makes room for one.
+    let heard = silent.until(|body| matches!(body, NetworkBody::Request(_))).await;
+    let NetworkBody::Request(request) = &heard.last().unwrap().body else { unreachable!() };
+    silent.say([say::end_of_replies(request.id)]).await;
+    raw.until(|body| matches!(body, NetworkBody::ResponseFinal(_))).await;
+    raw.say([say::query(6, key(NOBODY))]).await;
+    raw.until(|body| matches!(body, NetworkBody::ResponseFinal(end) if end.rid == 6)).await;
+    assert_eq!(stack.refusals("query", "queue_quota_exceeded"), 2);
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn payloads_are_no_larger_than_the_tenant_may_have() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    limit(&stack, Quotas { payload_bytes: Some(1000), ..Quotas::default() }).await;
+    let own = stack.zenoh_witness("acme").await;
+    let mut raw = member(&stack).await;
+    raw.say([
+        kept("device-connect/acme/large", vec![b'x'; 1001]),
+        kept("device-connect/acme/small", vec![b'x'; 1000]),
+    ])
+    .await;
+    let carrying = |n, size: usize| {
+        let body = QueryBodyType {
+            encoding: zenoh_protocol::core::Encoding::default(),
+            payload: vec![b'x'; size].into(),
+        };
+        let query = Query { ext_body: Some(body), ..Query::default() };
+        say::request(n, key("device-connect/acme/cam-1/cmd"), query)
+    };
+    raw.say([carrying(1, 1001), carrying(2, 1000)]).await;
+    raw.sync(NOBODY).await;
+    own.heard_only(&[
+        "put device-connect/acme/small 1000 bytes",
+        "query device-connect/acme/cam-1/cmd",
+    ])
+    .await;
+    assert_eq!(stack.refusals("put", "payload_quota_exceeded"), 1);
+    assert_eq!(stack.refusals("query", "payload_quota_exceeded"), 1);
+    stack.denied("payload_quota_exceeded").await;
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_publishes_too_much_per_second_waits_and_loses_nothing() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    limit(&stack, Quotas { messages_per_second: Some(100), ..Quotas::default() }).await;
+    let own = stack.zenoh_session(&Token::role("acme", "viewer")).await;
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = std::sync::Arc::clone(&heard);
+    own.declare_subscriber("device-connect/acme/**")
+        .callback(move |sample| log.lock().unwrap().push(sample.key_expr().to_string()))
+        .background()
+        .await
+        .unwrap();
+    bulkhead_tests::zenoh::settle(&own, "acme").await;
+    // Two sessions together.
+    let mut sessions = [member(&stack).await, member(&stack).await];
+    for n in 0..150 {
+        for (who, raw) in sessions.iter_mut().enumerate() {
+            raw.say([kept(&format!("device-connect/acme/{who}/{n}"), vec![])]).await;
+        }
+    }
+    // Nobody else waits.
+    witness.undisturbed().await;
+    eventually("all of it arrives", || heard.lock().unwrap().len() == 300).await;
+    for who in 0..2 {
+        let of = |key: &&String| key.starts_with(&format!("device-connect/acme/{who}/"));
+        let expected: Vec<_> = (0..150).map(|n| format!("device-connect/acme/{who}/{n}")).collect();
+        let heard = heard.lock().unwrap();
+        assert!(heard.iter().filter(of).eq(&expected), "in order");
+    }
+    stack.denied("message_rate_exceeded").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_has_only_so_many_beginnings_at_a_time() {
+    let stack = Stack::zenoh().zenoh("pending_per_source = 3").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let entrance = stack.zenoh_tcp();
+    let mut beginnings = Vec::new();
+    for _ in 0..3 {
+        beginnings.push(entrance.knock().await);
+    }
+    let failed = |stack: &Stack, cause: &str| {
+        stack.metric(&format!("bulkhead_zenoh_handshakes_failed_total{{cause=\"{cause}\"}}"))
+    };
+    eventually_async("no more are taken", async || {
+        let _ = refused(&entrance).await;
+        failed(&stack, "source") > 0
+    })
+    .await;
+    // Sessions do not count, and room comes back.
+    witness.undisturbed().await;
+    drop(beginnings);
+    eventually_async("there is room again", async || {
+        let greeting = stack.greeting(&Token::role("acme", "member"));
+        entrance.knock().await.greet(&greeting).await.is_ok()
+    })
+    .await;
+}
+
+/// Opens a connection, says nothing, and leaves.
+async fn refused(entrance: &Entrance) -> Option<Raw> {
+    entrance.try_knock().await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_only_so_many_connections_in_all() {
+    let stack = Stack::zenoh().zenoh("max_sessions = 3").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let _third = member(&stack).await;
+    let greeting = stack.greeting(&Token::role("acme", "member"));
+    assert_eq!(stack.zenoh_tcp().refuse(&greeting).await, None);
+    let failed = "bulkhead_zenoh_handshakes_failed_total{cause=\"sessions\"}";
+    assert!(stack.metric(failed) > 0);
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_tenant_stays_its_own() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let mut deaf = member(&stack).await;
+    deaf.say([say::subscribe(1, key("device-connect/acme/flood"))]).await;
+    deaf.sync(NOBODY).await;
+    let floods: Vec<_> = [member(&stack).await, member(&stack).await]
+        .into_iter()
+        .map(|mut raw| {
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    raw.say([kept("device-connect/acme/flood", vec![b'x'; 60_000])]).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        witness.undisturbed().await;
+    }
+    for flood in floods {
+        flood.abort();
+    }
+    drop(deaf);
+    witness.undisturbed().await;
+}
