@@ -96,7 +96,12 @@ async fn what_is_within_the_tenant_works(link: Link) {
         .await
         .unwrap();
     acme.hears("put device-connect/acme/large 1048576 bytes").await;
-    let publisher = two.declare_publisher("device-connect/acme/cam-1/event/y").await.unwrap();
+    // Right behind the large one, so that it would be dropped where there is no room for it.
+    let publisher = two
+        .declare_publisher("device-connect/acme/cam-1/event/y")
+        .congestion_control(CongestionControl::Block)
+        .await
+        .unwrap();
     publisher.put("again").attachment("tenant=globex").await.unwrap();
     acme.hears("put device-connect/acme/cam-1/event/y again").await;
 
