@@ -239,7 +239,7 @@ fn with_several_backends_one_has_to_be_named() {
     let local = ["creds", "issue", "--tenant", "acme", "--device", "cam-1"];
     for typed in [&exchange[..], &local[..]] {
         let with = |more: &[&str]| home.run(typed.iter().chain(more));
-        with(&[]).failed(1).says(&["several backends", "--backend nats or --backend mqtt"]);
+        with(&[]).failed(1).says(&["several backends", "--backend nats, mqtt or zenoh"]);
         assert!(with(&["--backend", "nats"]).ok().json()["nats"].is_object());
         let file = with(&["--backend", "mqtt", "--certificate"]).ok().json();
         assert!(file["mqtt"]["tls"]["key_pem"].is_string() && file.get("nats").is_none());

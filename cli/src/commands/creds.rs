@@ -193,7 +193,8 @@ async fn ask(url: &str, args: &Issue) -> Result<serde_json::Value, Box<dyn Error
         _ if status.is_success() && answer.is_object() => Ok(answer),
         (Some("device_missing"), _) => Err("the exchange asks for the device; add --device".into()),
         (Some("backend_missing"), _) => {
-            Err("the exchange has several backends; add --backend nats or --backend mqtt".into())
+            Err("the exchange has several backends; name one with --backend nats, mqtt or zenoh"
+                .into())
         }
         (Some(code), Some(message)) if code != message => {
             Err(format!("the exchange refused: {message} ({code})").into())
