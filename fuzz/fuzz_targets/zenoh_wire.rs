@@ -1,5 +1,5 @@
-//! What a Zenoh client or router sends, of any bytes: no panic, nothing kept beyond the bound, and what
-//! the gate skips ends where Zenoh's codec ends, and is about the same key.
+//! What a Zenoh client or router sends, of any bytes: no panic, nothing kept beyond the bound, and in what
+//! Zenoh's codec writes of it, the gate finds the same keys and ends.
 
 #![no_main]
 

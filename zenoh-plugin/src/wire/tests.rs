@@ -291,3 +291,22 @@ proptest! {
         agreement::batches(&bytes);
     }
 }
+
+/// What the fuzzer begins with, and what it has found.
+#[test]
+fn what_fuzzers_begin_with_holds() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/zenoh_wire");
+    let (mut messages, mut batches) = (0, 0);
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let input = std::fs::read(entry.unwrap().path()).unwrap();
+        match input.split_first() {
+            Some((kind, bytes)) if kind % 2 == 0 => messages += agreement::messages(bytes),
+            Some((_, bytes)) => {
+                agreement::batches(bytes);
+                batches += 1;
+            }
+            None => {}
+        }
+    }
+    assert!(messages > 0 && batches > 0, "{messages} messages, {batches} batches");
+}
