@@ -70,21 +70,17 @@ async fn names_of_a_session_are_limited() {
     let witness = stack.zenoh_witness("globex").await;
     let mut raw = member(&stack).await;
     let name = |n: u16| say::declare_key(n, key(&format!("device-connect/acme/{n}")));
-    for from in (1..=10_000).step_by(1000) {
-        raw.say((from..from + 1000).map(name)).await;
-    }
+    raw.say((1..=1_000).map(name)).await;
     raw.sync(NOBODY).await;
     // What is taken back makes room.
-    raw.say([say::undeclare_key(1), name(10_001)]).await;
+    raw.say([say::undeclare_key(1), name(1_001)]).await;
     raw.sync(NOBODY).await;
-    raw.say([name(10_002)]).await;
+    raw.say([name(1_002)]).await;
     assert_eq!(raw.closed().await, INVALID);
     // Denied ones count as well.
     let mut raw = member(&stack).await;
     let foreign = |n: u16| say::declare_key(n, key(&format!("device-connect/globex/{n}")));
-    for from in (1..=11_000).step_by(1000) {
-        raw.say((from..from + 1000).map(foreign)).await;
-    }
+    raw.say((1..=1_001).map(foreign)).await;
     assert_eq!(raw.closed().await, INVALID);
     witness.undisturbed().await;
     member(&stack).await.sync(NOBODY).await;

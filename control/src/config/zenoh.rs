@@ -58,7 +58,7 @@ pub struct ZenohConfig {
     /// Sessions of all tenants. Default 10,000.
     #[serde(default = "max_sessions")]
     pub max_sessions: usize,
-    /// Subscribers, queryables, liveliness tokens and interests of one session. Default 10,000.
+    /// Subscribers, queryables, liveliness tokens and interests of one session. Default 1,000.
     #[serde(default = "max_declarations")]
     pub max_declarations_per_session: usize,
     /// Queries of one session that wait for an answer. Default 1,000.
@@ -169,7 +169,7 @@ fn max_sessions() -> usize {
 }
 
 fn max_declarations() -> usize {
-    10_000
+    1_000
 }
 
 fn max_queries() -> usize {

@@ -56,8 +56,12 @@ impl Resolved<'_> {
 }
 
 impl Names {
-    /// Most ids that one end may have declared at a time.
-    pub(crate) const MAX: usize = 10_000;
+    /// Most ids that a client may have declared at a time. A router compares each new name with all that
+    /// it has, so many of them are paid for by everybody.
+    const OF_CLIENT: usize = 1_000;
+
+    /// Most ids that a router may have declared at a time.
+    const OF_ROUTER: usize = 100_000;
 
     /// What a key stands for in a message that `sender` sends.
     pub(crate) fn resolve<'a>(&'a self, sender: Side, expr: &'a WireExpr<'_>) -> Resolved<'a> {
@@ -96,8 +100,12 @@ impl Names {
         };
         let declared = Declared::new(key, grants);
         let shared = declared.shared;
+        let most = match sender {
+            Side::Client => Self::OF_CLIENT,
+            Side::Router => Self::OF_ROUTER,
+        };
         let table = self.table_mut(sender);
-        let room = table.len() < Self::MAX;
+        let room = table.len() < most;
         match table.entry(id) {
             Entry::Occupied(known) if known.get().key != declared.key => Err(Violation::Redeclared),
             Entry::Occupied(_) => Ok(shared),
