@@ -153,6 +153,17 @@ impl Gate {
         self.auth.admit(Broker::Zenoh, Arc::clone(principal))
     }
 
+    /// Whether what a client was let in by still holds.
+    ///
+    /// # Errors
+    /// The [`DenyReason`] to cut it off with.
+    pub(crate) fn holds(&self, seat: &Seat) -> Verdict<()> {
+        if let Some(beside) = &seat.beside {
+            self.auth.welcome(beside)?;
+        }
+        self.auth.reassess(&seat.admission.principal, seat.admission.rights)
+    }
+
     /// Asks for every session, or those of one tenant, whether it may stay. Says how many were cut off,
     /// by reason.
     pub(crate) fn reassess(&self, tenant: Option<&TenantId>) -> HashMap<DenyReason, u64> {
@@ -162,10 +173,7 @@ impl Gate {
             if tenant.is_some() && principal.tenant() != tenant {
                 continue;
             }
-            let beside = seat.beside.as_deref();
-            let beside = beside.map_or(Ok(()), |beside| self.auth.welcome(beside).map(drop));
-            let holds = beside.and_then(|()| self.auth.reassess(principal, seat.admission.rights));
-            match holds {
+            match self.holds(&seat) {
                 Err(reason) if self.cut(&seat, reason) => *cut.entry(reason).or_default() += 1,
                 Err(_) => {}
                 Ok(()) => {

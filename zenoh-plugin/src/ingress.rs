@@ -127,8 +127,9 @@ impl Sink for Door {
                     && let NetworkBody::Push(push) = &message.body
                     && !message.is_droppable()
                     && let Some(key) = self.rules.key_of(&push.wire_expr)
+                    && let Some(reader) = self.seat.tenant.pressure.on(&key)
                 {
-                    self.waits_for = self.seat.tenant.pressure.on(&key);
+                    self.waits_for = Some(reader);
                 }
                 if let Err(error) = self.attachment.inject(&mut message) {
                     tracing::debug!(%error, "the router did not take a message");

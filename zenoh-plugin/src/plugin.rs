@@ -66,10 +66,10 @@ impl Options {
 }
 
 async fn run(options: Options, router: &DynamicRuntime) -> zenoh::Result<(Control, ZenohGate)> {
-    let mut config = Config::load(&options.config)?;
-    if let (Some(listeners), Some(zenoh)) = (options.listeners, &mut config.zenoh) {
-        zenoh.listeners = listeners;
-    }
+    // Checked like any other: the router's configuration is no way to listen in the clear.
+    let listeners = options.listeners.map(|listeners| json!(listeners).to_string());
+    let above = listeners.map(|listeners| ("BULKHEAD__ZENOH__LISTENERS".to_owned(), listeners));
+    let config = Config::load_with(&options.config, above)?;
     // A router that has the plugin linked in logs already.
     let _ = log::init(&config.log);
     let control = Control::start(config, Some(options.config)).await?;

@@ -129,6 +129,8 @@ async fn open(
         lease: hello.lease.min(gate.settings.max_lease),
     };
     let taken = gate.seats.take(guest).await.map_err(denied)?;
+    // What changed before it sat among those who hear of changes; it may have waited for a predecessor.
+    gate.holds(&taken.seat).map_err(denied)?;
     let place = enter(gate, &hello, taken).await.map_err(Refusal::Handshake)?;
     auth.record(BACKEND, Some(source), principal.as_deref(), None, started);
     Ok((hello, place))

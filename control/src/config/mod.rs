@@ -85,7 +85,18 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], which names file, line, setting and remedy.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Loaded::read(path, load::environment()?.into_iter())?.into_config()
+        Self::load_with(path, [])
+    }
+
+    /// The same, with settings that stand above the environment's, written like them.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load_with(
+        path: &Path,
+        above: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        Loaded::read(path, load::environment()?.into_iter().chain(above))?.into_config()
     }
 
     /// The built-in roles with the configured ones over them.

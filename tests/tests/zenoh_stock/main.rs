@@ -46,7 +46,7 @@ async fn it_loads_the_plugin_and_keeps_tenants_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_refuses_a_wrong_configuration_and_says_why() {
-    let cases: [Case; 6] = [
+    let cases: [Case; 7] = [
         (
             "around",
             |router| {
@@ -85,6 +85,11 @@ async fn it_refuses_a_wrong_configuration_and_says_why() {
             "no-listener",
             |router| router["plugins"]["bulkhead"]["listeners"] = json!(["udp/127.0.0.1:7447"]),
             "'udp/127.0.0.1:7447' is no listener; write tcp/, tls/, ws/ or quic/",
+        ),
+        (
+            "open-listener",
+            |router| router["plugins"]["bulkhead"]["listeners"] = json!(["tcp/0.0.0.0:0"]),
+            "zenoh.listeners[0]",
         ),
     ];
     let realm = Realm::new();
