@@ -26,7 +26,6 @@ pub mod nkey;
 mod operator;
 mod permissions;
 mod service;
-mod session;
 pub mod xkey;
 
 pub use callout::{BACKEND, Callout};

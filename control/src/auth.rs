@@ -11,7 +11,8 @@ use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use bulkhead_policy::{
-    Broker, DenyReason, Grants, Principal, Quotas, Role, RoleName, RoleSet, Tenant, Verdict,
+    Broker, DenyReason, Discover, Grants, Principal, Quotas, Requester, Role, RoleName, RoleSet,
+    Scope, Tenant, Verdict,
 };
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -43,6 +44,15 @@ pub struct Admission {
     pub quotas: Quotas,
     /// Which rights these are, to see later whether they have changed.
     pub rights: Rights,
+}
+
+/// What somebody may do of whom a broker has told.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    /// What it may publish and subscribe.
+    pub grants: Grants,
+    /// Which devices it can find.
+    pub discover: Discover,
 }
 
 /// Who a client has proven to be.
@@ -235,6 +245,29 @@ impl Authenticator {
         let grants = Grants::compile(role, broker, principal)?;
         let principal = Arc::clone(principal);
         Ok(Some(Admission { principal, grants, quotas, rights }))
+    }
+
+    /// What somebody may do of whom a broker has told: as its role stands now.
+    ///
+    /// # Errors
+    /// [`DenyReason`] if the tenant, the device or the role is none (any more).
+    pub fn granted(&self, broker: Broker, requester: &Requester) -> Verdict<Granted> {
+        let tenant = self.directory.tenant(&requester.tenant)?;
+        let principal = Principal {
+            scope: Scope::Tenant(requester.tenant.clone()),
+            device: requester.device.clone(),
+            role: requester.role.clone(),
+            issuer: Arc::default(),
+            token_id: None,
+            origin: None,
+            issued_at: Some(Timestamp::MAX),
+            expires_at: Timestamp::MAX,
+        };
+        tenant.admit(&principal)?;
+        let rules = self.rules.load();
+        let (role, _) = rules.role(&tenant, &requester.role)?;
+        let grants = Grants::compile(role, broker, &principal)?;
+        Ok(Granted { grants, discover: role.discover.clone() })
     }
 
     /// The limits that hold for a tenant.

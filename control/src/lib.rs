@@ -18,6 +18,7 @@ pub mod audit;
 mod auth;
 pub mod config;
 pub mod directory;
+pub mod etcd;
 pub mod files;
 pub mod http;
 pub mod identity;
@@ -30,6 +31,6 @@ pub mod program;
 mod runtime;
 pub mod tls;
 
-pub use auth::{Admission, Authenticator, Identified, Rights};
+pub use auth::{Admission, Authenticator, Granted, Identified, Rights};
 pub use pending::{Entered, Pending};
 pub use runtime::{Control, StartError};

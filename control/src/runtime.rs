@@ -29,6 +29,7 @@ pub struct Control {
     auth: Arc<Authenticator>,
     readiness: Readiness,
     admin: SocketAddr,
+    extension: admin::Extension,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -98,7 +99,10 @@ impl Control {
         readiness.require("directory", move || directory.is_fresh());
         let verifier = Arc::clone(&auth);
         readiness.require("issuer keys", move || verifier.verifier().is_ready());
-        let admin = admin::start(&config.admin, auth.metrics(), &readiness, &tasks, &stop).await?;
+        let extension = admin::Extension::default();
+        let own = extension.clone();
+        let admin =
+            admin::start(&config.admin, auth.metrics(), &readiness, own, &tasks, &stop).await?;
         if let Some(file) = file {
             let follow = follow_config(
                 file,
@@ -110,7 +114,7 @@ impl Control {
             tasks.spawn(follow);
         }
         guard.disarm();
-        Ok(Self { config, auth, readiness, admin, tasks, stop })
+        Ok(Self { config, auth, readiness, admin, extension, tasks, stop })
     }
 
     /// What issues credentials by the exchange's own keys, if this configuration has an exchange with
@@ -165,6 +169,11 @@ impl Control {
     /// Where the admin port is.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// What the admin port serves besides.
+    pub fn extension(&self) -> &admin::Extension {
+        &self.extension
     }
 
     /// Where a service spawns its tasks, so that the end waits for them.

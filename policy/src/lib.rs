@@ -22,7 +22,9 @@ mod name;
 mod pattern;
 mod principal;
 mod quota;
+mod requester;
 mod role;
+pub mod service;
 mod syntax;
 mod tenant;
 
@@ -34,6 +36,7 @@ pub use name::{DeviceId, NameError, RoleName, TenantId, TokenId};
 pub use pattern::{MAX_PATTERN_BYTES, MAX_SEGMENTS, Pattern, PatternError, Template};
 pub use principal::{Principal, Scope};
 pub use quota::{JetStreamQuota, Quotas, TokenBucket};
-pub use role::{Responses, Role, RoleError, RoleSet, Rules};
+pub use requester::{Requester, RequesterError};
+pub use role::{Discover, Responses, Role, RoleError, RoleSet, Rules};
 pub use syntax::{Broker, Name, SyntaxError};
 pub use tenant::{Status, Tenant};

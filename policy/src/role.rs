@@ -4,7 +4,7 @@ use crate::{
     Broker, DenyReason, Pattern, PatternError, Principal, RoleName, SyntaxError, Template,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What the bearers of a role may do, with `{tenant}` and `{device}` still open.
@@ -23,6 +23,9 @@ pub struct Role {
     /// Names that may not be received although `subscribe` has them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_subscribe: Vec<Template>,
+    /// Which devices of its tenant the registry tells of.
+    #[serde(default, skip_serializing_if = "Discover::is_everything")]
+    pub discover: Discover,
     /// What comes on top on NATS.
     #[serde(default, skip_serializing_if = "Rules::is_empty")]
     pub nats: Rules,
@@ -32,6 +35,37 @@ pub struct Role {
     /// What comes on top on Zenoh.
     #[serde(default, skip_serializing_if = "Rules::is_empty")]
     pub zenoh: Rules,
+}
+
+/// Which devices of its tenant somebody can find in the registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Discover {
+    /// All of them.
+    #[default]
+    Everything,
+    /// Those of these types (`identity.device_type`, byte for byte), and itself.
+    Types(BTreeSet<String>),
+    /// Itself.
+    Itself,
+    /// None.
+    Nothing,
+}
+
+impl Discover {
+    fn is_everything(&self) -> bool {
+        *self == Self::Everything
+    }
+
+    /// Whether a device of this type is among them; `is_itself` for the one that asks.
+    pub fn admits(&self, device_type: Option<&str>, is_itself: bool) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Types(types) => is_itself || device_type.is_some_and(|t| types.contains(t)),
+            Self::Itself => is_itself,
+            Self::Nothing => false,
+        }
+    }
 }
 
 /// What a role adds on one broker.
@@ -266,7 +300,7 @@ pub(crate) fn fill<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Role, RoleError};
+    use super::{Discover, Role, RoleError};
     use crate::Broker;
 
     #[test]
@@ -291,6 +325,19 @@ mod tests {
         let role: Role = toml::from_str(r#"publish = ["v1.0/{tenant}/x"]"#).unwrap();
         assert_eq!(role.validate(&[Broker::Mqtt, Broker::Zenoh]), Ok(()));
         assert!(matches!(role.validate(&Broker::ALL), Err(RoleError::Inexpressible { .. })));
+    }
+
+    #[test]
+    fn what_a_role_discovers_is_written_plainly() {
+        let role = |text: &str| toml::from_str::<Role>(text).unwrap().discover;
+        assert_eq!(role(""), Discover::Everything);
+        assert!(role("").admits(None, false));
+        assert!(!role("discover = \"nothing\"").admits(Some("camera"), true));
+        assert!(role("discover = \"itself\"").admits(None, true));
+        assert!(!role("discover = \"itself\"").admits(Some("camera"), false));
+        let cameras = role("discover = { types = [\"camera\"] }");
+        assert!(cameras.admits(Some("camera"), false) && cameras.admits(Some("lock"), true));
+        assert!(!cameras.admits(Some("lock"), false) && !cameras.admits(None, false));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod client;
 mod config_mode;
 pub mod mqtt;
 mod process;
+pub mod registry;
 mod stack;
 mod tls;
 mod wait;

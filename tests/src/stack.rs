@@ -39,6 +39,7 @@ pub struct StackBuilder {
     nats: String,
     mqtt: Option<String>,
     zenoh: Option<String>,
+    registry: Option<String>,
     issues: bool,
     client_ca: Option<String>,
     mode: Mode,
@@ -128,6 +129,7 @@ impl Default for StackBuilder {
             nats: String::new(),
             mqtt: None,
             zenoh: None,
+            registry: None,
             issues: false,
             client_ca: None,
             mode: Mode::Embedded,
@@ -187,6 +189,13 @@ impl StackBuilder {
     #[must_use]
     pub fn zenoh(self, text: &str) -> Self {
         Self { zenoh: Some(format!("{}{text}\n", self.zenoh.unwrap_or_default())), ..self }
+    }
+
+    /// Starts the registry, over every backend that there is: in the etcd, if there is one, else in a
+    /// file. The text is added to the table `[registry]`.
+    #[must_use]
+    pub fn registry(self, text: &str) -> Self {
+        Self { registry: Some(format!("{}{text}\n", self.registry.unwrap_or_default())), ..self }
     }
 
     /// Gives the exchange keys of its own, in the folder `exchange`: it issues credentials for MQTT or
@@ -322,6 +331,13 @@ impl StackBuilder {
                  {own}\n"
             )
         });
+        let registry = self.registry.as_ref().map_or_else(String::new, |own| {
+            let store = match &stack.etcd {
+                Some(etcd) => format!("etcd = {{ endpoints = [\"{}\"] }}", etcd.endpoint()),
+                None => "file = \"registry.redb\"".to_owned(),
+            };
+            format!("[registry]\nstore = {{ {store} }}\n{own}\n")
+        });
         format!(
             "dev = true\n\
              audit = {{ path = \"audit.jsonl\" }}\n\
@@ -332,7 +348,7 @@ impl StackBuilder {
              name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
              roles = {:?}\nkeys = {{ {} }}\n\
-             {nats}{mqtt}{zenoh}{}",
+             {nats}{mqtt}{zenoh}{registry}{}",
             self.issuer_roles, self.issuer_keys, self.config
         )
     }
@@ -368,7 +384,7 @@ impl Stack {
         if std::env::var_os("BULKHEAD__LOG__FILTER").is_some() {
             bulkhead_control::log::init(&config.log).unwrap();
         }
-        let Services { control, exchange, mqtt, zenoh } =
+        let Services { control, exchange, mqtt, zenoh, .. } =
             start_services(config, Some(self.config_path())).await.unwrap();
         eventually("the service is ready", || control.readiness().missing().is_empty()).await;
         self.control = Some(control);
@@ -390,6 +406,28 @@ impl Stack {
     /// Starts the service as a process of its own: `program` is this package's `replica`.
     pub async fn replica(&self, program: &str, name: &str) -> Replica {
         Replica::start(program, name, &self.config_path(), self.folder()).await
+    }
+
+    /// The registry by itself, over NATS and in the stack's etcd, as a process of its own.
+    pub async fn registry_replica(&self, program: &str, name: &str) -> Replica {
+        let path = self.folder().join("registry.toml");
+        let etcd = self.etcd.as_ref().expect("the stack has an etcd").endpoint();
+        let text = format!(
+            "dev = true\n\
+             admin = {{ listen = \"127.0.0.1:0\" }}\n\
+             directory = {{ etcd = {{ endpoints = [\"{etcd}\"] }} }}\n\
+             [[issuers]]\n\
+             name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
+             algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
+             keys = {{ jwks_file = \"issuer.jwks.json\" }}\n\
+             [registry]\n\
+             store = {{ etcd = {{ endpoints = [\"{etcd}\"] }} }}\n\
+             takeover_after = \"3s\"\n\
+             nats = {{ servers = {:?}, credentials_file = \"nats/registry.creds\" }}\n",
+            self.urls(),
+        );
+        std::fs::write(&path, text).unwrap();
+        Replica::start(program, name, &path, self.folder()).await
     }
 
     /// The service of this process.

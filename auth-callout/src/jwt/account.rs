@@ -53,6 +53,9 @@ pub struct Import {
     /// Requests or messages.
     #[serde(rename = "type")]
     pub kind: ServiceOrStream,
+    /// Whether the server tells the other account who sent a request.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub share: bool,
 }
 
 /// Something offered to other accounts.
@@ -173,6 +176,11 @@ impl Operator {
     pub fn new(signing_keys: Vec<String>, system_account: String) -> Self {
         Self { signing_keys, system_account, kind: "operator".to_owned(), version: 2 }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn is_zero(value: &i64) -> bool {

@@ -2,9 +2,9 @@
 
 use super::system::{SystemClient, SystemError};
 use crate::callout::BACKEND;
-use crate::session::Session;
 use bulkhead_control::Authenticator;
 use bulkhead_control::audit::{Event, Record};
+use bulkhead_control::identity::Session;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;

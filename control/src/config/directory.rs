@@ -107,13 +107,7 @@ impl DirectoryConfig {
     pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
         let mut paths: Vec<_> = self.file.iter_mut().collect();
         if let Some(etcd) = &mut self.etcd {
-            let files = [
-                &mut etcd.password_file,
-                &mut etcd.ca_file,
-                &mut etcd.cert_file,
-                &mut etcd.key_file,
-            ];
-            paths.extend(files.into_iter().filter_map(Option::as_mut));
+            paths.extend(etcd.paths());
         }
         paths
     }
@@ -143,7 +137,13 @@ impl EtcdConfig {
         Ok(Some(std::fs::read_to_string(path)?.trim_end().to_owned().into()))
     }
 
-    fn check(&self) -> Result<(), Problem> {
+    pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let files =
+            [&mut self.password_file, &mut self.ca_file, &mut self.cert_file, &mut self.key_file];
+        files.into_iter().flatten()
+    }
+
+    pub(super) fn check(&self) -> Result<(), Problem> {
         if self.endpoints.is_empty() {
             return Err(Problem::new("endpoints", "is empty", "list at least one endpoint"));
         }

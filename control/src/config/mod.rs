@@ -9,6 +9,7 @@ mod issuer;
 mod load;
 mod mqtt;
 mod nats;
+mod registry;
 mod service;
 mod upstream;
 mod zenoh;
@@ -18,6 +19,7 @@ pub use issuer::{IssuerConfig, KeySource, TenantSet};
 pub use load::{ConfigError, Loaded};
 pub use mqtt::{DeniedPublish, Listener, MqttConfig, Transport};
 pub use nats::{AccountMode, ConfigModeAccounts, ConnectionType, NatsConfig, OperatorAccounts};
+pub use registry::{RegistryConfig, RegistryMqtt, RegistryNats, RegistryStore, RegistryZenoh};
 pub use service::{
     AdminConfig, AuditConfig, ExchangeConfig, LimitsConfig, ListenerTls, LogConfig, LogFormat,
     MetricsConfig, TlsFiles,
@@ -76,6 +78,9 @@ pub struct Config {
     /// The Zenoh backend; off unless given.
     #[serde(default)]
     pub zenoh: Option<ZenohConfig>,
+    /// The registry of devices; off unless given.
+    #[serde(default)]
+    pub registry: Option<RegistryConfig>,
 }
 
 impl Config {
@@ -181,6 +186,10 @@ impl Config {
         if let Some(zenoh) = &self.zenoh {
             zenoh.check(self.dev).map_err(|p| p.under("zenoh"))?;
         }
+        if let Some(registry) = &self.registry {
+            let has_nats = self.nats.as_ref().is_some_and(|nats| nats.operator.is_some());
+            registry.check(has_nats).map_err(|p| p.under("registry"))?;
+        }
         Ok(())
     }
 
@@ -210,6 +219,9 @@ impl Config {
         }
         if let Some(zenoh) = &mut self.zenoh {
             zenoh.paths().for_each(resolve);
+        }
+        if let Some(registry) = &mut self.registry {
+            registry.paths().for_each(resolve);
         }
     }
 }

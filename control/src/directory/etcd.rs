@@ -3,24 +3,13 @@
 use super::document;
 use super::{Directory, Snapshot};
 use crate::config::EtcdConfig;
-use crate::files::read_text;
+use crate::etcd::{PROGRESS, TIMEOUT, connect};
 use bulkhead_policy::{Tenant, TenantId};
-use etcd_client::{
-    Certificate, Client, ConnectOptions, EventType, GetOptions, Identity, KeyValue, KvClient,
-    TlsOptions, WatchOptions, WatchStream,
-};
-use secrecy::ExposeSecret;
+use etcd_client::{Client, EventType, GetOptions, KeyValue, KvClient, WatchOptions, WatchStream};
 use std::time::Duration;
 
 /// Where the tenants are.
 pub(super) const PREFIX: &str = "/bulkhead/tenants/";
-
-/// How often etcd is asked for a sign of life at the least; often enough for the configured limit. A
-/// watch alone does not tell a quiet etcd from one that is gone.
-const PROGRESS: Duration = Duration::from_secs(2);
-
-/// How long any one answer may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -49,32 +38,6 @@ pub(super) async fn follow(directory: &Directory, config: &EtcdConfig) {
 /// For reading every tenant at once.
 pub(super) fn all(client: &Client) -> KvClient {
     client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES)
-}
-
-/// Connects to etcd.
-pub(super) async fn connect(config: &EtcdConfig) -> Result<Client, etcd_client::Error> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(TIMEOUT)
-        .with_timeout(TIMEOUT)
-        .with_keep_alive(PROGRESS, TIMEOUT)
-        .with_keep_alive_while_idle(true);
-    let io = |error: std::io::Error| etcd_client::Error::InvalidArgs(error.to_string());
-    if let (Some(user), Some(password)) = (&config.user, config.password().map_err(io)?) {
-        options = options.with_user(user, password.expose_secret());
-    }
-    if config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
-        let mut tls = TlsOptions::new().with_enabled_roots();
-        if let Some(path) = &config.ca_file {
-            tls = TlsOptions::new()
-                .ca_certificate(Certificate::from_pem(read_text(path).map_err(io)?));
-        }
-        if let (Some(cert), Some(key)) = (&config.cert_file, &config.key_file) {
-            let (cert, key) = (read_text(cert).map_err(io)?, read_text(key).map_err(io)?);
-            tls = tls.identity(Identity::from_pem(cert, key));
-        }
-        options = options.with_tls(tls);
-    }
-    Client::connect(&config.endpoints, Some(options)).await
 }
 
 async fn follow_once(

@@ -78,7 +78,7 @@ impl Store {
     pub async fn open(config: &DirectoryConfig) -> Result<Self, StoreError> {
         let kept = match config.source() {
             Some(Source::File(path)) => Kept::File(path.clone()),
-            Some(Source::Etcd(config)) => Kept::Etcd(Box::new(etcd::connect(config).await?)),
+            Some(Source::Etcd(config)) => Kept::Etcd(Box::new(crate::etcd::connect(config).await?)),
             None => return Err(StoreError::NotConfigured),
         };
         Ok(Self { kept })

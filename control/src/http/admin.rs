@@ -6,7 +6,7 @@ use crate::config::AdminConfig;
 use crate::files::read_text;
 use crate::metrics::Metrics;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -14,10 +14,11 @@ use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_service::Service;
 
 /// Shortest token that guards the port, in bytes.
 const MIN_TOKEN_BYTES: usize = 16;
@@ -56,6 +57,28 @@ struct Admin {
     token: Option<Arc<SecretString>>,
 }
 
+/// What services add to the admin port once they run. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Extension(Arc<OnceLock<Router>>);
+
+impl Extension {
+    /// Serves these paths too. What guards them is theirs.
+    pub fn serve(&self, router: Router) {
+        // A process has each service once.
+        let _ = self.0.set(router);
+    }
+
+    async fn call(self, request: Request) -> Response {
+        match self.0.get() {
+            Some(router) => match router.clone().call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            None => StatusCode::NOT_FOUND.into_response(),
+        }
+    }
+}
+
 /// Serves the admin port. Returns its address.
 ///
 /// # Errors
@@ -64,6 +87,7 @@ pub async fn start(
     config: &AdminConfig,
     metrics: &Metrics,
     readiness: &Readiness,
+    extension: Extension,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<SocketAddr, ServeError> {
@@ -83,6 +107,7 @@ pub async fn start(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
+        .fallback(move |request| extension.clone().call(request))
         .with_state(admin);
     serve("admin.listen", config.listen, None, router, tasks, stop).await
 }

@@ -18,6 +18,7 @@ mod authority;
 mod certificate;
 mod keys;
 mod mqtt;
+mod session;
 mod trust;
 mod zenoh;
 
@@ -25,5 +26,6 @@ pub use accepted::{Accepted, Sources};
 pub use authority::{CertificateAuthority, ClientCertificate};
 pub use keys::{ExchangeKeys, IdentityError, TOKEN_KEYS, check_token_keys};
 pub use mqtt::MqttCredentials;
+pub use session::Session;
 pub use trust::DeviceTrust;
 pub use zenoh::ZenohCredentials;

@@ -1,9 +1,9 @@
 //! The name of a live connection's user, from which the principal can be told again.
 //!
-//! The server shows it in its connection lists and events. Only this service names users in tenant
+//! The server shows it in its connection lists and events. Only the callout names users in tenant
 //! accounts, so what stands there is what was verified.
 
-use bulkhead_control::Rights;
+use crate::Rights;
 use bulkhead_policy::{DeviceId, Principal, RoleName, Scope, TenantId, TokenId};
 use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;

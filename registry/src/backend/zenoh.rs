@@ -1,0 +1,313 @@
+//! Zenoh: through the gate of a router as a platform service, or over a link that the router trusts.
+//!
+//! A question is a query, and its answer goes where it came from. Who asks is told by the gate in the
+//! query's attachment, which it writes over whatever a client had there.
+
+use super::{Backend, BackendError, Hearing, PULL_TIMEOUT};
+use crate::fleet::{Asker, Fleet};
+use crate::metrics::Metrics;
+use crate::presence::Via;
+use crate::wire::Subject;
+use bulkhead_control::config::RegistryZenoh;
+use bulkhead_control::files::read_text;
+use bulkhead_policy::{Broker, DeviceId, Requester, TenantId};
+use futures::future::BoxFuture;
+use prometheus::IntGauge;
+use serde_json::json;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use zenoh::Session;
+use zenoh::query::{Query, QueryTarget};
+
+/// First and longest pause between attempts to connect.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+
+/// How often the connection, and the token's file, is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Bytes of an answer: far less than a router carries, and more than anyone reads.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// The way over Zenoh.
+pub(crate) struct Zenoh {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: RegistryZenoh,
+    hearing: Hearing,
+    up: IntGauge,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Default)]
+struct Inside {
+    session: Option<Session>,
+    /// What is heard, and until when.
+    tenants: HashMap<TenantId, (Arc<Fleet>, CancellationToken)>,
+}
+
+impl Zenoh {
+    /// Connects, now or when a router is there.
+    ///
+    /// # Errors
+    /// [`BackendError`] for a configuration that cannot be used.
+    pub(crate) fn start(
+        config: &RegistryZenoh,
+        metrics: &Metrics,
+        stop: CancellationToken,
+    ) -> Result<Self, BackendError> {
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            hearing: Hearing::default(),
+            up: metrics.backend_up.with_label_values(&["zenoh"]),
+            inside: Mutex::default(),
+        });
+        // What is wrong with the settings is said at the start.
+        shared.settings()?;
+        tokio::spawn(keep_connected(Arc::clone(&shared), stop));
+        Ok(Self { shared })
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn token(&self) -> Result<Option<String>, BackendError> {
+        let read = |path: &PathBuf| read_text(path).map(|text| text.trim().to_owned());
+        self.config
+            .token_file
+            .as_ref()
+            .map(read)
+            .transpose()
+            .map_err(|cause| BackendError::File { setting: "registry.zenoh.token_file", cause })
+    }
+
+    fn settings(&self) -> Result<zenoh::Config, BackendError> {
+        let mut config = zenoh::Config::default();
+        let mut set = |key: &str, value: serde_json::Value| {
+            config.insert_json5(key, &value.to_string()).map_err(|error| BackendError::Setting {
+                setting: "registry.zenoh",
+                cause: format!("{key}: {error}"),
+                remedy: "see docs/configuration.md",
+            })
+        };
+        set("mode", json!("client"))?;
+        set("connect/endpoints", json!(self.config.connect))?;
+        set("connect/timeout_ms", json!(5000))?;
+        set("connect/exit_on_failure", json!(true))?;
+        set("scouting/multicast/enabled", json!(false))?;
+        set("scouting/gossip/enabled", json!(false))?;
+        if let Some(ca_file) = &self.config.ca_file {
+            set("transport/link/tls/root_ca_certificate", json!(ca_file))?;
+        }
+        if let Some(token) = self.token()? {
+            set("transport/auth/usrpwd/user", json!(token))?;
+            set("transport/auth/usrpwd/password", json!("token"))?;
+        }
+        Ok(config)
+    }
+}
+
+/// Has a session with a router, for as long as the process runs. The library connects again by itself,
+/// but with the token that it began with; so a new one means a new session.
+async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut pause = BACKOFF.0;
+    while !stop.is_cancelled() {
+        let token = shared.token().ok().flatten();
+        let opened = async {
+            let settings = shared.settings().map_err(|error| error.to_string())?;
+            let session = zenoh::open(settings).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>(session)
+        };
+        match stop.run_until_cancelled(opened).await {
+            None => break,
+            Some(Ok(session)) => {
+                pause = BACKOFF.0;
+                let tenants: Vec<_> = {
+                    let mut inside = shared.lock();
+                    inside.session = Some(session.clone());
+                    inside.tenants.values().cloned().collect()
+                };
+                for (fleet, until) in tenants {
+                    listen(&shared, &session, &fleet, &until).await;
+                }
+                stop.run_until_cancelled(while_connected(&shared, &session, token)).await;
+                shared.lock().session = None;
+                shared.hearing.ends();
+                shared.up.set(0);
+                let _ = session.close().await;
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the registry's Zenoh is away");
+                if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    break;
+                }
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// Looks after a session until another token is to be shown, or a router has not been there for long:
+/// the one there was may refuse what was good before.
+async fn while_connected(shared: &Shared, session: &Session, token: Option<String>) {
+    let mut alone_since: Option<Instant> = None;
+    loop {
+        let is_there = session.info().routers_zid().await.next().is_some();
+        if is_there && shared.hearing.since().is_none() {
+            shared.hearing.begins();
+            shared.up.set(1);
+        } else if !is_there && shared.hearing.since().is_some() {
+            shared.hearing.ends();
+            shared.up.set(0);
+            tracing::warn!("the registry's Zenoh router is away");
+        }
+        alone_since = if is_there { None } else { alone_since.or(Some(Instant::now())) };
+        let renewed = shared.token().is_ok_and(|now| now != token);
+        if renewed || alone_since.is_some_and(|since| since.elapsed() > BACKOFF.1) {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn listen(shared: &Shared, session: &Session, fleet: &Arc<Fleet>, until: &CancellationToken) {
+    if let Err(error) = try_listen(session, fleet, until).await {
+        tracing::warn!(tenant = %fleet.tenant, %error, "not heard over Zenoh");
+        shared.hearing.ends();
+    }
+}
+
+async fn try_listen(
+    session: &Session,
+    fleet: &Arc<Fleet>,
+    until: &CancellationToken,
+) -> zenoh::Result<()> {
+    let heartbeats = Subject::Heartbeat(None).on(Broker::Zenoh, &fleet.tenant);
+    let subscriber = session.declare_subscriber(heartbeats).await?;
+    spawn_until(until, session, {
+        let fleet = Arc::clone(fleet);
+        async move {
+            while let Ok(sample) = subscriber.recv_async().await {
+                let device = Subject::beating(sample.key_expr().as_str(), Broker::Zenoh);
+                fleet.beat(device, &sample.payload().to_bytes(), Via::Zenoh);
+                tokio::task::consume_budget().await;
+            }
+        }
+    });
+    for subject in [Subject::Discovery, Subject::Registry] {
+        let name = subject.on(Broker::Zenoh, &fleet.tenant);
+        let queryable = session.declare_queryable(name).complete(true).await?;
+        let registers = subject == Subject::Registry;
+        let fleet = Arc::clone(fleet);
+        spawn_until(until, session, async move {
+            while let Ok(query) = queryable.recv_async().await {
+                let fleet = Arc::clone(&fleet);
+                tokio::spawn(async move { answer(&fleet, query, registers).await });
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Runs until the tenant goes, or the session does. What it holds is undeclared with it.
+fn spawn_until(
+    until: &CancellationToken,
+    session: &Session,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    let (until, session) = (until.clone(), session.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = until.cancelled() => {}
+            () = work => {}
+            () = closed(session) => {}
+        }
+    });
+}
+
+async fn closed(session: Session) {
+    while !session.is_closed() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn answer(fleet: &Fleet, query: Query, registers: bool) {
+    let payload =
+        query.payload().map(|payload| payload.to_bytes().into_owned()).unwrap_or_default();
+    let told = query.attachment().and_then(|told| told.try_to_string().ok()?.parse().ok());
+    let requester: Option<Requester> = told;
+    let asker = Asker { broker: Broker::Zenoh, requester, most: MAX_ANSWER };
+    let answer = if registers {
+        fleet.register(&payload, &asker, Via::Zenoh).await
+    } else {
+        fleet.discover(&payload, &asker, Via::Zenoh)
+    };
+    let key = query.key_expr().clone();
+    if let Err(error) = query.reply(key, answer).await {
+        tracing::debug!(%error, "an answer could not be sent");
+    }
+}
+
+impl Backend for Zenoh {
+    fn via(&self) -> Via {
+        Via::Zenoh
+    }
+
+    fn broker(&self) -> Broker {
+        Broker::Zenoh
+    }
+
+    fn heard_since(&self) -> Option<Instant> {
+        self.shared.hearing.since()
+    }
+
+    fn attach(&self, fleet: Arc<Fleet>) -> BoxFuture<'_, DropGuard> {
+        Box::pin(async move {
+            let until = CancellationToken::new();
+            let session = {
+                let mut inside = self.shared.lock();
+                inside.tenants.retain(|_, (_, until)| !until.is_cancelled());
+                inside.tenants.insert(fleet.tenant.clone(), (Arc::clone(&fleet), until.clone()));
+                inside.session.clone()
+            };
+            if let Some(session) = session {
+                listen(&self.shared, &session, &fleet, &until).await;
+            }
+            until.drop_guard()
+        })
+    }
+
+    fn publish(&self, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let session = self.shared.lock().session.clone();
+            let Some(session) = session else { return };
+            if let Err(error) = session.put(name, payload).await {
+                tracing::debug!(%error, "not published");
+            }
+        })
+    }
+
+    fn pull(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        question: Vec<u8>,
+    ) -> BoxFuture<'_, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let session = self.shared.lock().session.clone()?;
+            let name = Subject::Command(&device).on(Broker::Zenoh, &tenant);
+            let get = session.get(name).payload(question).target(QueryTarget::BestMatching);
+            let replies = get.timeout(PULL_TIMEOUT).await.ok()?;
+            let reply = replies.recv_async().await.ok()?;
+            let sample = reply.into_result().ok()?;
+            Some(sample.payload().to_bytes().into_owned())
+        })
+    }
+}

@@ -1,0 +1,369 @@
+//! Which replica has which tenants.
+//!
+//! Tenants are divided into [`PARTITIONS`]. A replica has a partition while its key under
+//! `/bulkhead/registry/partitions/` is its own; the key is under the replica's lease, so it goes with
+//! it, and others take over. Who should have which follows from who is there (rendezvous hashing): one
+//! more replica moves only what becomes its own.
+//!
+//! Each write of presence is bound to the key's revision ([`Fence`]). Whoever lost a partition, and does
+//! not know it yet, writes nothing, and tells nobody what it could not write.
+
+use crate::metrics::Metrics;
+use crate::store::{EtcdStore, StoreError, keep_alive};
+use aws_lc_rs::digest::{SHA256, digest};
+use bulkhead_policy::TenantId;
+use etcd_client::{
+    Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How many parts tenants are divided into: the most replicas that have something to do.
+pub(crate) const PARTITIONS: u8 = 64;
+
+/// Everything of replicas.
+const PREFIX: &str = "/bulkhead/registry/replicas/";
+const MEMBERS: &str = "/bulkhead/registry/replicas/members/";
+const KEYS: &str = "/bulkhead/registry/replicas/partitions/";
+
+/// First and longest pause between attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long a partition's tenants may take to write what waits before it is given away.
+const HANDOVER: Duration = Duration::from_secs(3);
+
+/// The right to write: the key of a partition, and its revision while it is this replica's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fence {
+    key: String,
+    revision: i64,
+}
+
+impl Fence {
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.revision
+    }
+}
+
+/// What this replica has.
+pub(crate) type Owned = BTreeMap<u8, Fence>;
+
+/// The part that a tenant is in.
+pub(crate) fn partition_of(tenant: &TenantId) -> u8 {
+    digest(&SHA256, tenant.as_str().as_bytes()).as_ref().first().copied().unwrap_or(0) % PARTITIONS
+}
+
+/// Everything, for a process that shares its store with nobody.
+pub(crate) fn alone() -> watch::Receiver<Arc<Owned>> {
+    let all = (0..PARTITIONS).map(|partition| (partition, Fence::default())).collect();
+    watch::Sender::new(Arc::new(all)).subscribe()
+}
+
+/// One replica among others.
+pub(crate) struct Replica {
+    etcd: Arc<EtcdStore>,
+    metrics: Metrics,
+    /// Its name, new at each start.
+    name: String,
+    /// How long it is there after its last sign of life.
+    ttl: Duration,
+    owned: watch::Sender<Arc<Owned>>,
+    /// Partitions whose tenants have written what they had.
+    released: mpsc::Receiver<u8>,
+    lease: Option<i64>,
+    /// Partitions that are being given away, and until when that may take.
+    leaving: BTreeMap<u8, Instant>,
+    /// Whether it has been here before, so that what it gets now was another's.
+    has_settled: bool,
+}
+
+/// What etcd has about replicas.
+#[derive(Default)]
+struct View {
+    members: BTreeSet<String>,
+    /// Who has it, and the revision of the key.
+    holders: BTreeMap<u8, (String, i64)>,
+}
+
+impl View {
+    fn put(&mut self, key: &[u8], value: &[u8], revision: i64) {
+        let (Ok(key), Ok(value)) = (std::str::from_utf8(key), std::str::from_utf8(value)) else {
+            return;
+        };
+        if let Some(member) = key.strip_prefix(MEMBERS) {
+            self.members.insert(member.to_owned());
+        } else if let Some(partition) = key.strip_prefix(KEYS).and_then(|p| p.parse().ok()) {
+            self.holders.insert(partition, (value.to_owned(), revision));
+        }
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        let Ok(key) = std::str::from_utf8(key) else { return };
+        if let Some(member) = key.strip_prefix(MEMBERS) {
+            self.members.remove(member);
+        } else if let Some(partition) = key.strip_prefix(KEYS).and_then(|p| p.parse().ok()) {
+            let partition: u8 = partition;
+            self.holders.remove(&partition);
+        }
+    }
+
+    /// Who should have a partition.
+    fn choice(&self, partition: u8) -> Option<&str> {
+        let weight = |member: &&String| {
+            let text = format!("{member}/{partition}");
+            digest(&SHA256, text.as_bytes()).as_ref().to_vec()
+        };
+        self.members.iter().max_by_key(weight).map(String::as_str)
+    }
+}
+
+fn key(partition: u8) -> String {
+    format!("{KEYS}{partition:02}")
+}
+
+impl Replica {
+    /// One that has nothing yet. What it has comes through the receiver; the sender is for partitions
+    /// that it no longer has, once their tenants have written what they had.
+    pub(crate) fn new(
+        etcd: Arc<EtcdStore>,
+        ttl: Duration,
+        metrics: &Metrics,
+    ) -> (Self, watch::Receiver<Arc<Owned>>, mpsc::Sender<u8>) {
+        let (owned, receiver) = watch::channel(Arc::default());
+        let (sender, released) = mpsc::channel(PARTITIONS.into());
+        let replica = Self {
+            etcd,
+            metrics: metrics.clone(),
+            name: Uuid::new_v4().to_string(),
+            ttl,
+            owned,
+            released,
+            lease: None,
+            leaving: BTreeMap::new(),
+            has_settled: false,
+        };
+        (replica, receiver, sender)
+    }
+
+    /// Takes part until it is told to stop; then it gives everything away.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let began = Instant::now();
+            let Some(Err(error)) = stop.run_until_cancelled(self.session()).await else { break };
+            tracing::warn!(%error, "the registry's etcd is away; presence is kept in memory");
+            self.metrics.store_up.set(0);
+            if began.elapsed() > BACKOFF.1 {
+                pause = BACKOFF.0;
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                break;
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+        self.leave().await;
+    }
+
+    /// Gives everything away at once: whoever stays need not wait for the lease to end.
+    async fn leave(mut self) {
+        self.owned.send_replace(Arc::default());
+        let Some(lease) = self.lease else { return };
+        let written = async {
+            let mut waiting: BTreeSet<u8> = (0..PARTITIONS).collect();
+            while !waiting.is_empty() {
+                let Some(partition) = self.released.recv().await else { break };
+                waiting.remove(&partition);
+            }
+        };
+        let _ = tokio::time::timeout(HANDOVER, written).await;
+        let revoked = async { self.etcd.client().await.ok()?.lease_revoke(lease).await.ok() };
+        let _ = tokio::time::timeout(HANDOVER, revoked).await;
+    }
+
+    async fn session(&mut self) -> Result<(), StoreError> {
+        let mut client = self.etcd.client().await?;
+        let lease = self.join().await?;
+        let options = GetOptions::new().with_prefix();
+        self.etcd.asked("range");
+        let found = client.get(PREFIX, Some(options)).await?;
+        let mut view = View::default();
+        for one in found.kvs() {
+            view.put(one.key(), one.value(), one.create_revision());
+        }
+        let revision = found.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
+        let mut events = client.watch(PREFIX, Some(options)).await?;
+        let mut beat = tokio::time::interval(self.ttl / 3);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        beat.tick().await;
+        self.metrics.store_up.set(1);
+        tracing::info!(
+            replica = self.name,
+            others = view.members.len().saturating_sub(1),
+            "the registry's etcd is there"
+        );
+        loop {
+            self.reconcile(&mut view, lease).await?;
+            self.has_settled = true;
+            tokio::select! {
+                _ = beat.tick() => {
+                    self.etcd.asked("keep_alive");
+                    if !keep_alive(&mut client, lease).await? {
+                        self.lease = None;
+                        return Err(etcd_client::Error::LeaseKeepAliveError(
+                            "this replica was silent for too long".to_owned(),
+                        )
+                        .into());
+                    }
+                }
+                message = events.message() => {
+                    let ended = || etcd_client::Error::WatchError("the watch ended".to_owned());
+                    let message = message?.ok_or_else(ended)?;
+                    if message.canceled() {
+                        return Err(ended().into());
+                    }
+                    for event in message.events() {
+                        let Some(one) = event.kv() else { continue };
+                        match event.event_type() {
+                            EventType::Put => view.put(one.key(), one.value(), one.create_revision()),
+                            EventType::Delete => view.delete(one.key()),
+                        }
+                    }
+                }
+                Some(partition) = self.released.recv() => {
+                    if let Some(until) = self.leaving.get_mut(&partition) {
+                        *until = Instant::now();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Is there, for others to see. Returns the lease that says so.
+    async fn join(&mut self) -> Result<i64, StoreError> {
+        let mut client = self.etcd.client().await?;
+        if let Some(lease) = self.lease {
+            self.etcd.asked("keep_alive");
+            if keep_alive(&mut client, lease).await? {
+                return Ok(lease);
+            }
+            self.lease = None;
+        }
+        let seconds = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
+        self.etcd.asked("lease");
+        let lease = client.lease_grant(seconds, None).await?.id();
+        let options = PutOptions::new().with_lease(lease);
+        self.etcd.asked("put");
+        client.put(format!("{MEMBERS}{}", self.name), "", Some(options)).await?;
+        self.lease = Some(lease);
+        Ok(lease)
+    }
+
+    /// Takes what it should have and nobody has, and gives away what another should have.
+    async fn reconcile(&mut self, view: &mut View, lease: i64) -> Result<(), StoreError> {
+        view.members.insert(self.name.clone());
+        let before = Arc::clone(&self.owned.borrow());
+        let mut owned = Owned::clone(&before);
+        let mut claims = Vec::new();
+        for partition in 0..PARTITIONS {
+            let is_choice = view.choice(partition) == Some(self.name.as_str());
+            match view.holders.get(&partition) {
+                Some((holder, _)) if *holder != self.name => {
+                    owned.remove(&partition);
+                    self.leaving.remove(&partition);
+                }
+                Some((_, revision)) if is_choice => {
+                    self.leaving.remove(&partition);
+                    owned.insert(partition, Fence { key: key(partition), revision: *revision });
+                }
+                Some(_) => {
+                    owned.remove(&partition);
+                    let until = Instant::now() + HANDOVER;
+                    self.leaving.entry(partition).or_insert(until);
+                }
+                None if is_choice => claims.push(partition),
+                None => {
+                    owned.remove(&partition);
+                    self.leaving.remove(&partition);
+                }
+            }
+        }
+        for partition in claims {
+            if let Some(revision) = self.claim(partition, lease).await? {
+                view.holders.insert(partition, (self.name.clone(), revision));
+                owned.insert(partition, Fence { key: key(partition), revision });
+            }
+        }
+        if owned != *before {
+            self.metrics.partitions.set(i64::try_from(owned.len()).unwrap_or(i64::MAX));
+            self.owned.send_replace(Arc::new(owned));
+        }
+        self.give_away(view).await
+    }
+
+    /// Returns the revision of the key if it is this replica's now.
+    async fn claim(&self, partition: u8, lease: i64) -> Result<Option<i64>, StoreError> {
+        let mut client = self.etcd.client().await?;
+        let key = key(partition);
+        let is_free = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
+        let options = PutOptions::new().with_lease(lease);
+        let put = TxnOp::put(key, self.name.as_str(), Some(options));
+        self.etcd.asked("claim");
+        let answer = client.txn(Txn::new().when([is_free]).and_then([put])).await?;
+        if !answer.succeeded() {
+            return Ok(None);
+        }
+        if self.has_settled {
+            self.metrics.takeovers.inc();
+        }
+        Ok(answer.header().map(etcd_client::ResponseHeader::revision))
+    }
+
+    async fn give_away(&mut self, view: &mut View) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let due: Vec<u8> =
+            self.leaving.iter().filter(|(_, until)| **until <= now).map(|(p, _)| *p).collect();
+        for partition in due {
+            let mut client = self.etcd.client().await?;
+            let key = key(partition);
+            let is_ours = Compare::value(key.as_str(), CompareOp::Equal, self.name.as_str());
+            self.etcd.asked("release");
+            let delete = TxnOp::delete(key, None);
+            client.txn(Txn::new().when([is_ours]).and_then([delete])).await?;
+            view.holders.remove(&partition);
+            self.leaving.remove(&partition);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PARTITIONS, View};
+
+    fn of(members: &[&str]) -> View {
+        View { members: members.iter().map(|m| (*m).to_owned()).collect(), ..View::default() }
+    }
+
+    #[test]
+    fn one_more_replica_moves_its_share_only() {
+        let (two, three) = (of(&["a", "b"]), of(&["a", "b", "c"]));
+        let mut moved = 0;
+        for partition in 0..PARTITIONS {
+            let (before, after) = (two.choice(partition), three.choice(partition));
+            if before != after {
+                assert_eq!(after, Some("c"));
+                moved += 1;
+            }
+        }
+        assert!((8..=36).contains(&moved), "{moved}");
+    }
+}

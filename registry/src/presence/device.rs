@@ -1,0 +1,94 @@
+use super::{Document, Pending};
+use crate::store::Lease;
+use jiff::Timestamp;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A device that is present.
+pub(crate) struct Device {
+    pub(crate) document: Document,
+    pub(crate) device_type: Option<Box<str>>,
+    pub(crate) location: Option<Box<str>>,
+    pub(crate) functions: u32,
+    /// When it was last heard of.
+    pub(super) last_seen: Instant,
+    /// Over which backend that was.
+    pub(super) via: Via,
+    /// What keeps its key in the store, where stores have such.
+    pub(super) lease: Option<Arc<Lease>>,
+    /// Others have been told that it is there.
+    pub(super) told: bool,
+    /// When it is looked at.
+    pub(super) scheduled: Option<Instant>,
+    /// It was silent for too long; that is still to be written.
+    pub(super) leaving: bool,
+    /// Changes with the document.
+    pub(super) version: u32,
+    pub(super) pending: Option<Box<Pending>>,
+}
+
+/// A way to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Via {
+    Nats,
+    Mqtt,
+    Zenoh,
+    /// It has not been heard of since it was found in the store.
+    Unknown,
+}
+
+impl Via {
+    /// Whether the device cannot be asked for its document, which has to be remembered then.
+    pub(crate) fn is_deaf(self) -> bool {
+        self == Self::Mqtt
+    }
+}
+
+impl Device {
+    pub(super) fn new(document: Document, ttl: u32, via: Via, now: Instant) -> Self {
+        debug_assert_eq!(ttl, document.ttl());
+        let (device_type, location, functions) = document.facts();
+        Self {
+            document,
+            device_type,
+            location,
+            functions,
+            last_seen: now,
+            via,
+            lease: None,
+            told: false,
+            scheduled: None,
+            leaving: false,
+            version: 0,
+            pending: None,
+        }
+    }
+
+    pub(super) fn replace(&mut self, document: Document, ttl: u32, via: Via, now: Instant) {
+        let new = Self::new(document, ttl, via, now);
+        *self = Self {
+            lease: self.lease.take(),
+            told: self.told,
+            scheduled: self.scheduled,
+            version: self.version.wrapping_add(1),
+            pending: self.pending.take(),
+            ..new
+        };
+    }
+
+    /// When it was last heard of, by the clock on the wall.
+    pub(crate) fn seen_at(&self) -> Timestamp {
+        let ago = jiff::SignedDuration::try_from(self.last_seen.elapsed()).unwrap_or_default();
+        Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// When it has been silent for too long.
+    pub(super) fn deadline(&self) -> Instant {
+        self.last_seen + Duration::from_secs(self.document.ttl().into())
+    }
+
+    /// Looks at its status again.
+    pub(super) fn look(&mut self) {
+        self.location = self.document.location();
+    }
+}

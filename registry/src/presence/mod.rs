@@ -1,0 +1,327 @@
+//! One tenant's devices: who is present, what has changed and is still to be written, and what may be
+//! told to others once it is. No I/O, and no clock of its own.
+//!
+//! A device that has changed stands in a queue until its state is written. What is written is what it
+//! is then: however often it changes meanwhile, and however long the store is away, it stands there
+//! once, so the queue is bounded by the devices.
+
+mod device;
+mod document;
+mod fleet;
+mod writes;
+
+pub(crate) use device::{Device, Via};
+pub(crate) use document::Document;
+pub(crate) use writes::{Event, Write};
+
+use crate::store::{Lease, Stored};
+use crate::wire::{Registration, Transition};
+use bulkhead_policy::DeviceId;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// What one tenant may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Devices at a time.
+    pub(crate) devices: usize,
+    /// Bytes of all documents.
+    pub(crate) bytes: usize,
+    /// Bytes of one document.
+    pub(crate) document: usize,
+}
+
+/// Why a tenant cannot have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Full {
+    #[error("the tenant has as many devices as it may have")]
+    Devices,
+    #[error("the documents of the tenant's devices are as large as they may be")]
+    Bytes,
+    #[error("the device's document is larger than it may be")]
+    Document,
+}
+
+/// What a heartbeat comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// The device is present, and as it was.
+    Unchanged,
+    /// The device is present, and has changed.
+    Changed,
+    /// The device is present; what it says of itself is too large, and was left out.
+    TooLarge,
+    /// The device is not known.
+    Unknown,
+}
+
+/// Who is present of one tenant.
+pub(crate) struct Presence {
+    devices: BTreeMap<DeviceId, Device>,
+    /// Not before when each device can have been silent for too long. A beat leaves it as it is: when
+    /// the time comes it is looked at again.
+    deadlines: BTreeSet<(Instant, DeviceId)>,
+    /// Devices whose state is to be written, the first that changed first.
+    queue: VecDeque<DeviceId>,
+    /// Of how many of them others wait.
+    urgent: usize,
+    bytes: usize,
+    limits: Limits,
+}
+
+/// What stands in the queue about a device.
+pub(crate) struct Pending {
+    since: Instant,
+    is_urgent: bool,
+    /// Others are to be told that it is there.
+    announce: bool,
+    /// Who waits until it is written.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Presence {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            devices: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            queue: VecDeque::new(),
+            urgent: 0,
+            bytes: 0,
+            limits,
+        }
+    }
+
+    /// Takes a device in that registers. Returns the id of the registration, and what resolves when it
+    /// is written.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(crate) fn register(
+        &mut self,
+        registration: Registration,
+        via: Via,
+        now: Instant,
+        at: Timestamp,
+    ) -> Result<(Uuid, oneshot::Receiver<()>), Full> {
+        let id = Uuid::new_v4();
+        let (device, ttl) = (registration.device.clone(), registration.ttl);
+        let document = Document::new(registration, id, at);
+        let written = self.admit(device, document, ttl, via, now)?;
+        Ok((id, written))
+    }
+
+    /// Takes a device in again whose document was remembered.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(crate) fn revive(
+        &mut self,
+        device: DeviceId,
+        document: Document,
+        via: Via,
+        now: Instant,
+    ) -> Result<(), Full> {
+        let ttl = document.ttl();
+        self.admit(device, document, ttl, via, now).map(drop)
+    }
+
+    fn admit(
+        &mut self,
+        id: DeviceId,
+        document: Document,
+        ttl: u32,
+        via: Via,
+        now: Instant,
+    ) -> Result<oneshot::Receiver<()>, Full> {
+        let len = document.len();
+        let before = self.devices.get(&id).map(|device| device.document.len());
+        if len > self.limits.document {
+            return Err(Full::Document);
+        }
+        if before.is_none() && self.devices.len() >= self.limits.devices {
+            return Err(Full::Devices);
+        }
+        let bytes = self.bytes - before.unwrap_or(0) + len;
+        if bytes > self.limits.bytes {
+            return Err(Full::Bytes);
+        }
+        self.bytes = bytes;
+        match self.devices.get_mut(&id) {
+            Some(device) => device.replace(document, ttl, via, now),
+            None => {
+                self.devices.insert(id.clone(), Device::new(document, ttl, via, now));
+            }
+        }
+        self.schedule(&id);
+        let (sender, receiver) = oneshot::channel();
+        self.mark(&id, now, true, |pending| {
+            pending.announce = true;
+            pending.waiting.push(sender);
+        });
+        Ok(receiver)
+    }
+
+    /// Hears a heartbeat.
+    pub(crate) fn beat(
+        &mut self,
+        id: &DeviceId,
+        status: &Map<String, Value>,
+        via: Via,
+        now: Instant,
+    ) -> Beat {
+        let Some(device) = self.devices.get_mut(id) else { return Beat::Unknown };
+        device.last_seen = now;
+        device.via = via;
+        if device.leaving {
+            // It was silent for too long, and is back before that was written.
+            device.leaving = false;
+            self.schedule(id);
+        }
+        let Some(device) = self.devices.get_mut(id) else { return Beat::Unknown };
+        if status.is_empty() {
+            return Beat::Unchanged;
+        }
+        let Some(merged) = device.document.merged(status) else { return Beat::Unchanged };
+        let before = device.document.len();
+        let len = before - device.document.status.len() + merged.len();
+        let bytes = self.bytes - before + len;
+        if len > self.limits.document || bytes > self.limits.bytes {
+            return Beat::TooLarge;
+        }
+        self.bytes = bytes;
+        device.document.status = merged.into();
+        device.look();
+        device.version = device.version.wrapping_add(1);
+        self.mark(id, now, false, |_| {});
+        Beat::Changed
+    }
+
+    /// Takes over what the store has, as heard of just now; what is here already is newer. Returns how
+    /// many there are now.
+    pub(crate) fn restore(&mut self, stored: Vec<Stored>, now: Instant) -> usize {
+        let mut known: BTreeMap<DeviceId, Option<Arc<Lease>>> = BTreeMap::new();
+        for Stored { device: id, document, lease } in stored {
+            known.insert(id.clone(), lease.clone());
+            if self.devices.contains_key(&id) {
+                continue;
+            }
+            let ttl = document.ttl();
+            self.bytes += document.len();
+            // Over which backend it comes is known with its next beat.
+            let mut device = Device::new(document, ttl, Via::Unknown, now);
+            device.lease = lease;
+            device.told = true;
+            self.devices.insert(id.clone(), device);
+            self.schedule(&id);
+        }
+        let mut lost = Vec::new();
+        for (id, device) in &mut self.devices {
+            match known.get(id) {
+                Some(lease) => device.lease.clone_from(lease),
+                None => {
+                    device.lease = None;
+                    lost.push(id.clone());
+                }
+            }
+        }
+        for id in lost {
+            self.mark(&id, now, false, |_| {});
+        }
+        self.devices.len()
+    }
+
+    /// Has every device written again whose lease the store no longer knows.
+    pub(crate) fn renew_leases(&mut self, now: Instant) -> usize {
+        let is_lost = |device: &Device| device.lease.as_ref().is_some_and(|lease| lease.is_lost());
+        let lost: Vec<_> =
+            self.devices.iter().filter(|(_, d)| is_lost(d)).map(|(id, _)| id.clone()).collect();
+        for id in &lost {
+            if let Some(device) = self.devices.get_mut(id) {
+                device.lease = None;
+            }
+            self.mark(id, now, false, |_| {});
+        }
+        lost.len()
+    }
+
+    /// When the next device can have been silent for too long.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Notices who has been silent for too long, while it could be heard: `heard_since` says since when
+    /// that is so of a way, `None` while nothing can be heard there. Returns how many they are.
+    pub(crate) fn expire(
+        &mut self,
+        now: Instant,
+        heard_since: impl Fn(Via) -> Option<Instant>,
+    ) -> usize {
+        let mut gone = 0;
+        while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, id)) = self.deadlines.pop_first() else { break };
+            let Some(device) = self.devices.get_mut(&id) else { continue };
+            device.scheduled = None;
+            if device.leaving {
+                continue;
+            }
+            // Silence counts from when it could have been broken.
+            match heard_since(device.via) {
+                None => device.last_seen = now,
+                Some(since) => device.last_seen = device.last_seen.max(since),
+            }
+            if device.deadline() > now {
+                self.schedule(&id);
+                continue;
+            }
+            device.leaving = true;
+            gone += 1;
+            self.mark(&id, now, true, |_| {});
+        }
+        gone
+    }
+
+    /// Has a device looked at when its time is over.
+    fn schedule(&mut self, id: &DeviceId) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let at = device.deadline();
+        if let Some(before) = device.scheduled.replace(at) {
+            self.deadlines.remove(&(before, id.clone()));
+        }
+        self.deadlines.insert((at, id.clone()));
+    }
+
+    fn mark(&mut self, id: &DeviceId, now: Instant, urgent: bool, note: impl FnOnce(&mut Pending)) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let pending = match &mut device.pending {
+            Some(pending) => pending,
+            None => {
+                self.queue.push_back(id.clone());
+                device.pending.insert(Box::new(Pending {
+                    since: now,
+                    is_urgent: false,
+                    announce: false,
+                    waiting: Vec::new(),
+                }))
+            }
+        };
+        if urgent && !pending.is_urgent {
+            pending.is_urgent = true;
+            self.urgent += 1;
+        }
+        note(pending);
+    }
+}
+
+/// What happened to a device, for whoever watches.
+pub(crate) fn transition_of(event: &Event) -> Option<Transition> {
+    match event {
+        Event::Online { .. } => Some(Transition::Online),
+        Event::Offline { .. } => Some(Transition::Offline),
+        Event::Changed { .. } => None,
+    }
+}

@@ -1,0 +1,302 @@
+//! The registry within a running [`Control`].
+
+use crate::backend::{Backend, BackendError, Mqtt, Nats, Zenoh};
+use crate::fleet::{Common, Fleet};
+use crate::metrics::Metrics;
+use crate::ownership::{self, Owned, Replica, partition_of};
+use crate::presence::Limits;
+use crate::store::{Store, StoreError};
+use crate::watch::{self as watching, Changes};
+use bulkhead_control::Control;
+use bulkhead_control::config::{Config, RegistryConfig};
+use bulkhead_control::directory::Snapshot;
+use bulkhead_policy::TenantId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How often numbers of all tenants are summed up.
+const COUNT: Duration = Duration::from_secs(1);
+
+/// How often what was remembered for long enough is removed.
+const TIDY: Duration = Duration::from_secs(3600);
+
+/// How long a tenant may take to write what waits at its end.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// Why the registry cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// No `[registry]`.
+    #[error("[registry] is not configured; set registry.store")]
+    NotConfigured,
+    /// The store.
+    #[error("{0}")]
+    Store(String),
+    /// A backend.
+    #[error("{0}")]
+    Backend(String),
+    /// The metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl From<StoreError> for RegistryError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl From<BackendError> for RegistryError {
+    fn from(error: BackendError) -> Self {
+        Self::Backend(error.to_string())
+    }
+}
+
+/// A running registry. It ends with its [`Control`].
+#[derive(Debug)]
+pub struct Registry {
+    settled: Arc<AtomicBool>,
+}
+
+impl Registry {
+    /// Whether every tenant that is this replica's is served.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+}
+
+/// Starts the registry of a process.
+///
+/// # Errors
+/// [`RegistryError`] for a configuration that cannot be used. Brokers and stores that are away are waited
+/// for.
+pub async fn start(control: &Control) -> Result<Registry, RegistryError> {
+    let config = control.config();
+    let own = config.registry.as_ref().ok_or(RegistryError::NotConfigured)?;
+    let metrics = Metrics::new(control.auth().metrics().registry())?;
+    let stop = control.stop();
+    let store = Store::open(own, &metrics)?;
+    let backends = backends(config, own, &metrics, stop).await?;
+    let changes = Changes::new();
+    let (owned, released) = ownership(control, own, &store, &metrics);
+    let common = Arc::new(Common {
+        store,
+        backends,
+        auth: Arc::clone(control.auth()),
+        metrics,
+        changes: changes.clone(),
+        limits: Limits {
+            devices: own.max_devices,
+            bytes: own.max_bytes,
+            document: own.max_document_bytes,
+        },
+        window: duration(own.window),
+    });
+    let auth = Arc::clone(control.auth());
+    control.extension().serve(watching::routes(changes, auth, stop.clone()));
+    for backend in &common.backends {
+        let backend = Arc::clone(backend);
+        let name = backend.name();
+        control.readiness().require(name, move || backend.heard_since().is_some());
+    }
+    let settled = Arc::new(AtomicBool::new(false));
+    let is_settled = Arc::clone(&settled);
+    control.readiness().require("registry", move || is_settled.load(Ordering::Acquire));
+    let tenants = Tenants {
+        common,
+        served: BTreeMap::new(),
+        released,
+        settled: Arc::clone(&settled),
+        stop: stop.clone(),
+    };
+    let directory = control.auth().directory().changes();
+    control.tasks().spawn(tenants.follow(directory, owned));
+    Ok(Registry { settled })
+}
+
+fn duration(signed: jiff::SignedDuration) -> Duration {
+    signed.try_into().unwrap_or_default()
+}
+
+fn ownership(
+    control: &Control,
+    own: &RegistryConfig,
+    store: &Store,
+    metrics: &Metrics,
+) -> (watch::Receiver<Arc<Owned>>, Option<mpsc::Sender<u8>>) {
+    let Store::Etcd(etcd) = store else {
+        metrics.store_up.set(1);
+        metrics.partitions.set(ownership::PARTITIONS.into());
+        return (ownership::alone(), None);
+    };
+    let ttl = duration(own.takeover_after);
+    let (replica, owned, released) = Replica::new(Arc::clone(etcd), ttl, metrics);
+    control.tasks().spawn(replica.run(control.stop().clone()));
+    let (etcd, stop) = (Arc::clone(etcd), control.stop().clone());
+    control.tasks().spawn(async move { etcd.keep_leases(stop).await });
+    (owned, Some(released))
+}
+
+async fn backends(
+    config: &Config,
+    own: &RegistryConfig,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> Result<Vec<Arc<dyn Backend>>, RegistryError> {
+    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+    let in_operator_mode = config.nats.as_ref().is_some_and(|nats| nats.operator.is_some());
+    if own.nats.is_some() || in_operator_mode {
+        let nats = own.nats.clone().unwrap_or_default();
+        backends.push(Arc::new(Nats::start(config, &nats, metrics).await?));
+    }
+    if let Some(mqtt) = &own.mqtt {
+        backends.push(Arc::new(Mqtt::start(mqtt, metrics, stop.clone())?));
+    }
+    if let Some(zenoh) = &own.zenoh {
+        backends.push(Arc::new(Zenoh::start(zenoh, metrics, stop.clone())?));
+    }
+    Ok(backends)
+}
+
+/// The tenants that are served here.
+struct Tenants {
+    common: Arc<Common>,
+    served: BTreeMap<TenantId, Served>,
+    released: Option<mpsc::Sender<u8>>,
+    settled: Arc<AtomicBool>,
+    stop: CancellationToken,
+}
+
+struct Served {
+    fleet: Arc<Fleet>,
+    /// Of the tenants that have had the name, the one that was created then.
+    created: Option<jiff::Timestamp>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Tenants {
+    async fn follow(
+        mut self,
+        mut directory: watch::Receiver<Arc<Snapshot>>,
+        mut owned: watch::Receiver<Arc<Owned>>,
+    ) {
+        let mut before = Owned::new();
+        let mut count = tokio::time::interval(COUNT);
+        let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + TIDY, TIDY);
+        loop {
+            let (now, snapshot) = {
+                let now = Arc::clone(&owned.borrow_and_update());
+                let snapshot = Arc::clone(&directory.borrow_and_update());
+                (now, snapshot)
+            };
+            self.adjust(&snapshot, &now).await;
+            let given_up: Vec<u8> =
+                before.keys().filter(|partition| !now.contains_key(partition)).copied().collect();
+            self.report(given_up).await;
+            before.clone_from(&now);
+            let stop = self.stop.clone();
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return self.end().await,
+                    changed = directory.changed() => if changed.is_ok() { break },
+                    changed = owned.changed() => if changed.is_ok() { break },
+                    _ = count.tick() => self.count(),
+                    _ = tidy.tick() => self.tidy().await,
+                }
+            }
+        }
+    }
+
+    /// Serves who is to be served, and nobody else.
+    async fn adjust(&mut self, snapshot: &Snapshot, owned: &Owned) {
+        let mut gone: BTreeSet<TenantId> = self.served.keys().cloned().collect();
+        for (id, tenant) in snapshot.iter() {
+            let Some(fence) = owned.get(&partition_of(id)) else { continue };
+            match self.served.get(id) {
+                Some(served) if served.created == tenant.created => {
+                    gone.remove(id);
+                    served.fleet.refence(fence);
+                    continue;
+                }
+                Some(_) => {
+                    // Another tenant has the name: it finds nothing of the one before.
+                    self.stop_serving(id, true).await;
+                    gone.remove(id);
+                }
+                None => {}
+            }
+            let fleet = Fleet::new(id.clone(), Arc::clone(&self.common), fence.clone());
+            self.common.changes.served(&fleet);
+            let stop = CancellationToken::new();
+            let task = tokio::spawn(Arc::clone(&fleet).run(stop.clone()));
+            let served = Served { fleet, created: tenant.created, stop, task };
+            self.served.insert(id.clone(), served);
+        }
+        for id in gone {
+            let is_deleted = snapshot.get(&id).is_none();
+            self.stop_serving(&id, is_deleted).await;
+        }
+        self.settled.store(true, Ordering::Release);
+    }
+
+    async fn stop_serving(&mut self, id: &TenantId, is_deleted: bool) {
+        let Some(served) = self.served.remove(id) else { return };
+        served.stop.cancel();
+        let ended = tokio::time::timeout(ENDING, served.task).await;
+        if ended.is_err() {
+            tracing::warn!(tenant = %id, "what waits of a tenant could not be written in time");
+        }
+        if is_deleted && let Err(error) = self.common.store.forget(id, &served.fleet.fence()).await
+        {
+            tracing::warn!(tenant = %id, %error, "what the store has of a deleted tenant stays there");
+        }
+    }
+
+    /// Says of partitions that their tenants have written what they had.
+    async fn report(&self, given_up: Vec<u8>) {
+        let Some(released) = &self.released else { return };
+        for partition in given_up {
+            let _ = released.send(partition).await;
+        }
+    }
+
+    fn count(&self) {
+        let (mut devices, mut waiting) = (0, 0);
+        for served in self.served.values() {
+            let (present, behind) = served.fleet.count();
+            devices += present;
+            waiting += behind;
+        }
+        let metrics = &self.common.metrics;
+        metrics.devices.set(i64::try_from(devices).unwrap_or(i64::MAX));
+        metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    async fn tidy(&self) {
+        for (id, served) in &self.served {
+            match self.common.store.tidy(id, &served.fleet.fence()).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(tenant = %id, removed, "devices are forgotten"),
+                Err(error) => tracing::debug!(tenant = %id, %error, "not tidied"),
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        for served in self.served.values() {
+            served.stop.cancel();
+        }
+        let all: Vec<TenantId> = self.served.keys().cloned().collect();
+        for id in all {
+            self.stop_serving(&id, false).await;
+        }
+        self.report((0..ownership::PARTITIONS).collect()).await;
+    }
+}

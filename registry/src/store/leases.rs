@@ -1,0 +1,176 @@
+//! Leases that devices share.
+//!
+//! A lease is the net for when every replica is gone: it lasts longer than the devices under it, and is
+//! kept alive while one of them is here. That costs a request per lease every third of its time, for
+//! however many devices.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// The shortest time that a lease lasts, in seconds; the others are this doubled and doubled again.
+const SHORTEST: i64 = 30;
+
+/// Devices under one lease: when it is lost, so many are written again.
+const MAX_DEVICES: usize = 10_000;
+
+/// A lease in etcd. It is kept alive while somebody holds it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) id: i64,
+    /// Seconds.
+    ttl: i64,
+    is_lost: AtomicBool,
+}
+
+impl Lease {
+    /// Whether etcd no longer knows it, and what was under it is gone.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+}
+
+impl PartialEq for Lease {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Lease {}
+
+/// The leases of one process.
+pub(crate) struct Leases {
+    known: Mutex<Known>,
+    losses: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Known {
+    all: BTreeMap<i64, (Arc<Lease>, Instant)>,
+    /// Which one new devices get, by its time to live.
+    current: BTreeMap<i64, Arc<Lease>>,
+}
+
+impl Leases {
+    pub(super) fn new() -> Self {
+        Self { known: Mutex::default(), losses: watch::Sender::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is told when some are lost.
+    pub(super) fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
+    }
+
+    /// How many are kept alive.
+    pub(super) fn len(&self) -> usize {
+        self.lock().all.len()
+    }
+
+    /// How long a lease lasts for a device with this time to live, in seconds.
+    pub(super) fn class(ttl: u32) -> i64 {
+        let mut class = SHORTEST;
+        while class < 2 * i64::from(ttl) {
+            class *= 2;
+        }
+        class
+    }
+
+    /// The lease for new devices of a class, if there is one with room.
+    pub(super) fn current(&self, class: i64) -> Option<Arc<Lease>> {
+        let known = self.lock();
+        let lease = known.current.get(&class).filter(|lease| !lease.is_lost())?;
+        // Two are held here.
+        (Arc::strong_count(lease) < MAX_DEVICES + 2).then(|| Arc::clone(lease))
+    }
+
+    /// Takes a new one for the devices of its class.
+    pub(super) fn granted(&self, id: i64, ttl: i64) -> Arc<Lease> {
+        let lease = self.adopt(id, ttl);
+        self.lock().current.insert(ttl, Arc::clone(&lease));
+        lease
+    }
+
+    /// Takes one over that keys are found under. Until it is kept alive for the first time, it is taken
+    /// to last the shortest time.
+    pub(super) fn adopt(&self, id: i64, ttl: i64) -> Arc<Lease> {
+        let mut known = self.lock();
+        let fresh = || {
+            let lease = Lease { id, ttl, is_lost: AtomicBool::new(false) };
+            (Arc::new(lease), Instant::now())
+        };
+        Arc::clone(&known.all.entry(id).or_insert_with(fresh).0)
+    }
+
+    /// The same, for a lease of which only the id is known.
+    pub(super) fn adopt_unknown(&self, id: i64) -> Arc<Lease> {
+        self.adopt(id, SHORTEST)
+    }
+
+    /// Which leases are due to be kept alive. Those that nobody holds any more are let go.
+    pub(super) fn due(&self, now: Instant) -> Vec<i64> {
+        let mut known = self.lock();
+        let Known { all, current } = &mut *known;
+        // A lease that no device is under is held here, and perhaps as a current one.
+        let held = |lease: &Arc<Lease>, current: &BTreeMap<i64, Arc<Lease>>| {
+            let is_current = current.get(&lease.ttl).is_some_and(|other| other == lease);
+            Arc::strong_count(lease) > 1 + usize::from(is_current)
+        };
+        all.retain(|_, (lease, _)| held(lease, current));
+        current.retain(|_, lease| all.contains_key(&lease.id));
+        let third = |lease: &Lease| Duration::from_secs(lease.ttl.unsigned_abs()) / 3;
+        let is_due = |(lease, kept): &&(Arc<Lease>, Instant)| {
+            now.saturating_duration_since(*kept) >= third(lease)
+        };
+        all.values().filter(is_due).map(|(lease, _)| lease.id).collect()
+    }
+
+    /// Notes that one was kept alive.
+    pub(super) fn kept(&self, id: i64, now: Instant) {
+        if let Some((_, kept)) = self.lock().all.get_mut(&id) {
+            *kept = now;
+        }
+    }
+
+    /// Notes that etcd does not know one any more.
+    pub(super) fn lost(&self, id: i64) {
+        let mut known = self.lock();
+        if let Some((lease, _)) = known.all.remove(&id) {
+            lease.is_lost.store(true, Ordering::Release);
+            known.current.retain(|_, current| *current != lease);
+        }
+        drop(known);
+        self.losses.send_modify(|count| *count += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Leases;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_lease_outlasts_its_devices() {
+        assert_eq!([1, 15, 16, 86_400].map(Leases::class), [30, 30, 60, 245_760]);
+    }
+
+    #[test]
+    fn what_nobody_holds_is_let_go() {
+        let leases = Leases::new();
+        let held = leases.granted(7, 30);
+        drop(leases.granted(8, 60));
+        let later = Instant::now() + Duration::from_secs(11);
+        assert_eq!(leases.due(later), [7]);
+        assert!(leases.current(60).is_none() && leases.current(30) == Some(held.clone()));
+        leases.kept(7, later);
+        assert!(leases.due(later).is_empty());
+        let losses = leases.losses();
+        leases.lost(7);
+        assert!(held.is_lost() && losses.has_changed().unwrap() && leases.current(30).is_none());
+    }
+}

@@ -1,0 +1,148 @@
+//! Where presence is kept: in an etcd that replicas share, or in a file of one process.
+//!
+//! A device's key is there while the device is present. In etcd it is always under a lease, so that it
+//! goes when every replica is gone; devices share leases. What is remembered of a device that cannot
+//! be asked for its document stands apart, without a lease.
+
+mod etcd;
+mod file;
+mod leases;
+
+pub(crate) use etcd::{EtcdStore, keep_alive};
+pub(crate) use file::FileStore;
+pub(crate) use leases::Lease;
+
+use crate::metrics::Metrics;
+use crate::ownership::Fence;
+use crate::presence::{Document, Write};
+use bulkhead_control::config::RegistryConfig;
+use bulkhead_policy::{DeviceId, TenantId};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Where presence is kept.
+pub(crate) enum Store {
+    Etcd(Arc<EtcdStore>),
+    File(FileStore),
+}
+
+/// A device in the store.
+pub(crate) struct Stored {
+    pub(crate) device: DeviceId,
+    pub(crate) document: Document,
+    pub(crate) lease: Option<Arc<Lease>>,
+}
+
+/// Why something could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// Another replica has the tenant now. Nothing was written.
+    #[error("another replica has the tenant")]
+    Fenced,
+    /// etcd.
+    #[error("etcd: {0}")]
+    Etcd(#[from] etcd_client::Error),
+    /// The file.
+    #[error("{0}")]
+    File(String),
+}
+
+/// What is remembered of a device that cannot be asked.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Remembered<'a> {
+    /// When it registered, or was last present.
+    at: Timestamp,
+    #[serde(borrow)]
+    document: &'a RawValue,
+}
+
+impl Remembered<'_> {
+    /// What is written of a document.
+    fn write(document: &str, at: Timestamp) -> Option<String> {
+        let document = serde_json::from_str(document).ok()?;
+        serde_json::to_string(&Remembered { at, document }).ok()
+    }
+
+    /// The document, unless it is older than what is remembered.
+    fn read(text: &[u8], keep: SignedDuration) -> Option<Document> {
+        let remembered: Remembered<'_> = serde_json::from_slice(text).ok()?;
+        let age = Timestamp::now().duration_since(remembered.at);
+        (age <= keep).then(|| Document::parse(remembered.document.get().as_bytes()))?
+    }
+}
+
+impl Store {
+    /// Opens the configured store.
+    ///
+    /// # Errors
+    /// [`StoreError::File`]; an etcd that is away is waited for later.
+    pub(crate) fn open(config: &RegistryConfig, metrics: &Metrics) -> Result<Self, StoreError> {
+        match (&config.store.etcd, &config.store.file) {
+            (Some(etcd), _) => {
+                Ok(Self::Etcd(EtcdStore::new(etcd.clone(), config.remember, metrics)))
+            }
+            (None, Some(file)) => Ok(Self::File(FileStore::open(file, config.remember)?)),
+            (None, None) => Err(StoreError::File("registry.store is not set".to_owned())),
+        }
+    }
+
+    /// Every device of a tenant that is present.
+    pub(crate) async fn load(&self, tenant: &TenantId) -> Result<Vec<Stored>, StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.load(tenant).await,
+            Self::File(file) => file.load(tenant).await,
+        }
+    }
+
+    /// Writes these, all or none. Returns the lease that each is under now.
+    pub(crate) async fn commit(
+        &self,
+        tenant: &TenantId,
+        fence: &Fence,
+        writes: &[Write],
+    ) -> Result<Vec<Option<Arc<Lease>>>, StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.commit(tenant, fence, writes).await,
+            Self::File(file) => file.commit(tenant, writes).await,
+        }
+    }
+
+    /// What is remembered of a device that cannot be asked.
+    pub(crate) async fn remembered(
+        &self,
+        tenant: &TenantId,
+        device: &DeviceId,
+    ) -> Result<Option<Document>, StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.remembered(tenant, device).await,
+            Self::File(file) => file.remembered(tenant, device).await,
+        }
+    }
+
+    /// Removes everything of a tenant that is no more.
+    pub(crate) async fn forget(&self, tenant: &TenantId, fence: &Fence) -> Result<(), StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.forget(tenant, fence).await,
+            Self::File(file) => file.forget(tenant).await,
+        }
+    }
+
+    /// Removes what was remembered for long enough. Returns how much that was.
+    pub(crate) async fn tidy(&self, tenant: &TenantId, fence: &Fence) -> Result<usize, StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.tidy(tenant, fence).await,
+            Self::File(file) => file.tidy(tenant).await,
+        }
+    }
+
+    /// Is told when leases are lost: what is under one is to be written again.
+    pub(crate) fn losses(&self) -> Option<watch::Receiver<u64>> {
+        match self {
+            Self::Etcd(etcd) => Some(etcd.leases().losses()),
+            Self::File(_) => None,
+        }
+    }
+}
