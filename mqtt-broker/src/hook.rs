@@ -4,6 +4,7 @@
 //! asks about each topic before anything is acknowledged. Bulkhead's own is
 //! [`TenantPolicy`](crate::TenantPolicy).
 
+use bulkhead_policy::service::of_tenant;
 use bulkhead_policy::{DenyReason, DeviceId, Quotas, Scope, TenantId, Verdict};
 use jiff::Timestamp;
 use std::future::Future;
@@ -54,6 +55,12 @@ pub trait Access: Send + Sync + 'static {
     /// Which device it is. Client ids of different devices never meet.
     fn device(&self) -> Option<&DeviceId>;
 
+    /// Who it is, in the words that platform services are told: a
+    /// [`Requester`](bulkhead_policy::Requester). `None` for a service itself.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// Whether it may publish to this topic.
     ///
     /// # Errors
@@ -89,6 +96,23 @@ pub trait Access: Send + Sync + 'static {
     /// # Errors
     /// Why the client is cut off.
     fn renew(&self) -> Verdict<Renewal>;
+}
+
+/// Whether a client may publish to a topic; a service may say the tenant before a name that carries none.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_publish(access: &dyn Access, topic: &str) -> Verdict<()> {
+    let Some((tenant, name)) = of_tenant(topic).filter(|_| *access.scope() == Scope::Service)
+    else {
+        return access.publish(topic);
+    };
+    access.publish(name)?;
+    // A name that carries a tenant, and another one, is neither's.
+    match access.tenant_of(name) {
+        Some(other) if other != tenant => Err(DenyReason::NameInvalid),
+        _ => Ok(()),
+    }
 }
 
 /// What became of a client.

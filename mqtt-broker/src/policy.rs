@@ -5,7 +5,8 @@ use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::identity::Accepted;
 use bulkhead_control::{Admission, Authenticator, Identified};
 use bulkhead_policy::{
-    Broker, DenyReason, DeviceId, Principal, Quotas, Scope, TenantId, TokenBucket, Verdict,
+    Broker, DenyReason, DeviceId, Principal, Quotas, Requester, Scope, TenantId, TokenBucket,
+    Verdict,
 };
 use jiff::Timestamp;
 use std::net::IpAddr;
@@ -149,6 +150,12 @@ impl Access for TenantAccess {
 
     fn device(&self) -> Option<&DeviceId> {
         self.admission.principal.device.as_ref()
+    }
+
+    fn identity(&self) -> Option<String> {
+        let principal = &self.admission.principal;
+        let (device, role) = (principal.device.clone(), principal.role.clone());
+        Some(Requester { tenant: principal.tenant()?.clone(), device, role }.to_string())
     }
 
     fn publish(&self, topic: &str) -> Verdict<()> {

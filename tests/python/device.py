@@ -1,6 +1,8 @@
 """A Device Connect device, unmodified, that a test steers by calling its functions.
 
-    device.py '{"credentials": "cam-1.json"}'
+    device.py '{"credentials_file": "cam-1.json"}'
+
+What is given is what the device's runtime is made of, besides its driver.
 
 It runs until it gets SIGTERM, or gives up; then it prints what it has seen as one line of JSON.
 """
@@ -149,14 +151,14 @@ class Errors(logging.Handler):
             self.record.errors.append(message)
 
 
-async def main(credentials: str) -> dict[str, Any]:
+async def main(**runtime_of: Any) -> dict[str, Any]:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
 
     camera = Camera()
     record = camera.record
     logging.getLogger("device_connect_edge.messaging.nats_adapter").addHandler(Errors(record))
-    runtime = DeviceRuntime(driver=camera, credentials_file=credentials, ttl=TTL_SECONDS)
+    runtime = DeviceRuntime(driver=camera, **{"ttl": TTL_SECONDS, **runtime_of})
 
     async def on_connection(connected: bool) -> None:
         record.connected.append(connected)

@@ -1,7 +1,7 @@
 //! A nats-server or a cluster of them with Bulkhead's services before it, Bulkhead's MQTT broker, or a
 //! Zenoh router with Bulkhead's gate before it.
 
-use crate::mqtt::{Door, Mode};
+use crate::mqtt::{Door, Mode, SERVICE_ISSUER};
 use crate::process::Replica;
 use crate::wait::eventually;
 use crate::zenoh::{Entrance, LINKS};
@@ -10,7 +10,7 @@ use bulkhead_cli::{Services, start_services};
 use bulkhead_control::Control;
 use bulkhead_control::config::{Config, Transport, ZenohLink};
 use bulkhead_control::directory::Store;
-use bulkhead_devkit::{Etcd, MosquittoServer, NatsServer, Tools};
+use bulkhead_devkit::{Etcd, MosquittoServer, NatsServer, Tools, free_port};
 use bulkhead_mqtt_broker::Broker;
 use bulkhead_policy::{Tenant, TenantId};
 use bulkhead_zenoh::Router;
@@ -315,8 +315,15 @@ impl StackBuilder {
             let (address, prefix) = (mosquitto.address(), &self.prefix);
             format!("upstream = {{ url = \"mqtt://{address}\", prefix = \"{prefix}\" }}\n")
         });
+        let (mut mqtt_port, mut zenoh_port) = (0, 0);
         let mqtt = self.mqtt.as_ref().map_or_else(String::new, |own| {
-            let listeners = TRANSPORTS.map(|transport| format!("{transport}://127.0.0.1:0"));
+            // Only a registry has to know where its broker will be.
+            let port = if self.registry.is_some() { free_port().unwrap() } else { 0 };
+            let listeners = TRANSPORTS.map(|transport| match transport {
+                Transport::Tcp => format!("{transport}://127.0.0.1:{port}"),
+                _ => format!("{transport}://127.0.0.1:0"),
+            });
+            mqtt_port = port;
             format!(
                 "[mqtt]\nlisteners = {listeners:?}\n\
                  tls = {{ cert_file = \"mqtt.pem\", key_file = \"mqtt.key\"{client_ca} }}\n\
@@ -324,7 +331,12 @@ impl StackBuilder {
             )
         });
         let zenoh = self.zenoh.as_ref().map_or_else(String::new, |own| {
-            let listeners = LINKS.map(|(_, name)| format!("{name}/127.0.0.1:0"));
+            let port = if self.registry.is_some() { free_port().unwrap() } else { 0 };
+            let listeners = LINKS.map(|(link, name)| match link {
+                ZenohLink::Tcp => format!("{name}/127.0.0.1:{port}"),
+                _ => format!("{name}/127.0.0.1:0"),
+            });
+            zenoh_port = port;
             format!(
                 "[zenoh]\nlisteners = {listeners:?}\nown_router = true\n\
                  tls = {{ cert_file = \"zenoh.pem\", key_file = \"zenoh.key\"{client_ca} }}\n\
@@ -336,7 +348,20 @@ impl StackBuilder {
                 Some(etcd) => format!("etcd = {{ endpoints = [\"{}\"] }}", etcd.endpoint()),
                 None => "file = \"registry.redb\"".to_owned(),
             };
-            format!("[registry]\nstore = {{ {store} }}\n{own}\n")
+            let mut text = format!("store = {{ {store} }}\n{own}\n");
+            if self.mqtt.is_some() {
+                text += &format!(
+                    "mqtt = {{ url = \"mqtt://127.0.0.1:{mqtt_port}\", token_file = \"service.token\" }}\n"
+                );
+            }
+            if self.zenoh.is_some() {
+                text += &format!(
+                    "zenoh = {{ connect = [\"tcp/127.0.0.1:{zenoh_port}\"], token_file = \"service.token\" }}\n"
+                );
+            }
+            let token = stack.token(&stack.service_token());
+            std::fs::write(stack.folder().join("service.token"), token).unwrap();
+            format!("{SERVICE_ISSUER}\n[registry]\n{text}")
         });
         format!(
             "dev = true\n\

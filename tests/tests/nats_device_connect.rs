@@ -30,7 +30,7 @@ async fn issue(stack: &Stack, tenant: &str, device: &str, request: Value) -> Val
 async fn start_with(stack: &Stack, name: &str, file: &Value) -> Script {
     let path = stack.folder().join(format!("{name}.json"));
     std::fs::write(&path, file.to_string()).unwrap();
-    Script::start(stack.folder(), "device.py", name, &json!({"credentials": path})).await
+    Script::start(stack.folder(), "device.py", name, &json!({"credentials_file": path})).await
 }
 
 /// Starts a device with credentials of its own.

@@ -82,7 +82,7 @@ async fn start(stack: &Stack, tenant: &str, device: &str) -> Script {
     let name = format!("{tenant}-{device}");
     let path = stack.folder().join(format!("{name}.json"));
     std::fs::write(&path, file.to_string()).unwrap();
-    Script::start(stack.folder(), "device.py", &name, &json!({"credentials": path})).await
+    Script::start(stack.folder(), "device.py", &name, &json!({"credentials_file": path})).await
 }
 
 /// A platform service in the registry's place, which takes every device for registered.

@@ -6,7 +6,7 @@ use crate::codec::{
     AckKind, Auth, Disconnect, Frame, Packet, Properties, PropertyId, Publish, QoS, ReasonCode,
     Subscribe, Unsubscribe, Version, ack, auth, is_topic_name, pingresp, suback, unsuback,
 };
-use crate::hook::{Attempt, Operation};
+use crate::hook::{Attempt, Operation, may_publish};
 use crate::realm::Subscription;
 use crate::record::Message;
 use crate::refusal::Refusal;
@@ -196,7 +196,7 @@ impl Connection {
 
     fn may_publish(&mut self, topic: &str, publish: &Publish<'_>) -> Result<(), DenyReason> {
         if self.inbound.allowed != topic {
-            self.access.publish(topic)?;
+            may_publish(&*self.access, topic)?;
             self.inbound.allowed.clear();
             self.inbound.allowed.push_str(topic);
         }

@@ -10,6 +10,7 @@ mod outgoing;
 mod restore;
 mod retained;
 mod route;
+mod service;
 mod session;
 mod subscribe;
 mod trie;

@@ -9,7 +9,6 @@ use crate::codec::{AckKind, QoS, ReasonCode, Version, ack};
 use crate::hook::Operation;
 use crate::record::{Message, records};
 use crate::store::{After, Steps};
-use bulkhead_policy::TenantId;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,13 +18,6 @@ use tokio::time::timeout;
 /// How long a tenant's publishers wait for one of its clients that does not keep up. After that
 /// nobody waits for it until it has caught up.
 const PATIENCE: Duration = Duration::from_millis(50);
-
-impl Batch {
-    /// The tenant that a service speaks to with this topic.
-    fn tenant_of(&self, topic: &str) -> Option<TenantId> {
-        self.access.as_ref()?.tenant_of(topic)
-    }
-}
 
 /// What came of routing some messages.
 #[derive(Default)]
@@ -146,8 +138,16 @@ impl Realm {
             let services = self.shared.services();
             if let Some(services) = services.filter(|s| s.usage.subscriptions.get() > 0) {
                 let inside = services.lock();
-                for (message, raw) in records(&batch.records) {
-                    services.deliver(&inside, &message, raw, batch.publisher.as_ref(), routed);
+                for (message, _) in records(&batch.records) {
+                    let mut is_wanted = false;
+                    inside.subscriptions.matches(message.topic, |_| is_wanted = true);
+                    if !is_wanted {
+                        continue;
+                    }
+                    let told = batch.for_services(&message);
+                    for (message, raw) in records(&told) {
+                        services.deliver(&inside, &message, raw, batch.publisher.as_ref(), routed);
+                    }
                 }
             }
             return;
@@ -159,6 +159,9 @@ impl Realm {
             else {
                 continue;
             };
+            let renamed = realm.named_here(&message);
+            let said = renamed.as_deref().and_then(|renamed| records(renamed).next());
+            let (message, raw) = said.unwrap_or((message, raw));
             let mut inside = realm.lock();
             let (reason, receivers) = realm.publish(&mut inside, &message, raw, batch, routed);
             if reason.is_error() || receivers > 0 {

@@ -10,7 +10,7 @@ use crate::codec::{
 use crate::connection::{Stream, check_will};
 use crate::hook::Access;
 use crate::settings::{Settings, TOPIC_ALIASES};
-use bulkhead_policy::{DenyReason, Verdict};
+use bulkhead_policy::{DenyReason, Verdict, service};
 use secrecy::ExposeSecret;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -335,6 +335,10 @@ impl Request {
         }
         properties.extend(server_keep_alive.map(Property::ServerKeepAlive));
         properties.extend(method.map(Property::AuthenticationMethod));
+        if names.is_service() {
+            let offer = Property::UserProperty(service::OFFERS, service::TENANT_NAMES);
+            properties.push(offer);
+        }
         // What the broker can do is true of the front too. Where it wants its clients to go or to
         // answer is not.
         properties.extend(granted.iter().filter(|property| {

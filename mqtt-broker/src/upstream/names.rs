@@ -2,7 +2,7 @@
 
 use crate::codec::{TopicFilter, is_topic_name};
 use crate::hook::{Access, Hook};
-use bulkhead_policy::{DenyReason, Scope, Verdict};
+use bulkhead_policy::{DenyReason, Scope, TenantId, Verdict};
 use std::borrow::Cow;
 
 /// What stands where there is no tenant or no device. Ids begin with a letter or a digit, so it is
@@ -65,9 +65,33 @@ impl Names {
         }
     }
 
+    /// The topic on the broker of what a service says to a tenant.
+    ///
+    /// # Errors
+    /// [`DenyReason::NameInvalid`], as for [`topic`](Self::topic).
+    pub(super) fn in_tenant(
+        hook: &dyn Hook,
+        prefix: &str,
+        tenant: &TenantId,
+        name: &str,
+    ) -> Verdict<String> {
+        let prefix = prefix.replace("{tenant}", tenant.as_str());
+        let topic = format!("{prefix}{}{name}", hook.mount(tenant));
+        if is_topic_name(&topic) && is_plain(&topic) {
+            Ok(topic)
+        } else {
+            Err(DenyReason::NameInvalid)
+        }
+    }
+
     /// Bytes that every name gets on its way.
     pub(super) fn len(&self) -> usize {
         self.whole.len()
+    }
+
+    /// Whether they are a service's.
+    pub(super) fn is_service(&self) -> bool {
+        self.group.strip_suffix('.') == Some(NOBODY)
     }
 
     /// Whether names stay as they are.

@@ -10,11 +10,12 @@ use crate::codec::{
     pingresp, publish, publish_len, suback, unsuback,
 };
 use crate::connection::METHOD;
-use crate::hook::{Attempt, Operation};
+use crate::hook::{Attempt, Operation, may_publish};
 use crate::realm::MAX_LEVELS;
 use crate::refusal::Refusal;
 use crate::settings::FALLBACK;
-use bulkhead_policy::{DenyReason, Verdict};
+use bulkhead_policy::service::of_tenant;
+use bulkhead_policy::{DenyReason, Scope, Verdict};
 use std::borrow::Cow;
 
 /// What is known of the client's side of a relay.
@@ -74,7 +75,9 @@ impl Relay {
             Ok(names) => names,
             Err(reason) => return self.refuse(message, reason),
         };
-        let is_as_it_was = self.names.are_unchanged() && message.properties.topic_alias().is_none();
+        let is_as_it_was = self.names.are_unchanged()
+            && *topic == *message.topic
+            && message.properties.topic_alias().is_none();
         if is_as_it_was {
             if whole.len() > self.limits.to_broker {
                 return self.refuse(message, DenyReason::PayloadQuotaExceeded);
@@ -109,8 +112,16 @@ impl Relay {
         name: &'a str,
         message: &Publish<'m>,
     ) -> Verdict<(Cow<'a, str>, Option<Cow<'m, str>>)> {
-        let topic = self.names.topic(name)?;
-        if self.up.allowed != *topic {
+        let said = of_tenant(name).filter(|_| *self.access.scope() == Scope::Service);
+        let topic = match &said {
+            Some((tenant, said)) => {
+                may_publish(&*self.access, name)?;
+                let prefix = self.upstream.dialer.prefix();
+                Cow::Owned(Names::in_tenant(&*self.shared.hook, prefix, tenant, said)?)
+            }
+            None => self.names.topic(name)?,
+        };
+        if said.is_none() && self.up.allowed != *topic {
             self.access.publish(self.names.mounted(&topic))?;
             self.up.allowed.clear();
             self.up.allowed.push_str(&topic);

@@ -15,7 +15,7 @@ use crate::fleet::Fleet;
 use crate::presence::Via;
 use bulkhead_policy::{Broker, DeviceId, TenantId};
 use futures::future::BoxFuture;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::DropGuard;
 
@@ -80,21 +80,48 @@ pub(crate) trait Backend: Send + Sync {
     ) -> BoxFuture<'_, Option<Vec<u8>>>;
 }
 
+/// How long devices may take to connect again to a broker that was away, besides their time to live.
+const RECONNECT: Duration = Duration::from_secs(5);
+
 /// Whether a broker can be heard, and since when.
 #[derive(Default)]
-struct Hearing(Mutex<Option<Instant>>);
+struct Hearing(Mutex<Heard>);
+
+#[derive(Clone, Copy, Default)]
+enum Heard {
+    #[default]
+    NotYet,
+    Since(Instant),
+    NoMore,
+}
 
 impl Hearing {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn since(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        match *self.lock() {
+            Heard::Since(since) => Some(since),
+            Heard::NotYet | Heard::NoMore => None,
+        }
     }
 
     /// It is there (again), or there was a gap.
     fn begins(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let mut heard = self.lock();
+        let now = Instant::now();
+        *heard = Heard::Since(match *heard {
+            Heard::NotYet => now,
+            // Devices come back one after the other.
+            Heard::Since(_) | Heard::NoMore => now + RECONNECT,
+        });
     }
 
     fn ends(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut heard = self.lock();
+        if matches!(*heard, Heard::Since(_)) {
+            *heard = Heard::NoMore;
+        }
     }
 }

@@ -121,16 +121,9 @@ impl Nats {
 
     async fn listen(&self, fleet: &Arc<Fleet>, subject: Subject<'_>, stop: &CancellationToken) {
         let name = subject.on(Broker::Nats, &fleet.tenant);
-        let queue = match subject {
-            Subject::Registry => Some("registry"),
-            Subject::Discovery => Some("orch"),
-            _ => None,
-        };
-        let subscribed = match queue {
-            Some(queue) => self.client.queue_subscribe(name, queue.to_owned()).await,
-            None => self.client.subscribe(name).await,
-        };
-        let mut messages = match subscribed {
+        // One replica has the tenant, so there is no queue to share: in one, a replica that is frozen would
+        // go on getting its part.
+        let mut messages = match self.client.subscribe(name).await {
             Ok(messages) => messages,
             // The client has ended, with the process.
             Err(error) => return tracing::debug!(%error, "not subscribed"),

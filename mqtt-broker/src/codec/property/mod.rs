@@ -65,6 +65,11 @@ impl<'a> Properties<'a> {
         Ok(Self(raw))
     }
 
+    /// Those of a record, which were checked when they came.
+    pub(crate) const fn of_record(raw: &'a [u8]) -> Self {
+        Self(raw)
+    }
+
     /// The properties as they came, without the length before them.
     pub const fn raw(self) -> &'a [u8] {
         self.0

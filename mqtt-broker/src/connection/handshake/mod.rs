@@ -155,7 +155,7 @@ async fn open(shared: &Arc<Shared>, arrival: &mut Arrival) -> Result<Opened, Ref
         refuse(ReasonCode::NOT_AUTHORIZED, reason.code())
     })?;
     let terms = Terms::agree(shared, &connect, client_id, method.as_deref());
-    let write_connack = |present| terms.connack(shared, &connect, present);
+    let write_connack = |present| terms.connack(shared, &connect, access.scope(), present);
     let attached = realm.attach(Attach {
         key: SessionKey { device: access.device().cloned(), client_id: terms.client_id.clone() },
         access: Arc::clone(&access),

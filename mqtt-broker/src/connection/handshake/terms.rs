@@ -3,6 +3,7 @@
 use crate::broker::Shared;
 use crate::codec::{Connect, Property, ReasonCode, Version, connack};
 use crate::settings::{MAX_CLIENT_ID_BYTES, TOPIC_ALIASES};
+use bulkhead_policy::{Scope, service};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -39,7 +40,13 @@ impl Terms {
         }
     }
 
-    pub(super) fn connack(&self, shared: &Shared, connect: &Connect<'_>, present: bool) -> Vec<u8> {
+    pub(super) fn connack(
+        &self,
+        shared: &Shared,
+        connect: &Connect<'_>,
+        scope: &Scope,
+        present: bool,
+    ) -> Vec<u8> {
         let settings = &shared.settings;
         let asked = connect.properties.session_expiry().unwrap_or(0);
         let max_packet = u32::try_from(settings.max_packet).unwrap_or(u32::MAX);
@@ -56,6 +63,10 @@ impl Terms {
         }
         properties.extend(self.server_keep_alive.map(Property::ServerKeepAlive));
         properties.extend(self.method.as_deref().map(Property::AuthenticationMethod));
+        if *scope == Scope::Service {
+            let offers = [service::TENANT_NAMES, service::PUBLISHER];
+            properties.extend(offers.map(|offer| Property::UserProperty(service::OFFERS, offer)));
+        }
         let mut out = Vec::new();
         connack(&mut out, connect.version, present, ReasonCode::SUCCESS, &properties);
         out

@@ -1,0 +1,170 @@
+//! The registry over MQTT and Zenoh, and unmodified devices over all backends.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
+
+#[path = "../python/script.rs"]
+mod script;
+
+use bulkhead_tests::mqtt::codec::Version;
+use bulkhead_tests::mqtt::{Client, Mode};
+use bulkhead_tests::registry::{Party, registration};
+use bulkhead_tests::{Stack, Token, eventually_async};
+use data_encoding::BASE64;
+use script::Script;
+use serde_json::{Value, json};
+
+/// A client of MQTT 3.1.1, as devices have it.
+async fn client(stack: &Stack, token: &Token, id: &str) -> Client {
+    let hello = stack.hello(id, token).version(Version::V311);
+    stack.tcp().connect(&hello).await
+}
+
+/// Asks as devices do over MQTT, with the answer wanted at this topic.
+async fn ask_at(client: &mut Client, name: &str, request: &Value, reply_to: &str) {
+    let data = BASE64.encode(request.to_string().as_bytes());
+    let envelope = json!({"data": data, "reply_to": reply_to, "request_id": "r"});
+    client.published(&format!("device-connect/{name}"), &envelope.to_string()).await;
+}
+
+/// The same, with the answer.
+async fn ask(client: &mut Client, name: &str, request: &Value) -> Value {
+    let reply = format!("_reply/{}", uuid::Uuid::new_v4().simple());
+    client.subscribed(&reply).await;
+    ask_at(client, name, request, &reply).await;
+    serde_json::from_str(&client.payload().await).unwrap()
+}
+
+async fn devices(client: &mut Client, tenant: &str) -> Vec<String> {
+    let request = json!({"id": 1, "method": "discovery/listDevices", "params": {}});
+    let answer = ask(client, &format!("{tenant}/discovery"), &request).await;
+    let all = answer["result"]["devices"].as_array().unwrap().iter();
+    all.map(|device| device["device_id"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn over_mqtt(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).registry("").start().await;
+    let mut cam = client(&stack, &Token::device("acme", "cam-1"), "").await;
+    let mut console = client(&stack, &Token::role("acme", "member"), "console").await;
+    let mut foreign = client(&stack, &Token::role("globex", "member"), "console").await;
+    console.subscribed("device-connect/acme/device/+").await;
+    let answer = ask(&mut cam, "acme/registry", &registration("cam-1")).await;
+    assert_eq!(answer["result"]["status"], "registered", "{answer}");
+    let online = console.message().await;
+    assert_eq!(online.topic, "device-connect/acme/device/online");
+    assert_eq!(devices(&mut cam, "acme").await, ["cam-1"]);
+    assert_eq!(devices(&mut foreign, "globex").await, [""; 0]);
+
+    // An answer goes to a name that nobody can guess, in the tenant that asked, or nowhere.
+    let probe = json!({"id": 2, "method": "discovery/describeFleet"});
+    let heard = format!("_reply/{:032x}", 77);
+    foreign.subscribed(&heard).await;
+    ask_at(&mut cam, "acme/discovery", &probe, "device-connect/globex/x/cmd").await;
+    ask_at(&mut cam, "acme/discovery", &probe, "$tenant/globex/_reply/a").await;
+    if mode == Mode::Embedded {
+        ask_at(&mut cam, "acme/discovery", &probe, &heard).await;
+    }
+    assert_eq!(devices(&mut cam, "acme").await, ["cam-1"]);
+    foreign.nothing().await;
+
+    // It cannot be asked for its document, and comes back by its beats alone.
+    let mut short = registration("cam-1");
+    short["params"]["device_ttl"] = json!(2);
+    assert!(ask(&mut cam, "acme/registry", &short).await["result"].is_object());
+    assert_eq!(console.message().await.topic, "device-connect/acme/device/online");
+    assert_eq!(console.message().await.topic, "device-connect/acme/device/offline");
+    let beat = json!({"device_id": "cam-1", "ts": 1.5, "battery": 5}).to_string();
+    cam.published("device-connect/acme/cam-1/heartbeat", &beat).await;
+    assert_eq!(console.message().await.topic, "device-connect/acme/device/online");
+    eventually_async("its beats are heard again", async || {
+        cam.published("device-connect/acme/cam-1/heartbeat", &beat).await;
+        let request =
+            json!({"id": 1, "method": "discovery/getDevice", "params": {"device_id": "cam-1"}});
+        ask(&mut foreign, "globex/discovery", &request).await;
+        let mut other = client(&stack, &Token::role("acme", "member"), "other").await;
+        let found = ask(&mut other, "acme/discovery", &request).await;
+        found["result"]["device"]["status"]["battery"] == 5
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_the_embedded_broker() {
+    over_mqtt(Mode::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_another_broker() {
+    over_mqtt(Mode::Upstream).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_mqtt_a_device_speaks_for_itself_alone() {
+    let stack = Stack::mqtt().registry("").start().await;
+    let mut cam = client(&stack, &Token::device("acme", "cam-1"), "").await;
+    let mut other = client(&stack, &Token::device("acme", "cam-2"), "").await;
+    assert!(ask(&mut cam, "acme/registry", &registration("cam-1")).await["result"].is_object());
+    let answer = ask(&mut other, "acme/registry", &registration("cam-1")).await;
+    assert_eq!(answer["error"]["code"], -32602, "{answer}");
+    assert_eq!(devices(&mut other, "acme").await, ["cam-1"]);
+}
+
+/// What an unmodified device's runtime is made of, for a backend.
+async fn runtime(stack: &Stack, backend: &str, tenant: &str, device: &str) -> Value {
+    let token = stack.token(&Token::device(tenant, device));
+    if backend == "mqtt" {
+        let url = format!("mqtt://{}", stack.tcp().address);
+        return json!({"messaging_backend": "mqtt", "messaging_urls": [url], "tenant": tenant,
+            "device_id": device, "messaging_auth": {"username": device, "password": token}});
+    }
+    let response = reqwest::Client::new()
+        .post(stack.exchange_url())
+        .bearer_auth(token)
+        .json(&json!({"backend": backend}))
+        .send()
+        .await
+        .unwrap();
+    let mut file: Value = response.error_for_status().unwrap().json().await.unwrap();
+    if backend == "zenoh" {
+        let entrance = stack.entrance(bulkhead_tests::zenoh::Link::Tls);
+        let port = entrance.address.port();
+        file["zenoh"]["urls"] = json!([format!("zenoh+tls://localhost:{port}")]);
+    }
+    let path = stack.folder().join(format!("{tenant}-{device}.json"));
+    std::fs::write(&path, file.to_string()).unwrap();
+    json!({"credentials_file": path})
+}
+
+async fn start(stack: &Stack, backend: &str, tenant: &str, device: &str) -> Script {
+    let input = runtime(stack, backend, tenant, device).await;
+    Script::start(stack.folder(), "device.py", &format!("{tenant}-{device}"), &input).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unmodified_devices_of_all_backends_find_each_other() {
+    let stack = Stack::new().mqtt("").zenoh("").issues().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    let foreign = Party::role(&stack, "globex", "member").await;
+    let mut devices = Vec::new();
+    for backend in ["nats", "mqtt", "zenoh"] {
+        devices.push(start(&stack, backend, "acme", &format!("cam-{backend}")).await);
+    }
+    eventually_async("all are there", async || console.devices().await.len() == 3).await;
+    assert_eq!(console.devices().await, ["cam-mqtt", "cam-nats", "cam-zenoh"]);
+    assert_eq!(foreign.devices().await, [""; 0]);
+    let peers = json!({"jsonrpc": "2.0", "id": "1", "method": "peers", "params": {}});
+    let answer = console.ask("cam-nats.cmd", &peers).await;
+    assert_eq!(answer["result"], json!(["cam-mqtt", "cam-nats", "cam-zenoh"]), "{answer}");
+
+    // They stay, beat after beat, and go when they end.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert_eq!(console.devices().await.len(), 3);
+    let mut lifecycle = console.lifecycle().await;
+    for device in devices {
+        let seen = device.stop().await;
+        assert_eq!(seen["ended"], Value::Null, "{seen}");
+        assert!(seen["registrations"].as_u64() > Some(0), "{seen}");
+    }
+    let mut gone = [lifecycle.next().await, lifecycle.next().await, lifecycle.next().await];
+    gone.sort();
+    assert_eq!(gone, ["offline cam-mqtt", "offline cam-nats", "offline cam-zenoh"]);
+}

@@ -1,0 +1,260 @@
+//! What the registry does when something is away, or gone: brokers, etcd, replicas, tenants.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
+
+use bulkhead_policy::Tenant;
+use bulkhead_tests::registry::{Keys, Party};
+use bulkhead_tests::{Stack, eventually_async};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_replica");
+
+/// Devices' time to live, in seconds.
+const TTL: i64 = 4;
+
+async fn with_replicas(names: &[&str]) -> (Stack, Vec<bulkhead_tests::Replica>) {
+    let stack = Stack::new().etcd().start().await;
+    let mut replicas = Vec::new();
+    for name in names {
+        replicas.push(stack.registry_replica(PROGRAM, name).await);
+    }
+    (stack, replicas)
+}
+
+async fn register(party: &Party, device: &str, ttl: i64) {
+    let answer = party.register(device, |params| params["device_ttl"] = json!(ttl)).await;
+    assert_eq!(answer["result"]["status"], "registered", "{answer}");
+}
+
+/// A device that beats until it is dropped.
+fn beating(stack: &Stack, tenant: &str, device: &str) -> AbortOnDropHandle<()> {
+    let token = stack.token(&bulkhead_tests::Token::device(tenant, device));
+    let (url, tenant, device) = (stack.url().to_owned(), tenant.to_owned(), device.to_owned());
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let options = async_nats::ConnectOptions::with_token(token).retry_on_initial_connect();
+        let client = options.max_reconnects(None).connect(url).await.unwrap();
+        let subject = format!("device-connect.{tenant}.{device}.heartbeat");
+        let beat = json!({"device_id": device, "ts": 1.5}).to_string();
+        loop {
+            let _ = client.publish(subject.clone(), beat.clone().into()).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_forgets_nobody_and_tells_nothing() {
+    let (mut stack, mut replicas) = with_replicas(&["first"]).await;
+    let console = Party::role(&stack, "acme", "member").await;
+    let mut lifecycle = console.lifecycle().await;
+    register(&console, "cam-1", TTL).await;
+    register(&console, "asleep", TTL).await;
+    assert_eq!(lifecycle.next().await, "online cam-1");
+    assert_eq!(lifecycle.next().await, "online asleep");
+    let _beats = beating(&stack, "acme", "cam-1");
+    let before = console.get("cam-1").await;
+    replicas.pop().unwrap().kill().unwrap();
+    // It is away for longer than devices live.
+    sleep(Duration::from_secs(5)).await;
+    let _second = stack.registry_replica(PROGRAM, "second").await;
+    assert_eq!(console.get("cam-1").await, before);
+    // Who is gone is told of once, and only after a whole time to live in which it could be heard.
+    assert_eq!(lifecycle.next().await, "offline asleep");
+    console.actor.client.flush().await.unwrap();
+    lifecycle.nothing_but(&console, "marker").await;
+    let mut keys = Keys::of(&mut stack).await;
+    assert!(keys.get("acme", "cam-1").await.unwrap().1 != 0);
+    assert_eq!(keys.get("acme", "asleep").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_dies_is_taken_over_and_its_devices_stay() {
+    let (mut stack, replicas) = with_replicas(&["first", "second"]).await;
+    let tenants = ["acme", "globex"];
+    let store = stack.store().await;
+    let more: Vec<String> = (0..6).map(|n| format!("t{n}")).collect();
+    for tenant in &more {
+        store.create(&tenant.parse().unwrap(), Tenant::default()).await.unwrap();
+    }
+    let mut parties = Vec::new();
+    for tenant in tenants.into_iter().chain(more.iter().map(String::as_str)) {
+        let party = Party::role(&stack, tenant, "member").await;
+        let lifecycle = party.lifecycle().await;
+        register(&party, "cam-1", 8).await;
+        let beats = beating(&stack, tenant, "cam-1");
+        parties.push((party, lifecycle, beats));
+    }
+    for (_, lifecycle, _) in &mut parties {
+        assert_eq!(lifecycle.next().await, "online cam-1");
+    }
+    let mut keys = Keys::of(&mut stack).await;
+    assert_eq!(keys.count("/bulkhead/registry/replicas/members/").await, 2);
+    let mut replicas = replicas.into_iter();
+    replicas.next().unwrap().kill().unwrap();
+    eventually_async("it is given up", async || {
+        keys.count("/bulkhead/registry/replicas/members/").await == 1
+            && keys.count("/bulkhead/registry/replicas/partitions/").await == 64
+    })
+    .await;
+    for (party, _, _) in &parties {
+        assert_eq!(party.devices().await, ["cam-1"], "{}", party.tenant);
+    }
+    // Longer than a time to live later, everybody who beats is still there, and nothing was told.
+    sleep(Duration::from_secs(9)).await;
+    for (party, lifecycle, _) in &mut parties {
+        assert_eq!(party.devices().await, ["cam-1"], "{}", party.tenant);
+        lifecycle.nothing_but(party, "marker").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_frozen_tells_and_writes_nothing_of_what_it_lost() {
+    let (mut stack, replicas) = with_replicas(&["frozen"]).await;
+    let console = Party::role(&stack, "acme", "member").await;
+    let mut lifecycle = console.lifecycle().await;
+    register(&console, "cam-1", TTL).await;
+    assert_eq!(lifecycle.next().await, "online cam-1");
+    let _beats = beating(&stack, "acme", "cam-1");
+    replicas[0].pause().unwrap();
+    let _second = stack.registry_replica(PROGRAM, "second").await;
+    let mut keys = Keys::of(&mut stack).await;
+    eventually_async("the frozen one is given up", async || {
+        keys.count("/bulkhead/registry/replicas/members/").await == 1
+    })
+    .await;
+    console.discover("getDevice", json!({"device_id": "cam-1"})).await;
+    // Its clock says that everybody has been silent for long.
+    sleep(Duration::from_secs(TTL.unsigned_abs())).await;
+    replicas[0].resume().unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(console.devices().await, ["cam-1"]);
+    lifecycle.nothing_but(&console, "marker").await;
+    assert!(keys.get("acme", "cam-1").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_etcd_is_away_devices_are_served_and_what_changed_is_written_once() {
+    let mut stack = Stack::new().etcd().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    let mut lifecycle = console.lifecycle().await;
+    register(&console, "cam-1", 60).await;
+    register(&console, "leaves", TTL).await;
+    assert_eq!(lifecycle.next().await, "online cam-1");
+    assert_eq!(lifecycle.next().await, "online leaves");
+    stack.etcd().kill().unwrap();
+    for n in 0..50 {
+        console.beat("cam-1", json!({"battery": n})).await;
+    }
+    eventually_async("the change is seen", async || {
+        console.get("cam-1").await["status"]["battery"] == 49
+    })
+    .await;
+    register(&console, "new", 60).await;
+    assert!(console.devices().await.contains(&"new".to_owned()));
+    eventually_async("answers say how old the store is", async || {
+        let listed = console.discover("listDevices", json!({})).await;
+        listed.get("store_behind_seconds").is_some_and(Value::is_u64)
+    })
+    .await;
+    sleep(Duration::from_secs(TTL.unsigned_abs())).await;
+    stack.etcd().restart().unwrap();
+    // What can be told is told when it is written, in its order, once.
+    let mut told = [lifecycle.next().await, lifecycle.next().await];
+    told.sort();
+    assert_eq!(told, ["offline leaves", "online new"]);
+    let mut keys = Keys::of(&mut stack).await;
+    eventually_async("everything is written", async || {
+        let battery =
+            keys.get("acme", "cam-1").await.map(|(value, _)| value["status"]["battery"].clone());
+        battery == Some(json!(49))
+            && keys.get("acme", "new").await.is_some_and(|(_, lease)| lease != 0)
+    })
+    .await;
+    assert_eq!(keys.get("acme", "leaves").await, None);
+    assert!(keys.writes("acme").await <= 5, "many changes are one write");
+    lifecycle.nothing_but(&console, "marker").await;
+    let listed = console.discover("listDevices", json!({})).await;
+    assert_eq!(listed.get("store_behind_seconds"), None, "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_was_away_makes_nobody_offline() {
+    let mut stack = Stack::new().etcd().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    register(&console, "cam-1", 2).await;
+    let _beats = beating(&stack, "acme", "cam-1");
+    stack.servers()[0].kill().unwrap();
+    sleep(Duration::from_secs(4)).await;
+    stack.servers()[0].restart().unwrap();
+    let mut keys = Keys::of(&mut stack).await;
+    for _ in 0..20 {
+        assert!(keys.get("acme", "cam-1").await.is_some());
+        sleep(Duration::from_millis(200)).await;
+    }
+    let after = Party::role(&stack, "acme", "member").await;
+    assert_eq!(after.devices().await, ["cam-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_lost_is_replaced_and_no_key_is_without_one() {
+    let mut stack = Stack::new().etcd().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    register(&console, "cam-1", 60).await;
+    let mut keys = Keys::of(&mut stack).await;
+    let (_, lease) = keys.get("acme", "cam-1").await.unwrap();
+    keys.client().lease_revoke(lease).await.unwrap();
+    assert_eq!(keys.get("acme", "cam-1").await, None);
+    // A change that comes before the loss is known brings no immortal key.
+    console.beat("cam-1", json!({"battery": 1})).await;
+    eventually_async("it is written under another", async || {
+        keys.get("acme", "cam-1").await.is_some_and(|(_, other)| other != 0 && other != lease)
+    })
+    .await;
+    assert_eq!(console.devices().await, ["cam-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_devices_delay_nobody() {
+    let stack = Stack::new().etcd().registry("").start().await;
+    let silent = Party::role(&stack, "acme", "member").await;
+    let other = Party::role(&stack, "globex", "member").await;
+    register(&other, "cam-1", 60).await;
+    // They are asked who they are, and never answer.
+    let mut asked = silent.actor.subscribe("device-connect.acme.*.cmd").await;
+    for n in 0..200 {
+        silent.beat(&format!("silent-{n}"), json!({})).await;
+    }
+    asked.next().await.unwrap();
+    // Well before any of them can have been given up.
+    let served = timeout(Duration::from_secs(3), async {
+        other.beat("cam-1", json!({"battery": 5})).await;
+        eventually_async("the other tenant is served", async || {
+            other.get("cam-1").await["status"]["battery"] == 5
+        })
+        .await;
+        register(&silent, "loud", 60).await;
+    });
+    served.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_come_and_go_and_the_next_of_the_name_finds_nothing() {
+    let mut stack = Stack::new().etcd().registry("").start().await;
+    let store = stack.store().await;
+    let late = "late".parse().unwrap();
+    store.create(&late, Tenant::default()).await.unwrap();
+    let console = Party::role(&stack, "late", "member").await;
+    register(&console, "cam-1", 600).await;
+    let mut keys = Keys::of(&mut stack).await;
+    assert_eq!(keys.count("/device-connect/late/").await, 1);
+    store.delete(&late).await.unwrap();
+    eventually_async("its keys are gone", async || keys.count("/device-connect/late/").await == 0)
+        .await;
+    store.create(&late, Tenant::default()).await.unwrap();
+    let next = Party::role(&stack, "late", "member").await;
+    assert_eq!(next.devices().await, [""; 0]);
+}
