@@ -41,6 +41,9 @@ pub enum Command {
     /// Shut devices out, and let them in again.
     #[command(subcommand)]
     Device(Device),
+    /// Show which devices are present, as a registry knows it.
+    #[command(subcommand)]
+    Devices(Devices),
     /// Make, read and revoke tokens.
     #[command(subcommand)]
     Token(Token),
@@ -360,6 +363,37 @@ pub enum RotateWhat {
     Tenants,
     /// The key that requests are encrypted for.
     Xkey,
+}
+
+/// `bulkhead devices`.
+#[derive(Debug, Subcommand)]
+pub enum Devices {
+    /// List who is present.
+    List {
+        /// Which registry, and whose devices.
+        #[command(flatten)]
+        at: RegistryAt,
+    },
+    /// Print who comes, changes and goes, as it happens.
+    Watch {
+        /// Which registry, and whose devices.
+        #[command(flatten)]
+        at: RegistryAt,
+    },
+}
+
+/// Where a registry is asked, and as whom.
+#[derive(Debug, clap::Args)]
+pub struct RegistryAt {
+    /// The registry's admin port. Default: `admin.listen` of the configuration.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// File with the token of somebody of the tenant, or of a platform service.
+    #[arg(long, env = "BULKHEAD_TOKEN_FILE")]
+    pub token_file: PathBuf,
+    /// Whose devices; a platform service sees all without it.
+    #[arg(long)]
+    pub tenant: Option<TenantId>,
 }
 
 /// `bulkhead audit`.

@@ -153,7 +153,7 @@ async fn backends(
     let in_operator_mode = config.nats.as_ref().is_some_and(|nats| nats.operator.is_some());
     if own.nats.is_some() || in_operator_mode {
         let nats = own.nats.clone().unwrap_or_default();
-        backends.push(Arc::new(Nats::start(config, &nats, metrics).await?));
+        backends.push(Arc::new(Nats::start(config, &nats, metrics, stop.clone()).await?));
     }
     if let Some(mqtt) = &own.mqtt {
         backends.push(Arc::new(Mqtt::start(mqtt, metrics, stop.clone())?));

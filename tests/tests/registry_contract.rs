@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_control::identity::Session;
-use bulkhead_policy::{Principal, Scope};
+use bulkhead_devkit::Server;
+use bulkhead_policy::{Principal, Scope, Status};
 use bulkhead_tests::registry::{Keys, Party, registration};
-use bulkhead_tests::{Stack, eventually_async};
+use bulkhead_tests::{Stack, Token, eventually_async};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::process::Command;
 
 async fn start() -> Stack {
     Stack::new().etcd().registry("").start().await
@@ -284,4 +286,70 @@ async fn roles_say_who_finds_whom() {
     assert_eq!(guest.discover("describeFleet", json!({})).await["total_devices"], 1);
     assert_eq!(guest.discover("listDevices", json!({"limit": 5})).await["total_matched"], 1);
     assert_eq!(console.devices().await, ["cam-1", "lock-1"]);
+}
+
+/// `bulkhead devices` with what it prints.
+fn devices(stack: &Stack, what: &str, token: &str, more: &[&str]) -> Server {
+    let path = stack.folder().join("person.token");
+    std::fs::write(&path, token).unwrap();
+    let url = format!("http://{}", stack.control().admin_address());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_replica"));
+    command.args(["devices", what, "--url", &url, "--token-file"]).arg(path).args(more);
+    Server::spawn(&format!("devices-{what}"), command, stack.folder()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_list_and_watch_the_devices_of_their_tenant() {
+    let stack = Stack::new().etcd().registry("").start().await;
+    let (acme, globex) = (
+        Party::role(&stack, "acme", "member").await,
+        Party::role(&stack, "globex", "member").await,
+    );
+    let token = |tenant: &str| stack.token(&Token::role(tenant, "viewer"));
+    acme.register("cam-1", |_| {}).await;
+    globex.register("cam-9", |_| {}).await;
+    let watched = devices(&stack, "watch", &token("acme"), &[]);
+    // It is there when it hears what comes next; until then there is something new each time.
+    eventually_async("the watch has begun", async || {
+        acme.beat("cam-1", json!({"battery": Timestamp::now().as_nanosecond() % 1_000_000})).await;
+        watched.log().contains("changed  acme/cam-1")
+    })
+    .await;
+    globex.register("cam-8", |_| {}).await;
+    acme.register("short", |params| params["device_ttl"] = json!(1)).await;
+    eventually_async("it is told", async || watched.log().contains("offline  acme/short")).await;
+    assert!(watched.log().contains("online   acme/short"), "{}", watched.log());
+    assert!(!watched.log().contains("globex"), "{}", watched.log());
+
+    let listed = async |token: &str, more: &[&str]| {
+        let server = devices(&stack, "list", token, more);
+        eventually_async("it has ended", async || !server.is_running()).await;
+        server.log()
+    };
+    let text = listed(&token("acme"), &[]).await;
+    assert!(text.contains("cam-1") && text.contains("camera") && text.contains("s ago"), "{text}");
+    assert!(!text.contains("cam-9"), "{text}");
+    let text = listed(&token("acme"), &["--tenant", "globex"]).await;
+    assert!(text.contains("the token is of another tenant"), "{text}");
+    let text = listed("no token", &[]).await;
+    assert!(text.contains("the token is not accepted"), "{text}");
+    // Whoever may not see the tenant any more watches no longer.
+    stack.change("acme", |tenant| tenant.status = Status::Suspended).await;
+    eventually_async("the watch ends", async || !watched.is_running()).await;
+    assert!(watched.log().contains("the registry has ended the watch"), "{}", watched.log());
+}
+
+#[tokio::test]
+async fn without_etcd_a_file_keeps_who_is_present() {
+    let mut stack = Stack::new().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    console.register("cam-1", |params| params["device_ttl"] = json!(30)).await;
+    console.register("gone", |params| params["device_ttl"] = json!(1)).await;
+    eventually_async("one is gone", async || console.devices().await == ["cam-1"]).await;
+    let before = console.get("cam-1").await;
+    stack.stop_service().await;
+    stack.start_service().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    assert_eq!(console.get("cam-1").await, before);
+    assert_eq!(console.devices().await, ["cam-1"]);
 }

@@ -4,6 +4,7 @@ mod audit;
 mod check;
 mod creds;
 mod dev;
+mod devices;
 mod init;
 mod nats;
 mod serve;
@@ -100,6 +101,7 @@ pub(crate) async fn run(args: Args) -> Outcome {
         Command::Serve => serve::run(&context).await,
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Device(command) => tenant::run_device(&context, command).await,
+        Command::Devices(command) => devices::run(&context, command).await,
         Command::Token(command) => token::run(&context, command).await,
         Command::Creds(command) => creds::run(&context, command).await,
         Command::Nats(command) => nats::run(&context, command),

@@ -18,8 +18,14 @@ use std::time::Duration;
 /// `iss` of the tokens. The name can belong to nobody (RFC 2606 §2).
 const ISSUER: &str = "https://issuer.invalid/bulkhead-dev";
 
+/// `iss` of the token of the platform's own services.
+const SERVICES: &str = "https://issuer.invalid/bulkhead-dev-services";
+
 /// `aud` of the tokens.
 const AUDIENCE: &str = "bulkhead";
+
+/// The file with a token of somebody of acme.
+const MEMBER_TOKEN: &str = "acme.token";
 
 /// How long everything may take to be ready.
 const READY: Duration = Duration::from_secs(15);
@@ -100,6 +106,7 @@ impl Environment {
         let path = folder.join("bulkhead.toml");
         let (mqtt, zenoh) = (bulkhead_devkit::free_port()?, bulkhead_devkit::free_port()?);
         files::write_secret(&path, configuration(nats.client_url(), mqtt, zenoh).as_bytes())?;
+        write_service_token(&signer, &folder)?;
         let config = Config::load(&path)?;
         let store = Store::open(&config.directory).await?;
         for tenant in TENANTS {
@@ -114,6 +121,8 @@ impl Environment {
         let mqtt = mqtt.and_then(|broker| broker.addresses().first().copied());
         let mqtt = mqtt.ok_or_else(|| DevError::Client("MQTT is not served".to_owned()))?;
         let environment = Self { folder, signer, nats, control, exchange, mqtt, zenoh };
+        let member = environment.token("acme", None, "member")?;
+        files::write_secret(&environment.folder.join(MEMBER_TOKEN), member.as_bytes())?;
         environment.ready().await?;
         Ok(environment)
     }
@@ -170,6 +179,7 @@ impl Environment {
              cam-1.creds.json\n  \
              bulkhead creds issue --backend mqtt --tenant acme --device cam-1 --out \
              cam-1.mqtt.json\n  \
+             bulkhead devices list --url http://{admin} --token-file {member}\n  \
              bulkhead tenant suspend acme     # cuts acme's connections within a second\n  \
              bulkhead tenant resume acme\n  \
              bulkhead audit verify\n  \
@@ -180,6 +190,7 @@ impl Environment {
             host = self.mqtt.ip(),
             port = self.mqtt.port(),
             admin = self.control.admin_address(),
+            member = self.folder.join(MEMBER_TOKEN).display(),
         );
         if let Some(exchange) = self.exchange {
             text += &format!(
@@ -234,6 +245,14 @@ async fn start_nats(folder: PathBuf) -> Result<NatsServer, DevError> {
     .await??)
 }
 
+/// What the registry shows to the MQTT broker and to the Zenoh router.
+fn write_service_token(signer: &Signer, folder: &Path) -> Result<(), DevError> {
+    let mut request = TokenRequest::new(SERVICES, AUDIENCE, SignedDuration::from_hours(24 * 30))?;
+    request.role = Some(RoleName::parse("service")?);
+    files::write_secret(&folder.join("service.token"), signer.sign(&request)?.as_bytes())?;
+    Ok(())
+}
+
 fn configuration(nats: &str, mqtt: u16, zenoh: u16) -> String {
     format!(
         "# Written anew by each `bulkhead dev`.\n\
@@ -253,6 +272,21 @@ fn configuration(nats: &str, mqtt: u16, zenoh: u16) -> String {
          algorithms = [\"EdDSA\"]\n\
          keys.jwks_file = \"issuer.jwks.json\"\n\
          tenants = \"all\"\n\
-         roles = [\"device\", \"member\", \"viewer\", \"operator\"]\n"
+         roles = [\"device\", \"member\", \"viewer\", \"operator\"]\n\
+         \n\
+         [[issuers]]\n\
+         name = \"services\"\n\
+         issuer = \"{SERVICES}\"\n\
+         audiences = [\"{AUDIENCE}\"]\n\
+         algorithms = [\"EdDSA\"]\n\
+         keys.jwks_file = \"issuer.jwks.json\"\n\
+         service = true\n\
+         roles = [\"service\"]\n\
+         default_role = \"service\"\n\
+         \n\
+         [registry]\n\
+         store = {{ file = \"registry.redb\" }}\n\
+         mqtt = {{ url = \"mqtt://127.0.0.1:{mqtt}\", token_file = \"service.token\" }}\n\
+         zenoh = {{ connect = [\"tcp/127.0.0.1:{zenoh}\"], token_file = \"service.token\" }}\n"
     )
 }

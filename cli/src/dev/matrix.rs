@@ -1,7 +1,7 @@
 //! The isolation matrix: what one tenant's clients can do within their tenant, and across.
 
 use super::environment::{DevError, Environment};
-use super::{mqtt, nats, zenoh};
+use super::{mqtt, nats, registry, zenoh};
 use serde::Serialize;
 use std::fmt;
 
@@ -45,6 +45,7 @@ impl Matrix {
         let mut rows = nats::measure(environment).await?;
         rows.extend(mqtt::measure(environment).await?);
         rows.extend(zenoh::measure(environment).await?);
+        rows.extend(registry::measure(environment).await?);
         Ok(Self { rows })
     }
 

@@ -4,6 +4,7 @@ mod environment;
 mod matrix;
 mod mqtt;
 mod nats;
+mod registry;
 mod zenoh;
 
 pub use environment::{DevError, Environment};

@@ -54,6 +54,7 @@ impl Nats {
         config: &Config,
         own: &RegistryNats,
         metrics: &Metrics,
+        stop: CancellationToken,
     ) -> Result<Self, BackendError> {
         let nats = config.nats.as_ref();
         let operator = nats.and_then(|nats| nats.operator.as_ref());
@@ -96,7 +97,9 @@ impl Nats {
                     Event::Disconnected | Event::Closed => {
                         noted.ends();
                         up.set(0);
-                        tracing::warn!("the registry's NATS is away");
+                        if !stop.is_cancelled() {
+                            tracing::warn!("the registry's NATS is away");
+                        }
                     }
                     Event::SlowConsumer(_) => {
                         noted.begins();

@@ -1,0 +1,80 @@
+//! The rows of the registry, over NATS.
+
+use super::environment::{DevError, Environment};
+use super::matrix::{Row, Seen};
+use async_nats::{Client, ConnectOptions, RequestErrorKind};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long an answer is waited for.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// The device that is looked for in each tenant.
+const DEVICE: &str = "dev-probe";
+
+pub(super) async fn measure(environment: &Environment) -> Result<Vec<Row>, DevError> {
+    let (acme, globex) =
+        (Party::connect(environment, "acme").await?, Party::connect(environment, "globex").await?);
+    globex.register("globex").await?;
+    Ok(vec![
+        row("register a device", acme.register("acme").await?, acme.register("globex").await?),
+        row("find a device", acme.find("acme").await?, acme.find("globex").await?),
+    ])
+}
+
+fn row(action: &'static str, own: Seen, foreign: Seen) -> Row {
+    Row { backend: "registry", action, own, foreign }
+}
+
+/// A member of a tenant.
+struct Party {
+    client: Client,
+}
+
+impl Party {
+    async fn connect(environment: &Environment, tenant: &str) -> Result<Self, DevError> {
+        let token = environment.token(tenant, None, "member")?;
+        let options = ConnectOptions::with_token(token).request_timeout(Some(WAIT));
+        Ok(Self { client: options.connect(environment.nats_url()).await.map_err(failed)? })
+    }
+
+    async fn register(&self, tenant: &str) -> Result<Seen, DevError> {
+        let params = json!({"device_id": DEVICE, "device_ttl": 5, "capabilities": {},
+            "identity": {"device_type": "probe"}, "status": {"ts": "now"}});
+        let request = json!({"id": 1, "method": "registerDevice", "params": params});
+        self.ask(tenant, "registry", &request, |answer| answer["result"]["status"] == "registered")
+            .await
+    }
+
+    async fn find(&self, tenant: &str) -> Result<Seen, DevError> {
+        let params = json!({"device_id": DEVICE});
+        let request = json!({"id": 1, "method": "discovery/getDevice", "params": params});
+        self.ask(tenant, "discovery", &request, |answer| answer["result"]["device"].is_object())
+            .await
+    }
+
+    async fn ask(
+        &self,
+        tenant: &str,
+        name: &str,
+        request: &Value,
+        is_done: impl Fn(&Value) -> bool,
+    ) -> Result<Seen, DevError> {
+        let subject = format!("device-connect.{tenant}.{name}");
+        match self.client.request(subject, request.to_string().into()).await {
+            Ok(answer) => {
+                let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+                Ok(if is_done(&answer) { Seen::Arrived } else { Seen::Refused })
+            }
+            Err(error) if matches!(error.kind(), RequestErrorKind::TimedOut) => Ok(Seen::Nothing),
+            Err(error) if matches!(error.kind(), RequestErrorKind::NoResponders) => {
+                Ok(Seen::Refused)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> DevError {
+    DevError::Client(error.to_string())
+}
