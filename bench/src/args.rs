@@ -34,6 +34,8 @@ pub enum Group {
     Mqtt,
     /// The Zenoh backend.
     Zenoh,
+    /// The registry of devices.
+    Registry,
     /// Everything.
     All,
 }

@@ -35,11 +35,20 @@ impl Issuer {
 
     /// A device's token, good for an hour. No two are the same.
     pub fn token(&self, tenant: &TenantId, device: &str) -> String {
+        self.sign(tenant, Some(DeviceId::parse(device).unwrap()), "device")
+    }
+
+    /// The token of a member, good for an hour.
+    pub fn member(&self, tenant: &TenantId) -> String {
+        self.sign(tenant, None, "member")
+    }
+
+    fn sign(&self, tenant: &TenantId, device: Option<DeviceId>, role: &str) -> String {
         let mut request =
             TokenRequest::new(ISSUER, AUDIENCE, SignedDuration::from_hours(1)).unwrap();
         request.tenant = Some(tenant.clone());
-        request.device = Some(DeviceId::parse(device).unwrap());
-        request.role = Some(RoleName::parse("device").unwrap());
+        request.device = device;
+        request.role = Some(RoleName::parse(role).unwrap());
         self.signer.sign(&request).unwrap()
     }
 }

@@ -5,7 +5,8 @@
 //!                     ├─ policy   in this process
 //!                     ├─ nats     real nats-servers on loopback, the service in a process of its own
 //!                     ├─ mqtt     our broker and others on loopback, each in a process of its own
-//!                     └─ zenoh    stock zenohds on loopback, with the gate and without
+//!                     ├─ zenoh    stock zenohds on loopback, with the gate and without
+//!                     └─ registry the registry over NATS, in etcd, and the one that it replaces
 //! ```
 //!
 //! `README.md` says what each case measures and what it is compared with.
@@ -28,6 +29,7 @@ mod memory;
 mod mqtt;
 mod nats;
 mod policy;
+mod registry;
 mod report;
 mod session;
 mod stats;
@@ -74,6 +76,9 @@ fn main() -> ExitCode {
     }
     if matches!(args.group, Group::Zenoh | Group::All) {
         zenoh::run(&mut session);
+    }
+    if matches!(args.group, Group::Registry | Group::All) {
+        registry::run(&mut session);
     }
     session.finish();
     ExitCode::SUCCESS

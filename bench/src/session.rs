@@ -3,7 +3,7 @@
 use crate::args::Args;
 use crate::case::Case;
 use crate::report::{Measured, Report};
-use crate::{mqtt, nats, policy, zenoh};
+use crate::{mqtt, nats, policy, registry, zenoh};
 
 /// One run of the program.
 pub struct Session {
@@ -31,7 +31,7 @@ impl Session {
     /// # Errors
     /// A text for the user if a prefix fits no case.
     pub fn new(args: &Args) -> Result<Self, String> {
-        let groups = [policy::CASES, nats::CASES, mqtt::CASES, zenoh::CASES];
+        let groups = [policy::CASES, nats::CASES, mqtt::CASES, zenoh::CASES, registry::CASES];
         let all: Vec<&Case> = groups.into_iter().flatten().collect();
         for prefix in &args.cases {
             if !all.iter().any(|case| selects(prefix, case.name)) {

@@ -93,6 +93,16 @@ const CLIENTS: Environment = Environment {
     requirements: include_str!("../requirements/clients.txt"),
 };
 
+const ORIGINAL_REGISTRY: Environment = Environment {
+    purpose: Purpose { tool: "the environment of Device Connect's registry", alternative: "" },
+    folder: "original-registry",
+    python: Version::new(3, 11, 0),
+    package: "Device Connect's registry (PyPI device-connect-server 0.2.5)",
+    build_requirements: include_str!("../requirements/build.txt"),
+    built: "nkeys",
+    requirements: include_str!("../requirements/original-registry.txt"),
+};
+
 impl Tools {
     /// Tools in the usual folder: the first of
     /// - `$BULKHEAD_TOOLS_DIR`;
@@ -240,6 +250,16 @@ impl Tools {
     /// [`Error::NoPython`], [`Error::Fetch`] or [`Error::File`] if it cannot be made.
     pub fn python(&self) -> Result<PathBuf, Error> {
         CLIENTS.get(&self.root)
+    }
+
+    /// A Python interpreter that can run Device Connect's own registry, `device_connect_server` 0.2.5: a
+    /// virtual environment in the folder of the fetched tools.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoPython`], [`Error::Fetch`] or [`Error::File`] if it cannot be made.
+    pub fn original_registry(&self) -> Result<PathBuf, Error> {
+        ORIGINAL_REGISTRY.get(&self.root)
     }
 
     fn program(&self, program: &Program, accepts: fn(Version) -> bool) -> Result<PathBuf, Error> {

@@ -14,6 +14,8 @@ mod site;
 mod suspend;
 mod wire;
 
+pub use site::{DirectoryIn, Site};
+
 use crate::case::Case;
 use crate::limits::raise_file_limit;
 use crate::session::Session;

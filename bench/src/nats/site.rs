@@ -89,6 +89,21 @@ impl Site {
         self.service.as_ref().expect("the service runs").pid()
     }
 
+    /// The etcd of the directory.
+    pub fn etcd_endpoint(&self) -> &str {
+        self.etcd.as_ref().expect("the directory is in etcd").endpoint()
+    }
+
+    /// The token of a member of a tenant, good for an hour.
+    pub fn member(&self, tenant: &TenantId) -> String {
+        self.issuer.member(tenant)
+    }
+
+    /// What a configuration says about the issuer.
+    pub fn issuer_configuration(&self) -> String {
+        self.issuer.configuration()
+    }
+
     /// The folder of everything.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -18,6 +18,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use zenoh::Session;
 use zenoh::query::{Query, QueryTarget};
@@ -184,51 +186,49 @@ async fn listen(shared: &Shared, session: &Session, fleet: &Arc<Fleet>, until: &
     }
 }
 
+/// What is heard goes straight to the fleet: there is no queue that could outlive who reads it.
 async fn try_listen(
     session: &Session,
     fleet: &Arc<Fleet>,
     until: &CancellationToken,
 ) -> zenoh::Result<()> {
     let heartbeats = Subject::Heartbeat(None).on(Broker::Zenoh, &fleet.tenant);
-    let subscriber = session.declare_subscriber(heartbeats).await?;
-    spawn_until(until, session, {
-        let fleet = Arc::clone(fleet);
-        async move {
-            while let Ok(sample) = subscriber.recv_async().await {
-                let device = Subject::beating(sample.key_expr().as_str(), Broker::Zenoh);
-                fleet.beat(device, &sample.payload().to_bytes(), Via::Zenoh);
-                tokio::task::consume_budget().await;
-            }
-        }
-    });
+    let hearing = Arc::clone(fleet);
+    let heard = session
+        .declare_subscriber(heartbeats)
+        .callback(move |sample| {
+            let device = Subject::beating(sample.key_expr().as_str(), Broker::Zenoh);
+            hearing.beat(device, &sample.payload().to_bytes(), Via::Zenoh);
+        })
+        .await?;
+    hold_until(until, session, heard);
+    let runtime = Handle::current();
     for subject in [Subject::Discovery, Subject::Registry] {
         let name = subject.on(Broker::Zenoh, &fleet.tenant);
-        let queryable = session.declare_queryable(name).complete(true).await?;
         let registers = subject == Subject::Registry;
-        let fleet = Arc::clone(fleet);
-        spawn_until(until, session, async move {
-            while let Ok(query) = queryable.recv_async().await {
+        let (runtime, fleet) = (runtime.clone(), Arc::clone(fleet));
+        let asked = session
+            .declare_queryable(name)
+            .complete(true)
+            .callback(move |query| {
                 let fleet = Arc::clone(&fleet);
-                tokio::spawn(async move { answer(&fleet, query, registers).await });
-            }
-        });
+                runtime.spawn(async move { answer(&fleet, query, registers).await });
+            })
+            .await?;
+        hold_until(until, session, asked);
     }
     Ok(())
 }
 
-/// Runs until the tenant goes, or the session does. What it holds is undeclared with it.
-fn spawn_until(
-    until: &CancellationToken,
-    session: &Session,
-    work: impl Future<Output = ()> + Send + 'static,
-) {
+/// Keeps a declaration until the tenant goes, or the session does.
+fn hold_until(until: &CancellationToken, session: &Session, declared: impl Send + 'static) {
     let (until, session) = (until.clone(), session.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = until.cancelled() => {}
-            () = work => {}
             () = closed(session) => {}
         }
+        drop(declared);
     });
 }
 
@@ -303,11 +303,18 @@ impl Backend for Zenoh {
         Box::pin(async move {
             let session = self.shared.lock().session.clone()?;
             let name = Subject::Command(&device).on(Broker::Zenoh, &tenant);
+            let (sender, first) = oneshot::channel();
+            let sender = Mutex::new(Some(sender));
             let get = session.get(name).payload(question).target(QueryTarget::BestMatching);
-            let replies = get.timeout(PULL_TIMEOUT).await.ok()?;
-            let reply = replies.recv_async().await.ok()?;
-            let sample = reply.into_result().ok()?;
-            Some(sample.payload().to_bytes().into_owned())
+            let asked = get.timeout(PULL_TIMEOUT).callback(move |reply| {
+                let taken = sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let (Some(sender), Ok(sample)) = (taken, reply.into_result()) {
+                    // Whoever asked has given up, if it fails.
+                    let _ = sender.send(sample.payload().to_bytes().into_owned());
+                }
+            });
+            asked.await.ok()?;
+            first.await.ok()
         })
     }
 }
