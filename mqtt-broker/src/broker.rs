@@ -5,7 +5,8 @@ use crate::codec::ReasonCode;
 use crate::hook::{Access, Hook};
 use crate::incarnation::Incarnation;
 use crate::metrics::Metrics;
-use crate::realm::Realm;
+use crate::realm::{Realm, published_by};
+use crate::record::Message;
 use crate::settings::Settings;
 use crate::store::{Restored, Store};
 use crate::upstream::Upstream;
@@ -210,7 +211,9 @@ impl Shared {
     /// What tenants have retained that a service's filter matches.
     pub(crate) fn retained_of_tenants(&self, filter: &str) -> Vec<Bytes> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        tenants.values().flat_map(|realm| realm.retained(filter)).collect()
+        // Who published it is not kept, and what the publisher says of that is nobody's word.
+        let told = |record: Bytes| Some(published_by(&Message::read(&record)?.0, None));
+        tenants.values().flat_map(|realm| realm.retained(filter)).filter_map(told).collect()
     }
 
     fn all(&self) -> Vec<Arc<Realm>> {

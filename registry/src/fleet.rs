@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// First and longest pause after a write that did not succeed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How long changes of a status are gathered while the store has little room.
+const LONG_WINDOW: Duration = Duration::from_secs(10);
+
 /// How often time is looked at, at the least.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -181,7 +184,7 @@ impl Fleet {
             let (next_write, deadline) = {
                 let mut presence = lock(&self.presence);
                 presence.expire(now, |via| self.heard_since(via));
-                let next_write = presence.next_write(self.common.window);
+                let next_write = presence.next_write(self.window());
                 (next_write.map(|at| at.max(not_before)), presence.next_deadline())
             };
             if next_write.is_some_and(|at| at <= now) {
@@ -216,6 +219,15 @@ impl Fleet {
                     }
                 }
             }
+        }
+    }
+
+    /// How long changes of a status are gathered.
+    fn window(&self) -> Duration {
+        if self.common.store.is_short() {
+            self.common.window.max(LONG_WINDOW)
+        } else {
+            self.common.window
         }
     }
 

@@ -1,6 +1,6 @@
 //! What Prometheus gets to see of the registry.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// The registry's metrics. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -35,6 +35,10 @@ pub(crate) struct Metrics {
     pub(crate) waiting: IntGauge,
     /// Whether a backend can be heard.
     pub(crate) backend_up: IntGaugeVec,
+    /// Which share of its quota etcd uses, 0 to 1.
+    pub(crate) etcd_space: Gauge,
+    /// Whether etcd has raised its alarm: it takes no writes.
+    pub(crate) etcd_full: IntGauge,
 }
 
 impl Metrics {
@@ -59,6 +63,9 @@ impl Metrics {
             &["backend"],
         )?;
         registry.register(Box::new(backend_up.clone()))?;
+        let etcd_space =
+            Gauge::new("bulkhead_registry_etcd_space_ratio", "Which share of its quota etcd uses")?;
+        registry.register(Box::new(etcd_space.clone()))?;
         Ok(Self {
             beats: counters(
                 "bulkhead_registry_beats_total",
@@ -111,6 +118,11 @@ impl Metrics {
             devices: gauge("bulkhead_registry_devices", "Devices that are present")?,
             waiting: gauge("bulkhead_registry_waiting", "Devices whose state waits to be written")?,
             backend_up,
+            etcd_space,
+            etcd_full: gauge(
+                "bulkhead_registry_etcd_full",
+                "Whether etcd has used up its quota and takes no writes",
+            )?,
         })
     }
 }

@@ -138,8 +138,10 @@ fn ownership(
     let ttl = duration(own.takeover_after);
     let (replica, owned, released) = Replica::new(Arc::clone(etcd), ttl, metrics);
     control.tasks().spawn(replica.run(control.stop().clone()));
-    let (etcd, stop) = (Arc::clone(etcd), control.stop().clone());
-    control.tasks().spawn(async move { etcd.keep_leases(stop).await });
+    let (keeper, stop) = (Arc::clone(etcd), control.stop().clone());
+    control.tasks().spawn(async move { keeper.keep_leases(stop).await });
+    let (watcher, stop) = (Arc::clone(etcd), control.stop().clone());
+    control.tasks().spawn(async move { watcher.watch_space(stop).await });
     (owned, Some(released))
 }
 

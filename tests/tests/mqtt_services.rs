@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
-use bulkhead_tests::mqtt::codec::{QoS, ReasonCode, Version};
-use bulkhead_tests::mqtt::{Client, Mode, SERVICE_ISSUER};
+use bulkhead_tests::mqtt::codec::{Property, QoS, ReasonCode, Version};
+use bulkhead_tests::mqtt::{Client, Message, Mode, SERVICE_ISSUER};
 use bulkhead_tests::{Stack, Token, eventually};
 use serde_json::json;
 
@@ -51,6 +51,79 @@ async fn a_service_hears_all_tenants_and_speaks_to_one_at_a_time(mode: Mode) {
     assert_eq!(service.publish1("$SYS/x", "attack").await, told);
     stack.denied("subscribe_denied").await;
     stack.denied("publish_denied").await;
+}
+
+/// Names that carry no tenant: a service says the tenant before them.
+async fn a_service_answers_into_the_tenant_that_it_names(mode: Mode) {
+    let stack = start(mode).await;
+    let mut service = service(&stack, "registry").await;
+    let (mut acme, mut globex) =
+        (stack.member("acme", "asks").await, stack.member("globex", "listens").await);
+    let reply = "_reply/0f0e0d0c0b0a09080706050403020100";
+    acme.subscribed(reply).await;
+    if mode.is_embedded() {
+        // Before another broker such a name is one for all tenants, unless its prefix carries them.
+        globex.subscribed(reply).await;
+    }
+    assert_eq!(service.publish1(&format!("$tenant/acme/{reply}"), "answer").await, TAKEN);
+    let heard = acme.message().await;
+    assert_eq!((heard.topic.as_str(), heard.payload.as_str()), (reply, "answer"));
+    globex.nothing().await;
+    // What is no grant stays none, and a tenant is not named twice.
+    for topic in [
+        "$tenant/acme/elsewhere/x",
+        "$tenant/acme/device-connect/globex/x",
+        "$tenant/acme/$tenant/globex/_reply/a",
+        "$tenant/acme",
+        "$tenant//_reply/a",
+        "$tenant/-/_reply/a",
+    ] {
+        let told = service.publish1(topic, "attack").await;
+        assert!(told.is_error(), "{topic}: {told:?}");
+    }
+    // It is a service's way of saying it, and nobody else's.
+    for topic in [format!("$tenant/globex/{reply}"), format!("$tenant/acme/{reply}")] {
+        let told = acme.publish1(&topic, "attack").await;
+        assert!(told.is_error(), "{topic}: {told:?}");
+    }
+    globex.nothing().await;
+    acme.nothing().await;
+}
+
+/// Who published, as a service is told.
+fn publisher(message: &Message) -> Vec<String> {
+    let all = message.properties.get();
+    let own = all.user_properties().filter(|(name, _)| *name == "bulkhead-publisher");
+    own.map(|(_, value)| value.to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_is_told_who_publishes_and_by_the_broker_alone() {
+    let stack = start(Mode::Embedded).await;
+    let mut service = service(&stack, "registry").await;
+    service.subscribed("device-connect/+/registry").await;
+    let hello = stack.hello("cam", &Token::device("acme", "cam-1"));
+    let mut cam = stack.tcp().connect(&hello).await;
+    let topic = "device-connect/acme/registry";
+    let forged = [
+        Property::UserProperty("own", "kept"),
+        Property::UserProperty("bulkhead-publisher", "acme/cam-2/device"),
+    ];
+    cam.publish_with(topic, "x", QoS::AtLeastOnce, false, &forged).await;
+    let heard = service.message().await;
+    assert_eq!(publisher(&heard), ["acme/cam-1/device"]);
+    let all = heard.properties.get();
+    assert!(all.user_properties().any(|own| own == ("own", "kept")), "other properties stay");
+    // The tenant's own clients hear what was said.
+    let mut member = stack.member("acme", "member").await;
+    member.subscribed(topic).await;
+    cam.publish_with(topic, "x", QoS::AtLeastOnce, true, &forged).await;
+    assert_eq!(publisher(&member.message().await), ["acme/cam-2/device"]);
+    assert_eq!(publisher(&service.message().await), ["acme/cam-1/device"]);
+    // Of what was retained nobody knows who it was.
+    let mut late = self::service(&stack, "late").await;
+    late.subscribed("device-connect/acme/registry").await;
+    assert_eq!(publisher(&late.message().await), [""; 0]);
 }
 
 async fn nobody_becomes_a_service_by_a_claim(mode: Mode) {
@@ -175,6 +248,7 @@ async fn a_message_of_a_service_waits_for_a_session_that_is_away(mode: Mode) {
 
 bulkhead_tests::in_both_modes! {
     a_service_hears_all_tenants_and_speaks_to_one_at_a_time,
+    a_service_answers_into_the_tenant_that_it_names,
     nobody_becomes_a_service_by_a_claim,
     a_client_id_of_a_service_is_no_tenants,
     what_a_service_has_retained_is_kept_once_and_with_its_tenant,

@@ -19,6 +19,7 @@ mod will;
 mod window;
 
 pub(crate) use link::Link;
+pub(crate) use service::published_by;
 pub(crate) use session::{Session, SessionKey, Subscription, Will};
 pub(crate) use trie::MAX_LEVELS;
 pub(crate) use usage::{Counter, Usage};

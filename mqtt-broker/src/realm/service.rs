@@ -23,19 +23,23 @@ impl Batch {
 
     /// A message as services get it.
     pub(super) fn for_services(&self, message: &Message<'_>) -> Bytes {
-        let own = Properties::of_record(message.properties);
-        let mut properties = PropertiesBuf::new();
-        for property in own.iter() {
-            if !matches!(property, Property::UserProperty(PUBLISHER, _)) {
-                properties.push(property);
-            }
-        }
-        if let Some(identity) = self.access.as_ref().and_then(|access| access.identity()) {
-            properties.push(Property::UserProperty(PUBLISHER, &identity));
-        }
-        let raw = properties.as_properties().raw();
-        Message { properties: raw, ..*message }.to_bytes()
+        let identity = self.access.as_ref().and_then(|access| access.identity());
+        published_by(message, identity.as_deref())
     }
+}
+
+/// A message as services get it, with who published it as far as that is known.
+pub(crate) fn published_by(message: &Message<'_>, identity: Option<&str>) -> Bytes {
+    let mut properties = PropertiesBuf::new();
+    for property in Properties::of_record(message.properties).iter() {
+        if !matches!(property, Property::UserProperty(PUBLISHER, _)) {
+            properties.push(property);
+        }
+    }
+    if let Some(identity) = identity {
+        properties.push(Property::UserProperty(PUBLISHER, identity));
+    }
+    Message { properties: properties.as_properties().raw(), ..*message }.to_bytes()
 }
 
 impl Realm {

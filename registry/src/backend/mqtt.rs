@@ -253,6 +253,10 @@ async fn subscribe(client: &AsyncClient, tenant: &TenantId) {
 }
 
 fn hear(shared: &Arc<Shared>, connection: &Connection, message: Publish) {
+    if message.retain {
+        // It is from another time, and nobody waits for an answer.
+        return;
+    }
     let Ok(topic) = std::str::from_utf8(&message.topic) else { return };
     let mut segments = topic.split('/').skip(1);
     let Some(fleet) = segments.next().and_then(|tenant| shared.fleet(tenant)) else { return };

@@ -1,4 +1,5 @@
 use super::leases::{Lease, Leases};
+use super::space::Space;
 use super::{Remembered, StoreError, Stored};
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
@@ -31,6 +32,7 @@ pub(crate) struct EtcdStore {
     remember: SignedDuration,
     client: Mutex<Option<Client>>,
     leases: Leases,
+    space: Space,
     /// One lease of a class is asked for at a time.
     granting: tokio::sync::Mutex<()>,
     metrics: Metrics,
@@ -55,6 +57,7 @@ impl EtcdStore {
             remember,
             client: Mutex::new(None),
             leases: Leases::new(),
+            space: Space::default(),
             granting: tokio::sync::Mutex::new(()),
             metrics: metrics.clone(),
         })
@@ -62,6 +65,19 @@ impl EtcdStore {
 
     pub(super) fn leases(&self) -> &Leases {
         &self.leases
+    }
+
+    pub(super) fn space(&self) -> &Space {
+        &self.space
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// One of its members.
+    pub(super) fn endpoint(&self) -> Option<&str> {
+        self.config.endpoints.first().map(|endpoint| endpoint.trim_end_matches('/'))
     }
 
     /// A connection, which all share. It mends itself.

@@ -7,6 +7,7 @@
 mod etcd;
 mod file;
 mod leases;
+mod space;
 
 pub(crate) use etcd::{EtcdStore, keep_alive};
 pub(crate) use file::FileStore;
@@ -135,6 +136,14 @@ impl Store {
         match self {
             Self::Etcd(etcd) => etcd.tidy(tenant, fence).await,
             Self::File(file) => file.tidy(tenant).await,
+        }
+    }
+
+    /// Whether there is little room left, so that what can wait is written more rarely.
+    pub(crate) fn is_short(&self) -> bool {
+        match self {
+            Self::Etcd(etcd) => etcd.space().is_short(),
+            Self::File(_) => false,
         }
     }
 
