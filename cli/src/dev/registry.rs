@@ -42,15 +42,19 @@ impl Party {
         let params = json!({"device_id": DEVICE, "device_ttl": 5, "capabilities": {},
             "identity": {"device_type": "probe"}, "status": {"ts": "now"}});
         let request = json!({"id": 1, "method": "registerDevice", "params": params});
-        self.ask(tenant, "registry", &request, |answer| answer["result"]["status"] == "registered")
-            .await
+        self.ask(tenant, "registry", &request, |answer| {
+            answer.pointer("/result/status").is_some_and(|status| status == "registered")
+        })
+        .await
     }
 
     async fn find(&self, tenant: &str) -> Result<Seen, DevError> {
         let params = json!({"device_id": DEVICE});
         let request = json!({"id": 1, "method": "discovery/getDevice", "params": params});
-        self.ask(tenant, "discovery", &request, |answer| answer["result"]["device"].is_object())
-            .await
+        self.ask(tenant, "discovery", &request, |answer| {
+            answer.pointer("/result/device").is_some_and(Value::is_object)
+        })
+        .await
     }
 
     async fn ask(
