@@ -110,6 +110,7 @@ async fn declarations_of_a_session_are_limited() {
         raw.say([declare(5)]).await;
         assert_eq!(raw.closed().await, INVALID);
     }
+    assert_eq!(stack.refusals("declare", "subscription_quota_exceeded"), 4);
     // Ids that were never declared, and those that were denied, take no place and make none.
     let mut raw = member(&stack).await;
     for n in 0..100 {
@@ -122,6 +123,71 @@ async fn declarations_of_a_session_are_limited() {
         .await;
     }
     raw.sync(NOBODY).await;
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn declarations_of_a_tenant_are_limited() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    limit(&stack, Quotas { subscriptions: Some(10), ..Quotas::default() }).await;
+    let own = |n: u32| key(&format!("device-connect/acme/{n}"));
+    let future =
+        |n: u32| say::interest(n, InterestMode::Future, InterestOptions::SUBSCRIBERS, Some(own(n)));
+    let mut first = member(&stack).await;
+    let mut second = member(&stack).await;
+    first.say([say::subscribe(1, own(1)), say::subscribe(2, own(1)), future(1)]).await;
+    first.say([say::queryable(1, own(1)), say::token(1, own(1))]).await;
+    first.sync(NOBODY).await;
+    // The same again takes no place, and neither does an id of a key.
+    second.say((0..5).map(|n| say::subscribe(n, own(1)))).await;
+    second.say((0..5).map(|n| say::subscribe(n, own(1)))).await;
+    second.say([say::declare_key(1, own(1))]).await;
+    second.sync(NOBODY).await;
+    first.sync(NOBODY).await;
+    first.say([say::token(2, own(1))]).await;
+    assert_eq!(first.closed().await, INVALID);
+    stack.denied("subscription_quota_exceeded").await;
+    assert_eq!(stack.refusals("declare", "subscription_quota_exceeded"), 1);
+    // What it had is free for the others, and so is what is taken back.
+    second.say((5..10).map(|n| say::subscribe(n, own(1)))).await;
+    second.say([say::unsubscribe(0), say::subscribe(10, own(1))]).await;
+    second.sync(NOBODY).await;
+    witness.undisturbed().await;
+    limit(&stack, Quotas { subscriptions: Some(11), ..Quotas::default() }).await;
+    let mut third = member(&stack).await;
+    third.say([say::subscribe(1, own(1))]).await;
+    third.sync(NOBODY).await;
+    second.sync(NOBODY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_a_tenant_are_limited_each_counted_once() {
+    let stack = Stack::zenoh().zenoh("max_names_per_tenant = 20").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let own = |n: u32| key(&format!("device-connect/acme/{n}"));
+    let name = |n: u16| say::declare_key(n, own(n.into()));
+    let mut first = member(&stack).await;
+    first.say((0..10).map(|n| say::subscribe(n, own(n)))).await;
+    first.say((1..10).map(name)).await;
+    first.sync(NOBODY).await;
+    let mut second = member(&stack).await;
+    second.say((1..20).map(name)).await;
+    // Names that go nowhere are no names of the router.
+    second
+        .say((100..200).map(|n| say::declare_key(n, key(&format!("device-connect/globex/{n}")))))
+        .await;
+    second.sync(NOBODY).await;
+    second.say([say::queryable(1, own(20))]).await;
+    assert_eq!(second.closed().await, INVALID);
+    assert_eq!(stack.refusals("declare", "subscription_quota_exceeded"), 1);
+    // Its ten are free again, and of the first one's none.
+    let mut third = member(&stack).await;
+    third.say((10..20).map(name)).await;
+    third.sync(NOBODY).await;
+    third.say([name(20)]).await;
+    assert_eq!(third.closed().await, INVALID);
+    first.sync(NOBODY).await;
     witness.undisturbed().await;
 }
 

@@ -1,5 +1,6 @@
 //! Who sits where: the sessions of a gate, and what their tenants use.
 
+use crate::declarations::{Declaration, Declarations};
 use crate::pressure::Pressure;
 use bulkhead_control::Admission;
 use bulkhead_policy::{DenyReason, Principal, Quotas, TenantId, TokenBucket};
@@ -18,6 +19,9 @@ const RECORDS_PER_MINUTE: u64 = 30;
 
 /// How long a client that is behind may take nothing.
 const STALL: Duration = Duration::from_secs(5);
+
+/// Declarations that a tenant may have where the directory sets no `subscriptions`.
+const DECLARATIONS: u64 = 100_000;
 
 /// What rates count per.
 const SECOND: Duration = Duration::from_secs(1);
@@ -129,6 +133,7 @@ pub(crate) struct TenantUse {
     quotas: Mutex<Quotas>,
     started: Instant,
     rates: Mutex<Rates>,
+    declarations: Arc<Declarations>,
     /// Sessions that have to catch up.
     pub(crate) pressure: Pressure,
 }
@@ -146,6 +151,7 @@ impl TenantUse {
             quotas: Mutex::new(quotas),
             started: Instant::now(),
             rates: Mutex::new(Rates { messages: None, bytes: None }),
+            declarations: Arc::default(),
             pressure: Pressure::default(),
         }
     }
@@ -158,6 +164,18 @@ impl TenantUse {
     /// Takes over other limits.
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
+    }
+
+    /// One more subscriber, queryable, token or interest, if the tenant's quota of subscriptions and its
+    /// `most_names` have room for it.
+    pub(crate) fn declare(&self, key: &str, most_names: usize) -> Option<Declaration> {
+        let most = self.quotas().subscriptions.unwrap_or(DECLARATIONS);
+        self.declarations.enter(key, Some(most), most_names)
+    }
+
+    /// One more id for a key.
+    pub(crate) fn name(&self, key: &str, most_names: usize) -> Option<Declaration> {
+        self.declarations.enter(key, None, most_names)
     }
 
     /// Takes messages and bytes out of what the tenant may publish per second, if it is there.

@@ -170,7 +170,11 @@ async fn begin(
         return;
     }
     seat.heard();
-    let rules = InboundRules::new(Arc::clone(&shared), gate.settings.limits(&quotas));
+    let rules = InboundRules::new(
+        Arc::clone(&shared),
+        Arc::clone(&seat.tenant),
+        gate.settings.limits(&quotas),
+    );
     let (sitting, own) = (Arc::clone(&seat), Arc::clone(&gate));
     let ingress = Ingress::new(reader, inbound, rules, attachment, sitting, own);
     let relay = Relay::new(from_router, writer, gate.settings.max_waiting(&quotas));

@@ -61,6 +61,9 @@ pub struct ZenohConfig {
     /// Subscribers, queryables, liveliness tokens and interests of one session. Default 1,000.
     #[serde(default = "max_declarations")]
     pub max_declarations_per_session: usize,
+    /// Names that all sessions of one tenant have declared, each counted once. Default 10,000.
+    #[serde(default = "max_names")]
+    pub max_names_per_tenant: usize,
     /// Queries of one session that wait for an answer. Default 1,000.
     #[serde(default = "max_queries")]
     pub max_queries_per_session: usize,
@@ -172,6 +175,10 @@ fn max_declarations() -> usize {
     1_000
 }
 
+fn max_names() -> usize {
+    10_000
+}
+
 fn max_queries() -> usize {
     1_000
 }
@@ -195,6 +202,7 @@ impl ZenohConfig {
             pending_per_source: pending_per_source(),
             max_sessions: max_sessions(),
             max_declarations_per_session: max_declarations(),
+            max_names_per_tenant: max_names(),
             max_queries_per_session: max_queries(),
         }
     }
@@ -263,6 +271,7 @@ impl ZenohConfig {
                 self.max_declarations_per_session > 0,
                 "choose at least 1",
             ),
+            ("max_names_per_tenant", self.max_names_per_tenant > 0, "choose at least 1"),
             ("max_queries_per_session", self.max_queries_per_session > 0, "choose at least 1"),
         ];
         match least.into_iter().find(|(_, good, _)| !good) {
