@@ -12,9 +12,8 @@ use bulkhead_tests::zenoh::say::{self, key};
 use bulkhead_tests::zenoh::{Entrance, Raw};
 use bulkhead_tests::{Stack, Token, eventually, eventually_async};
 use std::collections::HashSet;
-use zenoh_protocol::core::{CongestionControl, Priority};
 use zenoh_protocol::network::interest::{InterestMode, InterestOptions};
-use zenoh_protocol::network::{NetworkBody, NetworkMessage, Push, ext};
+use zenoh_protocol::network::{NetworkBody, NetworkMessage};
 use zenoh_protocol::transport::close;
 use zenoh_protocol::zenoh::Query;
 use zenoh_protocol::zenoh::query::ext::QueryBodyType;
@@ -31,13 +30,6 @@ async fn limit(stack: &Stack, quotas: Quotas) {
 
 async fn member(stack: &Stack) -> Raw {
     stack.zenoh_tcp().enter(&stack.greeting(&Token::role("acme", "member"))).await
-}
-
-/// A message that is never dropped.
-fn kept(name: &str, payload: Vec<u8>) -> NetworkMessage {
-    let NetworkBody::Push(push) = say::put_bytes(key(name), payload).body else { unreachable!() };
-    let ext_qos = ext::QoSType::new(Priority::Data, CongestionControl::Block, false);
-    NetworkBody::Push(Push { ext_qos, ..push }).into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,8 +222,8 @@ async fn payloads_are_no_larger_than_the_tenant_may_have() {
     let own = stack.zenoh_witness("acme").await;
     let mut raw = member(&stack).await;
     raw.say([
-        kept("device-connect/acme/large", vec![b'x'; 1001]),
-        kept("device-connect/acme/small", vec![b'x'; 1000]),
+        say::kept(key("device-connect/acme/large"), vec![b'x'; 1001]),
+        say::kept(key("device-connect/acme/small"), vec![b'x'; 1000]),
     ])
     .await;
     let carrying = |n, size: usize| {
@@ -273,7 +265,7 @@ async fn whoever_publishes_too_much_per_second_waits_and_loses_nothing() {
     let mut sessions = [member(&stack).await, member(&stack).await];
     for n in 0..150 {
         for (who, raw) in sessions.iter_mut().enumerate() {
-            raw.say([kept(&format!("device-connect/acme/{who}/{n}"), vec![])]).await;
+            raw.say([say::kept(key(&format!("device-connect/acme/{who}/{n}")), vec![])]).await;
         }
     }
     // Nobody else waits.
@@ -344,7 +336,8 @@ async fn a_flood_of_one_tenant_stays_its_own() {
         .map(|mut raw| {
             tokio::spawn(async move {
                 for _ in 0..200 {
-                    raw.say([kept("device-connect/acme/flood", vec![b'x'; 60_000])]).await;
+                    raw.say([say::kept(key("device-connect/acme/flood"), vec![b'x'; 60_000])])
+                        .await;
                 }
             })
         })

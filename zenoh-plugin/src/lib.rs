@@ -36,6 +36,7 @@ mod settings;
 mod status;
 mod threads;
 mod wire;
+pub mod zenohd;
 
 pub use listen::ListenError;
 pub use plugin::Bulkhead;

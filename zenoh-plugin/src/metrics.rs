@@ -9,6 +9,8 @@ pub(crate) struct Metrics {
     pub(crate) handshakes_failed: IntCounterVec,
     /// Sessions that ended because the client broke the protocol.
     pub(crate) violations: IntCounter,
+    /// Sessions whose place the same client's next one took.
+    pub(crate) takeovers: IntCounter,
     /// Messages and declarations of the router that were kept from clients.
     pub(crate) withheld: IntCounter,
     /// Messages that clients which were behind did not get.
@@ -44,6 +46,10 @@ impl Metrics {
             violations: counter(
                 "bulkhead_zenoh_violations_total",
                 "Sessions ended because the client broke the protocol",
+            )?,
+            takeovers: counter(
+                "bulkhead_zenoh_takeovers_total",
+                "Sessions whose place a new one of the same client, by identity and id, took",
             )?,
             dropped: counter(
                 "bulkhead_zenoh_dropped_total",

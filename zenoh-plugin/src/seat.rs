@@ -5,6 +5,7 @@ use crate::pressure::Pressure;
 use bulkhead_control::Admission;
 use bulkhead_policy::{DenyReason, Principal, Quotas, TenantId, TokenBucket};
 use jiff::Timestamp;
+use prometheus::IntCounter;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -234,12 +235,22 @@ pub(crate) struct Taken {
 }
 
 impl Seats {
-    /// Seats an admitted client. The same client's session before this one, whose end may not have been
-    /// noticed yet, has to go first.
+    /// Seats an admitted client. The same client's session before this one has to go first, and is counted
+    /// in `takeovers`.
+    ///
+    /// It goes at once, also if it was heard just now: a client that has lost its connection, and knows,
+    /// comes back before anybody else could know. To keep who is there would not help against a stolen
+    /// token either: whoever holds it needs no place of the victim's to do what the victim may, and could
+    /// then keep the victim out by coming first. Only revocation ends that; the counter shows two who
+    /// contend for one place.
     ///
     /// # Errors
     /// [`DenyReason::ConnectionQuotaExceeded`] if its tenant has as many sessions as it may.
-    pub(crate) async fn take(self: &Arc<Self>, guest: Guest) -> Result<Taken, DenyReason> {
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        guest: Guest,
+        takeovers: &IntCounter,
+    ) -> Result<Taken, DenyReason> {
         loop {
             let before = {
                 let mut tables = self.tables();
@@ -251,7 +262,10 @@ impl Seats {
                     }
                 }
             };
-            before.kill.cancel();
+            if !before.kill.is_cancelled() {
+                before.kill.cancel();
+                takeovers.inc();
+            }
             before.left().await;
         }
     }

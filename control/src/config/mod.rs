@@ -159,6 +159,17 @@ impl Config {
                 Problem::new(&format!("roles.{name}"), &error.to_string(), "change the role")
             })?;
         }
+        if self.zenoh.is_some() {
+            for issuer in self.issuers.iter().filter(|issuer| !issuer.service) {
+                for name in &issuer.roles {
+                    let checked = roles.get(name).map_or(Ok(()), Role::validate_for_tenants);
+                    checked.map_err(|error| {
+                        let remedy = format!("or take the role from issuer '{}'", issuer.name);
+                        Problem::new(&format!("roles.{name}"), &error.to_string(), &remedy)
+                    })?;
+                }
+            }
+        }
         self.admin.check(self.dev).map_err(|p| p.under("admin"))?;
         self.limits.check().map_err(|p| p.under("limits"))?;
         if let Some(exchange) = &self.exchange {

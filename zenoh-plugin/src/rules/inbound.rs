@@ -6,7 +6,7 @@ use bulkhead_policy::DenyReason;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use zenoh_protocol::core::{ExprId, Reliability, WireExpr};
+use zenoh_protocol::core::{ExprId, Priority, Reliability, WireExpr};
 use zenoh_protocol::network::declare::common::ext::WireExprType;
 use zenoh_protocol::network::interest::{InterestId, InterestMode};
 use zenoh_protocol::network::{
@@ -110,6 +110,7 @@ impl InboundRules {
     /// # Errors
     /// [`Violation`] if the session has to end.
     pub(crate) fn decide(&mut self, message: &mut NetworkMessage) -> Result<Decision, Violation> {
+        keep_below_control(&mut message.body);
         match &mut message.body {
             NetworkBody::Push(push) => Ok(self.push(push)),
             NetworkBody::Request(request) => Ok(self.request(request)),
@@ -337,6 +338,23 @@ impl InboundRules {
         }
         let declared = self.tenant.declare(key, self.limits.names_of_tenant);
         declared.ok_or(Violation::TenantHasTooMany)
+    }
+}
+
+/// Takes from data the priority that is for what routers and clients say about themselves: before it
+/// everything else would wait, other tenants' messages too.
+fn keep_below_control(body: &mut NetworkBody) {
+    fn lower<const ID: u8>(qos: &mut ext::QoSType<ID>) {
+        if qos.get_priority() == Priority::Control {
+            qos.set_priority(Priority::RealTime);
+        }
+    }
+    match body {
+        NetworkBody::Push(push) => lower(&mut push.ext_qos),
+        NetworkBody::Request(request) => lower(&mut request.ext_qos),
+        NetworkBody::Response(response) => lower(&mut response.ext_qos),
+        NetworkBody::ResponseFinal(end) => lower(&mut end.ext_qos),
+        NetworkBody::Declare(_) | NetworkBody::Interest(_) | NetworkBody::OAM(_) => {}
     }
 }
 
