@@ -6,7 +6,7 @@ use crate::files::{LOOK, Watched, read_text};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,17 +53,7 @@ pub struct ServerTls {
     files: TlsFiles,
     client_ca_file: Option<PathBuf>,
     alpn: Vec<Vec<u8>>,
-    resumption: Resumption,
     config: watch::Sender<Arc<ServerConfig>>,
-}
-
-/// Whether clients may take up a session of TLS where they left it (RFC 8446 §2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resumption {
-    /// They get what they need for that, right after the handshake.
-    Offered,
-    /// They get nothing, and shake hands in full each time.
-    None,
 }
 
 impl ServerTls {
@@ -77,15 +67,13 @@ impl ServerTls {
         files: &TlsFiles,
         client_ca_file: Option<&Path>,
         alpn: &[&[u8]],
-        resumption: Resumption,
     ) -> Result<Self, TlsError> {
         let alpn: Vec<_> = alpn.iter().map(|name| name.to_vec()).collect();
-        let config = read(files, client_ca_file, &alpn, resumption)?;
+        let config = read(files, client_ca_file, &alpn)?;
         Ok(Self {
             files: files.clone(),
             client_ca_file: client_ca_file.map(Path::to_owned),
             alpn,
-            resumption,
             config: watch::Sender::new(config),
         })
     }
@@ -111,8 +99,7 @@ impl ServerTls {
             tokio::time::sleep(LOOK).await;
             let looks = watched.iter_mut().map(|file| file.changed().unwrap_or(false));
             if looks.fold(false, |any, changed| any | changed) {
-                let client_ca_file = self.client_ca_file.as_deref();
-                match read(&self.files, client_ca_file, &self.alpn, self.resumption) {
+                match read(&self.files, self.client_ca_file.as_deref(), &self.alpn) {
                     Ok(config) => drop(self.config.send_replace(config)),
                     Err(error) => tracing::warn!(%error, "the last good certificate stays in use"),
                 }
@@ -125,7 +112,6 @@ fn read(
     files: &TlsFiles,
     client_ca_file: Option<&Path>,
     alpn: &[Vec<u8>],
-    resumption: Resumption,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let pem = |path: &PathBuf, what| TlsError::Pem { path: path.clone(), what };
     let chain = certificates(&read_text(&files.cert_file)?)
@@ -142,10 +128,6 @@ fn read(
         .with_single_cert(chain, key)
         .map_err(|cause| TlsError::Unusable { path: files.cert_file.clone(), cause })?;
     config.alpn_protocols = alpn.to_vec();
-    if resumption == Resumption::None {
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-    }
     Ok(Arc::new(config))
 }
 

@@ -1,5 +1,5 @@
 use crate::config::TlsFiles;
-use crate::tls::{Resumption, ServerTls, TlsError};
+use crate::tls::{ServerTls, TlsError};
 use axum::Router;
 use axum::extract::Request;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
@@ -71,7 +71,7 @@ pub(super) async fn serve(
         router.layer(middleware::from_fn(timely)).into_make_service_with_connect_info();
     if let Some(files) = tls {
         let certificate = |cause| ServeError::Certificate { setting, cause };
-        let tls = ServerTls::open(files, None, ALPN, Resumption::Offered).map_err(certificate)?;
+        let tls = ServerTls::open(files, None, ALPN).map_err(certificate)?;
         let config = RustlsConfig::from_config(tls.config());
         tasks.spawn(keep_certificate(config.clone(), tls, stop.clone()));
         let server = limit(axum_server::from_tcp_rustls(listener, config).map_err(bind)?)

@@ -6,7 +6,7 @@ use crate::broker::Shared;
 use crate::connection::{Arrival, Stream, serve};
 use bulkhead_control::Pending;
 use bulkhead_control::config::{Listener, MqttConfig};
-use bulkhead_control::tls::{Resumption, ServerTls, TlsError};
+use bulkhead_control::tls::{ServerTls, TlsError};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,8 +51,7 @@ pub(crate) fn listen(
     let tls = match &config.tls {
         Some(own) => {
             let client_ca = own.client_ca_file.as_deref();
-            let tls =
-                Arc::new(ServerTls::open(&own.files(), client_ca, ALPN, Resumption::Offered)?);
+            let tls = Arc::new(ServerTls::open(&own.files(), client_ca, ALPN)?);
             let (kept, stop) = (Arc::clone(&tls), shared.stop.clone());
             let renewal = async move { stop.run_until_cancelled(kept.keep_current()).await };
             shared.tasks.spawn(renewal);

@@ -7,7 +7,7 @@ use crate::gate::{Arrival, Gate, Open};
 use crate::session::serve;
 use bulkhead_control::Pending;
 use bulkhead_control::config::{ZenohConfig, ZenohLink, ZenohListener};
-use bulkhead_control::tls::{Resumption, ServerTls, TlsError};
+use bulkhead_control::tls::{ServerTls, TlsError};
 use quinn::Endpoint;
 use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
@@ -22,10 +22,6 @@ const BACKLOG: i32 = 1024;
 
 /// Pause after a connection could not be accepted, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Zenoh's library reads and writes a connection at a time, without a lock between the two: what it is
-/// sent right after the handshake, as session tickets are, can fail what it writes.
-const RESUMPTION: Resumption = Resumption::None;
 
 /// Why the gate cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +56,7 @@ pub(crate) fn listen(
         let tls = match &config.tls {
             Some(own) if listener.link.is_encrypted() => {
                 let client_ca = own.client_ca_file.as_deref();
-                let tls = Arc::new(ServerTls::open(&own.files(), client_ca, alpn, RESUMPTION)?);
+                let tls = Arc::new(ServerTls::open(&own.files(), client_ca, alpn)?);
                 let (kept, stop) = (Arc::clone(&tls), gate.stop.clone());
                 gate.tasks
                     .spawn(async move { stop.run_until_cancelled(kept.keep_current()).await });
