@@ -5,6 +5,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 pub(crate) struct Metrics {
     /// Open sessions.
     pub(crate) sessions: IntGauge,
+    /// Sessions that take less than is sent to them.
+    pub(crate) behind: IntGauge,
     /// Handshakes that did not come to a decision.
     pub(crate) handshakes_failed: IntCounterVec,
     /// Sessions that ended because the client broke the protocol.
@@ -34,10 +36,17 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok::<_, prometheus::Error>(counter)
         };
-        let sessions = IntGauge::new("bulkhead_zenoh_sessions", "Open sessions")?;
-        registry.register(Box::new(sessions.clone()))?;
+        let gauge = |name, help| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
         Ok(Self {
-            sessions,
+            sessions: gauge("bulkhead_zenoh_sessions", "Open sessions")?,
+            behind: gauge(
+                "bulkhead_zenoh_behind",
+                "Sessions that take less than is sent to them: their senders wait, or they lose messages",
+            )?,
             handshakes_failed: labelled(
                 "bulkhead_zenoh_handshakes_failed_total",
                 "Connections that did not come to an authentication",

@@ -73,6 +73,11 @@ impl Seat {
         self.took.store(if behind { self.now().max(1) } else { 0 }, Ordering::Relaxed);
     }
 
+    /// Whether the client is behind.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.took.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether the client is behind, and takes nothing.
     pub(crate) fn is_stalled(&self) -> bool {
         let took = self.took.load(Ordering::Relaxed);

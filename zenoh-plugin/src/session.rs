@@ -1,6 +1,6 @@
 //! One client's session, from its first byte to its last.
 
-use crate::gate::{Arrival, BACKEND, Gate, Open};
+use crate::gate::{Arrival, BACKEND, Gate};
 use crate::handshake::{HandshakeError, Hello, Opened, greet};
 use crate::host::Attachment;
 use crate::ingress::Ingress;
@@ -10,6 +10,7 @@ use crate::rules::{InboundRules, OutboundRules, Shared};
 use crate::seat::{Guest, Seat, Taken};
 use crate::wire::{Inbound, Outbound, Passage, Violation};
 use bulkhead_control::Entered;
+use bulkhead_control::listen::Connected;
 use bulkhead_policy::DenyReason;
 use secrecy::ExposeSecret;
 use std::future::poll_fn;
@@ -60,7 +61,7 @@ enum Refusal {
 }
 
 /// Serves a connection until it is a session, which then goes on by itself.
-pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Open, Entered)) {
+pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Connected, Entered)) {
     let Arrival { mut reader, mut writer, source, certificate, deadline } = arrival;
     let opening = open(&gate, &mut reader, &mut writer, source, certificate.as_deref());
     let refusal = match timeout_at(deadline, opening).await {
@@ -154,7 +155,7 @@ async fn enter(
     Ok((Place { taken, attachment, from_router, to_router, inbound }, opened))
 }
 
-fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted: Open) {
+fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted: Connected) {
     let Place { taken, attachment, from_router, to_router, inbound } = place;
     let seat = Arc::clone(&taken.seat);
     let shared = Arc::new(Shared::new(seat.admission.grants.clone()));

@@ -7,7 +7,6 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) handshake_timeout: Duration,
-    pub(crate) max_sessions: usize,
     pub(crate) pending_per_source: usize,
     pub(crate) max_lease: Duration,
     pub(crate) max_message: usize,
@@ -21,7 +20,6 @@ impl Settings {
     pub(crate) fn of(config: &ZenohConfig) -> Self {
         Self {
             handshake_timeout: config.handshake_timeout.unsigned_abs(),
-            max_sessions: config.max_sessions,
             pending_per_source: config.pending_per_source,
             max_lease: config.max_lease.unsigned_abs(),
             max_message: config.max_message_bytes,

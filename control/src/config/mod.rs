@@ -6,6 +6,7 @@
 
 mod directory;
 mod issuer;
+mod listeners;
 mod load;
 mod mqtt;
 mod nats;
@@ -236,6 +237,15 @@ pub(crate) struct Problem {
 impl Problem {
     fn new(setting: &str, what: &str, remedy: &str) -> Self {
         Self { setting: setting.to_owned(), what: what.to_owned(), remedy: remedy.to_owned() }
+    }
+
+    /// The first setting of these that is out of its bounds, each with whether it is within and what to
+    /// choose.
+    fn of_bounds(settings: &[(&str, bool, &str)]) -> Result<(), Self> {
+        match settings.iter().find(|(_, within, _)| !within) {
+            Some((setting, _, remedy)) => Err(Self::new(setting, "is out of its bounds", remedy)),
+            None => Ok(()),
+        }
     }
 
     fn under(mut self, parent: &str) -> Self {

@@ -1,3 +1,4 @@
+use super::listeners::Listeners;
 use super::{ListenerTls, Problem};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -223,38 +224,16 @@ impl ZenohConfig {
     }
 
     pub(super) fn check(&self, dev: bool) -> Result<(), Problem> {
-        if self.listeners.is_empty() {
-            return Err(Problem::new(
-                "listeners",
-                "is empty, so nobody could connect",
-                "list some, such as [\"tls/[::]:7447\"]",
-            ));
-        }
-        for (i, listener) in self.listeners.iter().enumerate() {
-            let setting = format!("listeners[{i}]");
-            let loopback = listener.address.ip().is_loopback();
-            if listener.link.is_encrypted() && self.tls.is_none() {
-                return Err(Problem::new(
-                    &setting,
-                    "needs a certificate",
-                    "set zenoh.tls = { cert_file = …, key_file = … }",
-                ));
-            }
-            if !loopback && dev {
-                return Err(Problem::new(
-                    &setting,
-                    "is reachable from other machines, with dev = true",
-                    "listen on loopback, or set dev = false",
-                ));
-            }
-            if !loopback && !listener.link.is_encrypted() && !self.plaintext {
-                return Err(Problem::new(
-                    &setting,
-                    "would let tokens cross the network in the clear",
-                    "use tls/ or quic/, or say plaintext = true where the network is trusted",
-                ));
-            }
-        }
+        let of = |listener: &ZenohListener| (listener.address, listener.link.is_encrypted());
+        let listeners = Listeners {
+            all: self.listeners.iter().map(of).collect(),
+            section: "zenoh",
+            example: "tls/[::]:7447",
+            encrypted: "tls/ or quic/",
+            has_tls: self.tls.is_some(),
+            plaintext: self.plaintext,
+        };
+        listeners.check(dev)?;
         let second = SignedDuration::from_secs(1);
         let least = [
             (
@@ -274,12 +253,7 @@ impl ZenohConfig {
             ("max_names_per_tenant", self.max_names_per_tenant > 0, "choose at least 1"),
             ("max_queries_per_session", self.max_queries_per_session > 0, "choose at least 1"),
         ];
-        match least.into_iter().find(|(_, good, _)| !good) {
-            Some((setting, _, remedy)) => {
-                Err(Problem::new(setting, "is out of its bounds", remedy))
-            }
-            None => Ok(()),
-        }
+        Problem::of_bounds(&least)
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
