@@ -30,7 +30,10 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    match runtime.block_on(commands::run(args)) {
+    let outcome = runtime.block_on(commands::run(args));
+    // What was interrupted may have left something running that nobody waits for, such as a download.
+    runtime.shutdown_background();
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             output::complain(format_args!("bulkhead: {error}"));

@@ -11,11 +11,11 @@
 //! ```
 //!
 //! A broker adapter needs [`Authenticator`] alone: it asks who a client is, whether it is welcome and
-//! what it may do, and is told by [`Directory::changes`](directory::Directory::changes) when to ask
-//! again.
+//! what it may do, and is told by [`Changes`] when to ask again.
 
 pub mod audit;
 mod auth;
+mod changes;
 pub mod config;
 pub mod directory;
 pub mod etcd;
@@ -24,6 +24,7 @@ pub mod http;
 pub mod identity;
 pub mod issuer;
 pub mod limits;
+pub mod listen;
 pub mod log;
 pub mod metrics;
 mod pending;
@@ -32,5 +33,6 @@ mod runtime;
 pub mod tls;
 
 pub use auth::{Admission, Authenticator, Granted, Identified, Rights};
+pub use changes::{Change, Changes};
 pub use pending::{Entered, Pending};
 pub use runtime::{Control, StartError};

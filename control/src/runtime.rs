@@ -186,10 +186,12 @@ impl Control {
         &self.stop
     }
 
-    /// Waits until the system asks the process to end (SIGTERM, SIGINT) or a service does.
-    pub async fn wait(&self) {
+    /// Waits until the system asks the process to end, which is
+    /// [`interrupted`](crate::program::interrupted) where the process began to listen for that, or a service
+    /// does.
+    pub async fn wait(&self, interrupted: impl Future<Output = ()>) {
         tokio::select! {
-            () = interrupted() => {}
+            () = interrupted => {}
             () = self.stop.cancelled() => {}
         }
     }
@@ -225,30 +227,6 @@ async fn audit_directory(
             audit.record(record.tenant(&id).detail(detail));
         }
         before = Some(after);
-    }
-}
-
-/// Resolves when the system asks the process to end.
-async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = tokio::signal::ctrl_c() => {}
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "SIGTERM cannot be waited for");
-                let _ = tokio::signal::ctrl_c().await;
-            }
-        }
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = tokio::signal::ctrl_c().await;
     }
 }
 

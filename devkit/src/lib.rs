@@ -31,6 +31,7 @@ pub mod zenoh;
 mod config;
 mod error;
 mod fetch;
+mod home;
 mod http;
 mod lifeline;
 mod path;

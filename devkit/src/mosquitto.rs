@@ -2,15 +2,14 @@
 
 mod programs;
 
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config;
 use crate::error::Error;
+use crate::home::Home;
 use crate::port::{free_port, retry_on_conflict};
 use crate::process::Server;
 
@@ -28,14 +27,6 @@ pub struct MosquittoServer {
     home: Home,
     config: String,
     server: Server,
-}
-
-/// What stays the same over restarts.
-#[derive(Debug)]
-struct Home {
-    binary: PathBuf,
-    dir: PathBuf,
-    port: u16,
 }
 
 impl MosquittoServer {
@@ -59,20 +50,17 @@ impl MosquittoServer {
     /// [`Error::Exited`] with the log if the broker does not accept the configuration,
     /// [`Error::NotReady`], [`Error::Spawn`], [`Error::File`] or [`Error::NoFreePort`].
     pub fn start(binary: &Path, dir: &Path, config: &str) -> Result<Self, Error> {
-        fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
-        let dir = dir.canonicalize().map_err(Error::file("find", dir))?;
-        let binary = std::path::absolute(binary).map_err(Error::file("find", binary))?;
-        let mut home = Home { binary, dir, port: 0 };
+        let mut home = Home::make(binary, dir)?;
         let server = retry_on_conflict(|| {
             home.port = free_port()?;
-            home.launch(config)
+            launch(&home, config)
         })?;
         Ok(Self { home, config: config.to_owned(), server })
     }
 
     /// Where clients connect: `127.0.0.1:<port>`.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.home.port))
+        self.home.address()
     }
 
     /// Ends the broker, unless it has ended, and starts it with the same port, folder and
@@ -93,7 +81,7 @@ impl MosquittoServer {
     /// As for [`start`](Self::start); the broker is not running then.
     pub fn restart_with(&mut self, config: &str) -> Result<(), Error> {
         self.server.stop()?;
-        self.server = retry_on_conflict(|| self.home.launch(config))?;
+        self.server = retry_on_conflict(|| launch(&self.home, config))?;
         config.clone_into(&mut self.config);
         Ok(())
     }
@@ -107,23 +95,21 @@ impl Deref for MosquittoServer {
     }
 }
 
-impl Home {
-    fn launch(&self, config: &str) -> Result<Server, Error> {
-        let file = self.dir.join("mosquitto.conf");
-        // Started by root it would become a user who cannot read its files; others do not look at
-        // that line.
-        let head = format!("listener {} 127.0.0.1\nuser root\n", self.port);
-        config::write(&file, &(head + config))?;
-        let mut command = Command::new(&self.binary);
-        command.current_dir(&self.dir).arg("-c").arg(file);
-        let server = Server::spawn("mosquitto", command, &self.dir)?;
-        server.wait_until(READY_WITHIN, || {
-            // Whoever had taken the port would accept connections too, but not say this here.
-            let log = server.log();
-            log.lines()
-                .any(|line| line.contains("mosquitto version") && line.ends_with("running"))
-                .then_some(())
-        })?;
-        Ok(server)
-    }
+fn launch(home: &Home, config: &str) -> Result<Server, Error> {
+    let file = home.dir.join("mosquitto.conf");
+    // Started by root it would become a user who cannot read its files; others do not look at
+    // that line.
+    let head = format!("listener {} 127.0.0.1\nuser root\n", home.port);
+    config::write(&file, &(head + config))?;
+    let mut command = home.command();
+    command.arg("-c").arg(file);
+    let server = Server::spawn("mosquitto", command, &home.dir)?;
+    server.wait_until(READY_WITHIN, || {
+        // Whoever had taken the port would accept connections too, but not say this here.
+        let log = server.log();
+        log.lines()
+            .any(|line| line.contains("mosquitto version") && line.ends_with("running"))
+            .then_some(())
+    })?;
+    Ok(server)
 }

@@ -1,14 +1,13 @@
 //! A real zenohd.
 
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config;
 use crate::error::Error;
+use crate::home::Home;
 use crate::port::{free_port, retry_on_conflict};
 use crate::process::Server;
 
@@ -23,14 +22,6 @@ pub struct ZenohServer {
     home: Home,
     config: String,
     server: Server,
-}
-
-/// What stays the same over restarts.
-#[derive(Debug)]
-struct Home {
-    binary: PathBuf,
-    dir: PathBuf,
-    port: u16,
 }
 
 impl ZenohServer {
@@ -52,14 +43,11 @@ impl ZenohServer {
         dir: &Path,
         mut config: impl FnMut(u16) -> String,
     ) -> Result<Self, Error> {
-        fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
-        let dir = dir.canonicalize().map_err(Error::file("find", dir))?;
-        let binary = std::path::absolute(binary).map_err(Error::file("find", binary))?;
-        let mut home = Home { binary, dir, port: 0 };
+        let mut home = Home::make(binary, dir)?;
         let (server, config) = retry_on_conflict(|| {
             home.port = free_port()?;
             let config = config(home.port);
-            Ok((home.launch(&config)?, config))
+            Ok((launch(&home, &config)?, config))
         })?;
         Ok(Self { home, config, server })
     }
@@ -77,7 +65,7 @@ impl ZenohServer {
     /// As for [`start`](Self::start); the router is not running then.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.server.stop()?;
-        self.server = retry_on_conflict(|| self.home.launch(&self.config))?;
+        self.server = retry_on_conflict(|| launch(&self.home, &self.config))?;
         Ok(())
     }
 }
@@ -90,27 +78,20 @@ impl Deref for ZenohServer {
     }
 }
 
-impl Home {
-    fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
-    }
-
-    fn launch(&self, config: &str) -> Result<Server, Error> {
-        let file = self.dir.join("zenohd.json5");
-        config::write(&file, config)?;
-        let mut command = Command::new(&self.binary);
-        command
-            .current_dir(&self.dir)
-            .arg("--config")
-            .arg(file)
-            // What it says about itself is how it is seen to be ready.
-            .env("RUST_LOG", "info");
-        let server = Server::spawn("zenohd", command, &self.dir)?;
-        server.wait_until(READY_WITHIN, || {
-            // Whoever had taken the port would accept connections too, but not say this here.
-            let reached = server.log().contains("Zenoh can be reached at: ");
-            (reached && TcpStream::connect(self.address()).is_ok()).then_some(())
-        })?;
-        Ok(server)
-    }
+fn launch(home: &Home, config: &str) -> Result<Server, Error> {
+    let file = home.dir.join("zenohd.json5");
+    config::write(&file, config)?;
+    let mut command = home.command();
+    command
+        .arg("--config")
+        .arg(file)
+        // What it says about itself is how it is seen to be ready.
+        .env("RUST_LOG", "info");
+    let server = Server::spawn("zenohd", command, &home.dir)?;
+    server.wait_until(READY_WITHIN, || {
+        // Whoever had taken the port would accept connections too, but not say this here.
+        let reached = server.log().contains("Zenoh can be reached at: ");
+        (reached && TcpStream::connect(home.address()).is_ok()).then_some(())
+    })?;
+    Ok(server)
 }

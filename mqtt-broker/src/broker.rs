@@ -10,11 +10,12 @@ use crate::record::Message;
 use crate::settings::Settings;
 use crate::store::{Restored, Store};
 use crate::upstream::Upstream;
+use bulkhead_control::listen::Connections;
 use bulkhead_policy::{DenyReason, Scope, TenantId, Verdict};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -36,8 +37,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    /// Connections, whether or not they have come to their CONNECT.
-    pub(crate) open: AtomicUsize,
+    /// Whether or not they have come to their CONNECT.
+    pub(crate) connections: Arc<Connections>,
     /// The broker behind this one, which then has no realms.
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Where what survives a restart is kept.
@@ -82,11 +83,11 @@ impl Shared {
         let (store, restored) = store.unzip();
         let shared = Arc::new(Self {
             hook,
+            connections: Arc::new(Connections::new(settings.max_connections)),
             settings,
             metrics,
             stop: stop.clone(),
             tasks: tasks.clone(),
-            open: AtomicUsize::new(0),
             store,
             bus,
             upstream,
@@ -301,7 +302,7 @@ impl Shared {
             realm.close_all(ReasonCode::SERVER_SHUTTING_DOWN);
         }
         let gone = async {
-            while self.open.load(Ordering::Relaxed) > 0 {
+            while self.connections.count() > 0 {
                 tokio::time::sleep(TICK / 10).await;
             }
         };

@@ -10,10 +10,10 @@ use crate::policy::TenantPolicy;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::upstream::{Upstream, UpstreamError};
-use bulkhead_control::Control;
 use bulkhead_control::config::MqttConfig;
 use bulkhead_control::directory::Snapshot;
 use bulkhead_control::identity::{Accepted, IdentityError, Sources};
+use bulkhead_control::{Change, Changes, Control};
 use bulkhead_policy::{DenyReason, TenantId};
 use prometheus::Registry;
 use std::collections::HashMap;
@@ -162,8 +162,7 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     let accepted = Accepted::open(sources, control)?;
     let policy = TenantPolicy::new(Arc::clone(auth), config.mount.as_deref()).accepting(accepted);
     // Listening begins before there is anything to hear.
-    let mut directory = auth.directory().changes();
-    let mut rules = auth.rules_changes();
+    let mut changes = Changes::of(auth);
     let registry = auth.metrics().registry();
     let incarnations = incarnations(auth.directory().changes(), control.config().directory.open);
     let (tasks, stop) = (control.tasks(), control.stop());
@@ -181,28 +180,17 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     }
     let (follower, stop) = (broker.clone(), control.stop().clone());
     control.tasks().spawn(async move {
-        let mut before = directory.borrow_and_update().clone();
         follower.shared.forget_gone();
         let following = async {
-            loop {
-                tokio::select! {
-                    changed = directory.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                        let after = directory.borrow_and_update().clone();
-                        for tenant in after.changed_since(&before) {
-                            follower.reassess(Some(&tenant));
+            while let Some(change) = changes.next().await {
+                match change {
+                    Change::Tenants(tenants) => {
+                        for tenant in &tenants {
+                            follower.reassess(Some(tenant));
                         }
                         follower.shared.forget_gone();
-                        before = after;
                     }
-                    changed = rules.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                        follower.reassess(None);
-                    }
+                    Change::All => drop(follower.reassess(None)),
                 }
             }
         };

@@ -130,6 +130,11 @@ impl<'a> Chunk<'a> {
         }
     }
 
+    /// Whether keys that begin with it are a router's own: about itself, and for whoever administers it.
+    fn is_system(self) -> bool {
+        matches!(self, Chunk::Literal(text) if text.starts_with('@'))
+    }
+
     /// Whether some chunk belongs to both this and a pattern's segment of one chunk.
     fn meets(self, segment: &Segment) -> bool {
         match (segment, self) {
@@ -172,8 +177,12 @@ impl Pattern {
     /// Whether every key that a key expression stands for is a name of this pattern.
     ///
     /// A chunk that begins with `@` is a literal here like any other, although Zenoh's own wildcards
-    /// pass it by: what is below a tenant's names is the tenant's.
+    /// pass it by: what is below a tenant's names is the tenant's. Only where a key begins with one, in a
+    /// router's own names, the pattern has to spell it out as well.
     pub fn includes_keys(&self, requested: &KeyExpr<'_>) -> bool {
+        if !self.may_be_system(requested) {
+            return false;
+        }
         let mut asked = requested.chunks();
         for allowed in self.segments() {
             let covered = match (allowed, asked.next()) {
@@ -192,6 +201,9 @@ impl Pattern {
 
     /// Whether some key that a key expression stands for is a name of this pattern.
     pub fn meets_keys(&self, requested: &KeyExpr<'_>) -> bool {
+        if !self.may_be_system(requested) {
+            return false;
+        }
         let segments = self.segments();
         // Bit n is set while the first n segments can stand for the chunks read so far.
         let mut reached: u64 = 1;
@@ -219,6 +231,12 @@ impl Pattern {
         // A final `**` may stand for nothing.
         let end = segments.iter().take_while(|segment| !matches!(segment, Segment::Rest)).count();
         reached >> end & 1 == 1
+    }
+}
+
+impl Pattern {
+    fn may_be_system(&self, requested: &KeyExpr<'_>) -> bool {
+        self.is_verbatim() || !requested.chunks().next().is_some_and(Chunk::is_system)
     }
 }
 
@@ -277,6 +295,19 @@ mod tests {
         assert!(!includes("r/{literal}", "r/*"));
         assert!(!includes("r/{literal}", "r/a$*"));
         assert!(includes("r/{literal}", "r/a"));
+    }
+
+    #[test]
+    fn a_routers_own_names_have_to_be_spelled_out() {
+        for pattern in ["*/**", "*/{literal}/router/**", "{literal}/*/router/**", "**"] {
+            for asked in ["@/1f/router/x", "@/*/router/**", "@/**", "@x/1f/router/a"] {
+                assert!(!includes(pattern, asked), "{pattern} {asked}");
+                assert!(!meets(pattern, asked), "{pattern} {asked}");
+            }
+        }
+        assert!(includes("@/{literal}/router/**", "@/1f/router/x"));
+        assert!(meets("@/{literal}/router/**", "@/*/router/**"));
+        assert!(includes("*/{literal}/router/**", "a/@/router/x"));
     }
 
     #[test]

@@ -156,6 +156,12 @@ impl Template {
         self.segments.contains(&Slot::Fixed(Segment::Spelled))
     }
 
+    /// Whether a segment begins with `@`, which a router of Zenoh has names of its own by.
+    pub fn names_system(&self) -> bool {
+        let system = |slot: &Slot| matches!(slot, Slot::Fixed(Segment::Literal(text)) if text.starts_with('@'));
+        self.segments.iter().any(system)
+    }
+
     /// Whether the template needs a device.
     pub fn names_device(&self) -> bool {
         self.segments.contains(&Slot::Device)

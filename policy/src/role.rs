@@ -120,6 +120,12 @@ pub enum RoleError {
          it is for"
     )]
     NotConfined(Template),
+    /// A router's own names, in a role for tenants.
+    #[error(
+        "pattern '{0}' has a chunk that begins with '@', by which Zenoh's routers are administered; take \
+         it out, what is below a tenant's names is the tenant's without being spelled out"
+    )]
+    System(Template),
     /// A pattern that one of the brokers in use has no way to write.
     #[error("pattern '{template}': {cause}; put it under the broker that it is for")]
     Inexpressible {
@@ -189,6 +195,17 @@ impl Role {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a tenant can have the role on Zenoh: it names nothing of a router's own.
+    ///
+    /// # Errors
+    /// [`RoleError::System`] for the first pattern that does.
+    pub fn validate_for_tenants(&self) -> Result<(), RoleError> {
+        let zenoh = Broker::Zenoh;
+        let mut granted = self.publish_on(zenoh).chain(self.subscribe_on(zenoh));
+        let system = granted.find(|template| template.names_system());
+        system.map_or(Ok(()), |template| Err(RoleError::System(template.clone())))
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
@@ -318,6 +335,24 @@ mod tests {
         assert!(matches!(shared.validate(&[]), Err(RoleError::NotConfined(_))));
         let inbox: Role = toml::from_str(r#"mqtt.subscribe = ["_reply/*"]"#).unwrap();
         assert!(matches!(inbox.validate(&[]), Err(RoleError::NotConfined(_))));
+    }
+
+    #[test]
+    fn a_tenants_role_names_nothing_of_a_routers_own() {
+        for (name, role) in Role::built_in().unwrap() {
+            assert_eq!(role.validate_for_tenants().is_ok(), name.as_str() != "service", "{name}");
+        }
+        for text in [
+            r#"zenoh.subscribe = ["@/{literal}/router/**"]"#,
+            r#"zenoh.publish = ["@/{literal}/{tenant}/**"]"#,
+            r#"subscribe = ["x/{tenant}/@adv/**"]"#,
+        ] {
+            let role: Role = toml::from_str(text).unwrap();
+            assert_eq!(role.validate(&[Broker::Zenoh]), Ok(()));
+            assert!(matches!(role.validate_for_tenants(), Err(RoleError::System(_))), "{text}");
+        }
+        let mqtt: Role = toml::from_str(r#"mqtt.subscribe = ["@x/{tenant}/**"]"#).unwrap();
+        assert_eq!(mqtt.validate_for_tenants(), Ok(()));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 
 mod client;
 mod config_mode;
+mod issued;
 pub mod mqtt;
 mod process;
 pub mod registry;

@@ -496,7 +496,13 @@ impl Stack {
     pub fn entrance(&self, link: ZenohLink) -> Entrance {
         let at = LINKS.iter().position(|(known, _)| *known == link).unwrap();
         let address = self.router().gate().addresses()[at];
-        Entrance { link, address, certificate: self.folder().join("zenoh.pem"), identity: None }
+        Entrance {
+            link,
+            address,
+            certificate: self.folder().join("zenoh.pem"),
+            identity: None,
+            window: None,
+        }
     }
 
     /// The folder of everything.

@@ -12,14 +12,10 @@
 mod script;
 
 use bulkhead_devkit::{MosquittoServer, Tools};
-use bulkhead_policy::{Status, Tenant};
 use bulkhead_tests::mqtt::codec::{Property, ReasonCode, Version};
 use bulkhead_tests::mqtt::{Door, Hello};
 use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use jiff::{SignedDuration, Timestamp};
-use rcgen::{
-    CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
 use reqwest::StatusCode;
 use rustls::HandshakeKind;
 use script::Script;
@@ -75,21 +71,6 @@ async fn issue_for(stack: &Stack, token: &Token, request: Value) -> Section {
 
 async fn issue(stack: &Stack, tenant: &str, device: &str) -> Section {
     issue_for(stack, &Token::device(tenant, device), json!({})).await
-}
-
-/// The id that the audit log has of the credentials that a device got last.
-async fn id_of(stack: &Stack, device: &str) -> String {
-    let found = || {
-        let detail = |record: Value| {
-            let detail = record["detail"].as_str()?.to_owned();
-            let rest = detail.strip_prefix(&format!("device {device}, id "))?;
-            Some(rest.split(',').next()?.to_owned())
-        };
-        let issued = stack.audit().into_iter().filter(|r| r["event"] == "credential_issued");
-        issued.filter_map(detail).next_back()
-    };
-    eventually("the issue is written down", || found().is_some()).await;
-    found().unwrap()
 }
 
 fn bare(client_id: &str) -> Hello {
@@ -221,43 +202,6 @@ async fn mosquitto_clients_connect_with_what_was_issued() {
     member.nothing().await;
 }
 
-/// A change of a tenant.
-type Change = Box<dyn Fn(&mut Tenant)>;
-
-/// Cuts devices off, each for its own reason, and says the reason's code.
-async fn cut(stack: &Stack, cause: &str, section_of: &str) -> &'static str {
-    let id = id_of(stack, section_of).await;
-    let device = section_of.to_owned();
-    let later = Timestamp::now() + SignedDuration::from_hours(1);
-    let (change, code): (Change, _) = match cause {
-        "id" => {
-            let revoke = move |t: &mut Tenant| {
-                t.revoked_tokens.insert(id.parse().unwrap(), later);
-            };
-            (Box::new(revoke), "token_revoked")
-        }
-        "origin" => {
-            let revoke = move |t: &mut Tenant| {
-                t.revoked_tokens.insert(format!("origin/of {device}").parse().unwrap(), later);
-            };
-            (Box::new(revoke), "token_revoked")
-        }
-        "device" => {
-            let revoke = move |t: &mut Tenant| {
-                t.revoked_devices.insert(device.parse().unwrap(), Timestamp::now());
-            };
-            (Box::new(revoke), "device_revoked")
-        }
-        "superseded" => {
-            let supersede = move |t: &mut Tenant| t.tokens_valid_from = Some(later);
-            (Box::new(supersede), "token_superseded")
-        }
-        _ => (Box::new(|t: &mut Tenant| t.status = Status::Suspended), "tenant_suspended"),
-    };
-    stack.change("acme", change).await;
-    code
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn they_are_cut_off_and_refused_when_they_are_revoked() {
     let stack = Stack::mqtt().issues().start().await;
@@ -275,7 +219,7 @@ async fn they_are_cut_off_and_refused_when_they_are_revoked() {
             hello.client_id = format!("cam-{n}");
             live.push((way, door.connect(&hello).await, door, hello));
         }
-        let code = cut(&stack, cause, &device).await;
+        let code = stack.cut_off(cause, &device).await;
         let terminated = || stack.terminations(code);
         for (way, mut client, door, hello) in live {
             let told = if hello.version == Version::V5 { CUT } else { None };
@@ -308,7 +252,7 @@ async fn what_is_shown_beside_a_token_has_to_hold_too() {
         .door(Transport::Tls)
         .connect(&stack.hello("alone", &Token::device("acme", "cam-1")))
         .await;
-    let code = cut(&stack, "id", "cam-1").await;
+    let code = stack.cut_off("id", "cam-1").await;
     assert_eq!(beside.closed().await, CUT);
     assert_eq!(door.refuse(&hello).await, DENIED);
     stack.denied(code).await;
@@ -348,7 +292,7 @@ async fn a_token_of_somebody_else_beside_a_certificate_is_refused() {
     let newer = stack.token(&Token::device("acme", "cam-1").ttl(500));
     assert_eq!(client.renew(&newer).await, None);
     // What was shown beside the first token counts for the second as well.
-    let code = cut(&stack, "id", "cam-1").await;
+    let code = stack.cut_off("id", "cam-1").await;
     assert_eq!(client.closed().await, CUT);
     stack.denied(code).await;
 }
@@ -414,42 +358,15 @@ async fn a_resumed_session_does_not_outlive_the_certificate() {
     stack.denied("token_expired").await;
 }
 
-/// A certificate of an authority with the names of a good one.
-fn certify(cert: &str, key: &KeyPair, uri: Option<&str>) -> (String, String) {
-    let issuer = Issuer::from_ca_cert_pem(cert, key).unwrap();
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "cam-1");
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    params.subject_alt_names =
-        uri.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
-    let own = KeyPair::generate().unwrap();
-    (params.signed_by(&own, &issuer).unwrap().pem(), own.serialize_pem())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_that_the_exchange_did_not_issue_are_refused() {
     let stack = Stack::mqtt().issues().start().await;
     let now = Timestamp::now().as_second();
     let uri = format!("bulkhead:identity?tenant=acme&device=cam-1&role=device&issued={now}");
     let token = stack.hello("with-a-token", &Token::device("acme", "cam-1"));
-    let read = |name: &str| std::fs::read_to_string(stack.folder().join(name)).unwrap();
-    let (ca, ca_key) =
-        (read("exchange/ca.pem"), KeyPair::from_pem(&read("exchange/ca.key")).unwrap());
-
     // Of another authority, of one that took the name of ours, and of its own making: the handshake
     // fails, whatever else is shown.
-    let stranger = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let strange = params.self_signed(&stranger).unwrap().pem();
-    let own = rcgen::generate_simple_self_signed(["cam-1".to_owned()]).unwrap();
-    for (cert, key) in [
-        certify(&strange, &stranger, Some(&uri)),
-        certify(&ca, &stranger, Some(&uri)),
-        (own.cert.pem(), own.signing_key.serialize_pem()),
-    ] {
+    for (cert, key) in stack.foreign_certificates(&uri) {
         for transport in [Transport::Tls, Transport::Wss] {
             let door = stack.door(transport).showing(&cert, &key);
             for hello in [&bare("foreign"), &token] {
@@ -459,11 +376,11 @@ async fn certificates_that_the_exchange_did_not_issue_are_refused() {
     }
 
     // Of ours, with no identity or an odd one in it: somebody has used its key for something else.
-    let good = certify(&ca, &ca_key, Some(&uri));
+    let good = stack.certified(Some(&uri));
     let serial = stack.door(Transport::Tls).showing(&good.0, &good.1);
     assert_eq!(serial.refuse(&bare("long-serial")).await, DENIED, "its serial number is no id");
     for uri in [None, Some("https://acme/cam-1"), Some(&*uri.replace("acme", "acme/x"))] {
-        let (cert, key) = certify(&ca, &ca_key, uri);
+        let (cert, key) = stack.certified(uri);
         let door = stack.door(Transport::Tls).showing(&cert, &key);
         assert_eq!(door.refuse(&bare("odd")).await, DENIED, "{uri:?}");
         assert_eq!(door.refuse(&token).await, DENIED, "with a token: {uri:?}");
@@ -560,7 +477,7 @@ async fn before_another_broker_they_are_as_good() {
         assert!(client.subscribe(FOREIGN).await.is_error(), "{way}");
         live.push((way, client));
     }
-    let code = cut(&stack, "id", "cam-1").await;
+    let code = stack.cut_off("id", "cam-1").await;
     for (_, mut client) in live {
         client.closed().await;
     }
@@ -591,7 +508,7 @@ async fn nothing_secret_of_them_is_written_down() {
         door.connect(&hello).await.goodbye().await;
     }
     let mut live = stack.tcp().connect(&Hello::new("live", section.password())).await;
-    let code = cut(&stack, "id", "cam-1").await;
+    let code = stack.cut_off("id", "cam-1").await;
     assert_eq!(live.closed().await, CUT);
     for (_, door, hello) in ways(&stack, &section) {
         door.refuse(&hello).await;

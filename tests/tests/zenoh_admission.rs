@@ -390,6 +390,29 @@ async fn a_client_that_comes_back_has_its_place_each_time() {
     }
     own.heard_only(&["put device-connect/acme/cam-1/event/x own"]).await;
     works(&mut last, &own).await;
+    assert_eq!(stack.metric("bulkhead_zenoh_takeovers_total"), 39);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_take_the_last_word_of_the_handshake_has_no_session() {
+    let stack = Stack::zenoh().zenoh("handshake_timeout = \"1s\"").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let greeting = stack.greeting(&Token::role("acme", "member"));
+    // No more goes to it than this until it has read what came before.
+    let entrance = Entrance { window: Some(8), ..stack.entrance(Link::Quic) };
+    let mut deaf = entrance.knock().await;
+    let cookie = cookie(&mut deaf, &greeting).await;
+    deaf.transport(greeting.open_syn(cookie)).await;
+    eventually("it was let in", || {
+        stack.audit().iter().any(|r| r["event"] == "connect" && r["tenant"] == "acme")
+    })
+    .await;
+    let timeouts = "bulkhead_zenoh_handshakes_failed_total{cause=\"timeout\"}";
+    eventually("its time is over", || stack.metric(timeouts) == 1).await;
+    eventually("its place is free", || stack.router().gate().status().sessions.len() == 2).await;
+    drop(deaf);
+    stack.zenoh_tcp().enter(&greeting).await.sync(NOBODY).await;
+    witness.undisturbed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -478,6 +501,7 @@ async fn nothing_secret_is_in_the_log_however_much_it_tells() {
         address: address.parse().unwrap(),
         certificate: stack.folder().join("zenoh.pem"),
         identity: None,
+        window: None,
     };
     let good = stack.token(&Token::role("acme", "member"));
     let session = entrance.connect(&good).await;

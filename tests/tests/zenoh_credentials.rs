@@ -8,14 +8,10 @@
     reason = "a test stops at a surprise"
 )]
 
-use bulkhead_policy::{Status, Tenant};
 use bulkhead_tests::zenoh::say::{self, key};
 use bulkhead_tests::zenoh::{Authentication, Entrance, Greeting, Link, asked};
 use bulkhead_tests::{Stack, Token, eventually, over_all_links};
-use jiff::{SignedDuration, Timestamp};
-use rcgen::{
-    CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use zenoh::sample::Locality;
 use zenoh_protocol::core::ZenohIdProto;
@@ -52,21 +48,6 @@ fn showing(stack: &Stack, link: Link, (cert, key): &(String, String)) -> Entranc
 /// A client that says nothing but its certificate.
 fn bare() -> Greeting {
     Greeting::with(Authentication::None)
-}
-
-/// The id that the audit log has of what a device got last.
-async fn id_of(stack: &Stack, device: &str) -> String {
-    let found = || {
-        let detail = |record: Value| {
-            let detail = record["detail"].as_str()?.to_owned();
-            let rest = detail.strip_prefix(&format!("device {device}, id "))?;
-            Some(rest.split(',').next()?.to_owned())
-        };
-        let issued = stack.audit().into_iter().filter(|r| r["event"] == "credential_issued");
-        issued.filter_map(detail).next_back()
-    };
-    eventually("the issue is written down", || found().is_some()).await;
-    found().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,20 +92,15 @@ async fn issued_certificates_stay_within_their_tenant() {
     .await;
 }
 
-/// What a test changes about a tenant.
-type Change = Box<dyn Fn(&mut Tenant)>;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn they_are_cut_off_and_refused_when_they_are_revoked() {
     let stack = Stack::zenoh().issues().start().await;
     let witness = stack.zenoh_witness("globex").await;
-    let later = Timestamp::now() + SignedDuration::from_hours(1);
     for cause in ["id", "origin", "device", "superseded", "tenant"] {
         let device = format!("cam-{cause}");
-        let origin = format!("origin/of {device}");
-        let token = Token::device("acme", &device).with(json!({"jti": origin}));
+        let origin = json!({"jti": format!("origin/of {device}")});
+        let token = Token::device("acme", &device).with(origin);
         let issued = issue_for(&stack, &token, json!({})).await;
-        let id = id_of(&stack, &device).await;
         let neighbour = issue(&stack, "acme", "neighbour").await;
         let mut neighbour = showing(&stack, Link::Tls, &neighbour).enter(&bare()).await;
         // Of the tenant's own issuer, with the certificate beside it.
@@ -137,26 +113,7 @@ async fn they_are_cut_off_and_refused_when_they_are_revoked() {
                 live.push((entrance.enter(&greeting).await, entrance, greeting));
             }
         }
-        let (change, code): (Change, _) = match cause {
-            "id" | "origin" => {
-                let revoked = if cause == "id" { id } else { origin };
-                let revoke = move |t: &mut Tenant| {
-                    t.revoked_tokens.insert(revoked.parse().unwrap(), later);
-                };
-                (Box::new(revoke), "token_revoked")
-            }
-            "device" => {
-                let revoke = move |t: &mut Tenant| {
-                    t.revoked_devices.insert(device.parse().unwrap(), Timestamp::now());
-                };
-                (Box::new(revoke), "device_revoked")
-            }
-            "superseded" => {
-                (Box::new(move |t| t.tokens_valid_from = Some(later)), "token_superseded")
-            }
-            _ => (Box::new(|t| t.status = Status::Suspended), "tenant_suspended"),
-        };
-        stack.change("acme", change).await;
+        let code = stack.cut_off(cause, &device).await;
         for (mut raw, entrance, greeting) in live {
             assert_eq!(raw.closed().await, INVALID, "{cause}");
             assert_eq!(entrance.refuse(&greeting).await, INVALID, "{cause}");
@@ -218,20 +175,6 @@ async fn a_token_of_somebody_else_beside_a_certificate_is_refused() {
     witness.undisturbed().await;
 }
 
-/// A certificate of an authority with the names of a good one.
-fn certify(cert: &str, key: &KeyPair, uri: Option<&str>) -> (String, String) {
-    let issuer = Issuer::from_ca_cert_pem(cert, key).unwrap();
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "cam-1");
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    params.subject_alt_names =
-        uri.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
-    let own = KeyPair::generate().unwrap();
-    (params.signed_by(&own, &issuer).unwrap().pem(), own.serialize_pem())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_that_the_exchange_did_not_issue_are_refused() {
     let stack = Stack::zenoh().issues().start().await;
@@ -239,19 +182,7 @@ async fn certificates_that_the_exchange_did_not_issue_are_refused() {
     let now = Timestamp::now().as_second();
     let uri = format!("bulkhead:identity?tenant=globex&device=cam-1&role=device&issued={now}");
     let token = stack.greeting(&Token::device("acme", "cam-1"));
-    let read = |name: &str| std::fs::read_to_string(stack.folder().join(name)).unwrap();
-    let (ca, ca_key) =
-        (read("exchange/ca.pem"), KeyPair::from_pem(&read("exchange/ca.key")).unwrap());
-    let stranger = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let strange = params.self_signed(&stranger).unwrap().pem();
-    let own = rcgen::generate_simple_self_signed(["cam-1".to_owned()]).unwrap();
-    for shown in [
-        certify(&strange, &stranger, Some(&uri)),
-        certify(&ca, &stranger, Some(&uri)),
-        (own.cert.pem(), own.signing_key.serialize_pem()),
-    ] {
+    for shown in stack.foreign_certificates(&uri) {
         for link in ENCRYPTED {
             for greeting in [&bare(), &token] {
                 // The handshake of TLS fails, whatever else is shown.
@@ -262,7 +193,7 @@ async fn certificates_that_the_exchange_did_not_issue_are_refused() {
     }
     // Of ours, with no identity or an odd one in it.
     for uri in [None, Some("https://globex/cam-1"), Some(&*uri.replace("globex", "globex/x"))] {
-        let shown = certify(&ca, &ca_key, uri);
+        let shown = stack.certified(uri);
         for link in ENCRYPTED {
             for greeting in [&bare(), &token] {
                 assert_eq!(showing(&stack, link, &shown).refuse(greeting).await, INVALID);

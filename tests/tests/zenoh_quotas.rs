@@ -12,9 +12,8 @@ use bulkhead_tests::zenoh::say::{self, key};
 use bulkhead_tests::zenoh::{Entrance, Raw};
 use bulkhead_tests::{Stack, Token, eventually, eventually_async};
 use std::collections::HashSet;
-use zenoh_protocol::core::{CongestionControl, Priority};
 use zenoh_protocol::network::interest::{InterestMode, InterestOptions};
-use zenoh_protocol::network::{NetworkBody, NetworkMessage, Push, ext};
+use zenoh_protocol::network::{NetworkBody, NetworkMessage};
 use zenoh_protocol::transport::close;
 use zenoh_protocol::zenoh::Query;
 use zenoh_protocol::zenoh::query::ext::QueryBodyType;
@@ -31,13 +30,6 @@ async fn limit(stack: &Stack, quotas: Quotas) {
 
 async fn member(stack: &Stack) -> Raw {
     stack.zenoh_tcp().enter(&stack.greeting(&Token::role("acme", "member"))).await
-}
-
-/// A message that is never dropped.
-fn kept(name: &str, payload: Vec<u8>) -> NetworkMessage {
-    let NetworkBody::Push(push) = say::put_bytes(key(name), payload).body else { unreachable!() };
-    let ext_qos = ext::QoSType::new(Priority::Data, CongestionControl::Block, false);
-    NetworkBody::Push(Push { ext_qos, ..push }).into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,6 +102,7 @@ async fn declarations_of_a_session_are_limited() {
         raw.say([declare(5)]).await;
         assert_eq!(raw.closed().await, INVALID);
     }
+    assert_eq!(stack.refusals("declare", "subscription_quota_exceeded"), 4);
     // Ids that were never declared, and those that were denied, take no place and make none.
     let mut raw = member(&stack).await;
     for n in 0..100 {
@@ -122,6 +115,71 @@ async fn declarations_of_a_session_are_limited() {
         .await;
     }
     raw.sync(NOBODY).await;
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn declarations_of_a_tenant_are_limited() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    limit(&stack, Quotas { subscriptions: Some(10), ..Quotas::default() }).await;
+    let own = |n: u32| key(&format!("device-connect/acme/{n}"));
+    let future =
+        |n: u32| say::interest(n, InterestMode::Future, InterestOptions::SUBSCRIBERS, Some(own(n)));
+    let mut first = member(&stack).await;
+    let mut second = member(&stack).await;
+    first.say([say::subscribe(1, own(1)), say::subscribe(2, own(1)), future(1)]).await;
+    first.say([say::queryable(1, own(1)), say::token(1, own(1))]).await;
+    first.sync(NOBODY).await;
+    // The same again takes no place, and neither does an id of a key.
+    second.say((0..5).map(|n| say::subscribe(n, own(1)))).await;
+    second.say((0..5).map(|n| say::subscribe(n, own(1)))).await;
+    second.say([say::declare_key(1, own(1))]).await;
+    second.sync(NOBODY).await;
+    first.sync(NOBODY).await;
+    first.say([say::token(2, own(1))]).await;
+    assert_eq!(first.closed().await, INVALID);
+    stack.denied("subscription_quota_exceeded").await;
+    assert_eq!(stack.refusals("declare", "subscription_quota_exceeded"), 1);
+    // What it had is free for the others, and so is what is taken back.
+    second.say((5..10).map(|n| say::subscribe(n, own(1)))).await;
+    second.say([say::unsubscribe(0), say::subscribe(10, own(1))]).await;
+    second.sync(NOBODY).await;
+    witness.undisturbed().await;
+    limit(&stack, Quotas { subscriptions: Some(11), ..Quotas::default() }).await;
+    let mut third = member(&stack).await;
+    third.say([say::subscribe(1, own(1))]).await;
+    third.sync(NOBODY).await;
+    second.sync(NOBODY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_a_tenant_are_limited_each_counted_once() {
+    let stack = Stack::zenoh().zenoh("max_names_per_tenant = 20").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let own = |n: u32| key(&format!("device-connect/acme/{n}"));
+    let name = |n: u16| say::declare_key(n, own(n.into()));
+    let mut first = member(&stack).await;
+    first.say((0..10).map(|n| say::subscribe(n, own(n)))).await;
+    first.say((1..10).map(name)).await;
+    first.sync(NOBODY).await;
+    let mut second = member(&stack).await;
+    second.say((1..20).map(name)).await;
+    // Names that go nowhere are no names of the router.
+    second
+        .say((100..200).map(|n| say::declare_key(n, key(&format!("device-connect/globex/{n}")))))
+        .await;
+    second.sync(NOBODY).await;
+    second.say([say::queryable(1, own(20))]).await;
+    assert_eq!(second.closed().await, INVALID);
+    assert_eq!(stack.refusals("declare", "subscription_quota_exceeded"), 1);
+    // Its ten are free again, and of the first one's none.
+    let mut third = member(&stack).await;
+    third.say((10..20).map(name)).await;
+    third.sync(NOBODY).await;
+    third.say([name(20)]).await;
+    assert_eq!(third.closed().await, INVALID);
+    first.sync(NOBODY).await;
     witness.undisturbed().await;
 }
 
@@ -164,8 +222,8 @@ async fn payloads_are_no_larger_than_the_tenant_may_have() {
     let own = stack.zenoh_witness("acme").await;
     let mut raw = member(&stack).await;
     raw.say([
-        kept("device-connect/acme/large", vec![b'x'; 1001]),
-        kept("device-connect/acme/small", vec![b'x'; 1000]),
+        say::kept(key("device-connect/acme/large"), vec![b'x'; 1001]),
+        say::kept(key("device-connect/acme/small"), vec![b'x'; 1000]),
     ])
     .await;
     let carrying = |n, size: usize| {
@@ -207,7 +265,7 @@ async fn whoever_publishes_too_much_per_second_waits_and_loses_nothing() {
     let mut sessions = [member(&stack).await, member(&stack).await];
     for n in 0..150 {
         for (who, raw) in sessions.iter_mut().enumerate() {
-            raw.say([kept(&format!("device-connect/acme/{who}/{n}"), vec![])]).await;
+            raw.say([say::kept(key(&format!("device-connect/acme/{who}/{n}")), vec![])]).await;
         }
     }
     // Nobody else waits.
@@ -278,7 +336,8 @@ async fn a_flood_of_one_tenant_stays_its_own() {
         .map(|mut raw| {
             tokio::spawn(async move {
                 for _ in 0..200 {
-                    raw.say([kept("device-connect/acme/flood", vec![b'x'; 60_000])]).await;
+                    raw.say([say::kept(key("device-connect/acme/flood"), vec![b'x'; 60_000])])
+                        .await;
                 }
             })
         })

@@ -19,7 +19,8 @@ use zenoh_protocol::core::{
 };
 use zenoh_protocol::network::interest::{InterestMode, InterestOptions};
 use zenoh_protocol::network::{
-    DeclareBody, DeclareFinal, NetworkBody, NetworkMessage, Oam, Push, ext, oam,
+    DeclareBody, DeclareFinal, NetworkBody, NetworkMessage, NetworkMessageExt, Oam, Push, Request,
+    Response, ResponseFinal, ext, oam,
 };
 use zenoh_protocol::transport::{Close, Join, KeepAlive, PrioritySn, close, join};
 
@@ -155,6 +156,52 @@ async fn names_by_ids_lead_nowhere_else(link: Link) {
     raw.say([say::declare_key(1, key("device-connect/globex/x"))]).await;
     assert_eq!(raw.closed().await, INVALID, "an id has one meaning");
     own.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_is_never_as_urgent_as_what_routers_say() {
+    let stack = Stack::zenoh().start().await;
+    let name = || key("device-connect/acme/cam-1/cmd");
+    let is_data =
+        |m: &NetworkMessage| !matches!(m.body, NetworkBody::Declare(_) | NetworkBody::Interest(_));
+    let urgent = ext::QoSType::new(Priority::Control, CongestionControl::Block, true);
+    let mut other = member(&stack, Link::Tcp).await;
+    other.say([say::subscribe(1, name()), say::queryable(1, name())]).await;
+    other.sync(NOBODY).await;
+    let mut raw = member(&stack, Link::Tcp).await;
+    let NetworkBody::Push(push) = say::put(name(), "x").body else { unreachable!() };
+    let NetworkBody::Request(request) = say::query(1, name()).body else { unreachable!() };
+    raw.say([
+        NetworkBody::Push(Push { ext_qos: urgent, ..push }).into(),
+        NetworkBody::Request(Request { ext_qos: urgent, ..request }).into(),
+    ])
+    .await;
+    let mut rid = None;
+    let heard = other.until(|body| {
+        if let NetworkBody::Request(request) = body {
+            rid = Some(request.id);
+        }
+        rid.is_some()
+    });
+    for message in heard.await.iter().filter(|m| is_data(m)) {
+        assert_eq!(message.priority(), Priority::RealTime, "{message:?}");
+    }
+    let NetworkBody::Response(reply) = say::reply(rid.unwrap(), name(), "x").body else {
+        unreachable!()
+    };
+    let NetworkBody::ResponseFinal(end) = say::end_of_replies(rid.unwrap()).body else {
+        unreachable!()
+    };
+    other
+        .say([
+            NetworkBody::Response(Response { ext_qos: urgent, ..reply }).into(),
+            NetworkBody::ResponseFinal(ResponseFinal { ext_qos: urgent, ..end }).into(),
+        ])
+        .await;
+    let heard = raw.until(|body| matches!(body, NetworkBody::ResponseFinal(_))).await;
+    for message in heard.iter().filter(|m| is_data(m)) {
+        assert_eq!(message.priority(), Priority::RealTime, "{message:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

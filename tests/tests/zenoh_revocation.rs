@@ -364,6 +364,49 @@ async fn a_storm_of_reconnects_during_a_suspension_finds_every_door_shut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspension_finds_who_waits_for_the_place_of_its_session_before() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let token = Token::role("acme", "member");
+    let greeting = stack.greeting(&token);
+    // What waits for a client that reads nothing has to go first, for as long as a farewell may take.
+    let mut deaf = stack.zenoh_tcp().enter(&greeting).await;
+    deaf.say([say::subscribe(1, key("device-connect/acme/flood"))]).await;
+    deaf.sync("device-connect/acme/nobody").await;
+    let mut loud = stack.zenoh_tcp().enter(&stack.greeting(&token)).await;
+    let flood = tokio::spawn(async move {
+        loop {
+            loud.say([say::kept(key("device-connect/acme/flood"), vec![b'x'; 60_000])]).await;
+        }
+    });
+    let taken = || stack.router().gate().status().tenants["acme"].messages;
+    let mut last = (0, 0);
+    eventually("no more is taken of the flood", || {
+        last = if taken() == last.0 { (last.0, last.1 + 1) } else { (taken(), 0) };
+        last.0 > 20 && last.1 > 10
+    })
+    .await;
+    let entrance = stack.zenoh_tcp();
+    let next = tokio::spawn(async move {
+        let mut raw = entrance.knock().await;
+        match raw.greet(&greeting).await {
+            Ok(()) => raw.closed().await,
+            Err(refused) => refused,
+        }
+    });
+    eventually("the next one wants its place", || {
+        stack.metric("bulkhead_zenoh_takeovers_total") == 1
+    })
+    .await;
+    stack.change("acme", |t| t.status = Status::Suspended).await;
+    assert_eq!(next.await.unwrap(), INVALID);
+    flood.abort();
+    eventually("only globex is left", || stack.router().gate().status().sessions.len() == 2).await;
+    witness.undisturbed().await;
+    drop(deaf);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_said_after_a_suspension_is_delivered() {
     let stack = Stack::zenoh().config(bulkhead_tests::mqtt::SERVICE_ISSUER).start().await;
     // Somebody who hears acme, and stays.

@@ -11,14 +11,14 @@ use crate::threads::Threads;
 use aws_lc_rs::digest::{Context, SHA256};
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::identity::Accepted;
-use bulkhead_control::{Admission, Authenticator, Identified};
+use bulkhead_control::listen::Connections;
+use bulkhead_control::{Admission, Authenticator, Change, Changes, Identified};
 use bulkhead_policy::{Broker, DenyReason, Principal, TenantId, Verdict};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -46,8 +46,8 @@ pub(crate) struct Gate {
     pub(crate) threads: Threads,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    /// Connections, sessions or not.
-    pub(crate) open: AtomicUsize,
+    /// Sessions or not.
+    pub(crate) connections: Arc<Connections>,
     pub(crate) accepted: Arc<Accepted>,
     /// The router's socket.
     pub(crate) router: PathBuf,
@@ -63,24 +63,6 @@ pub(crate) struct Arrival {
     pub(crate) certificate: Option<Vec<u8>>,
     /// When the session has to be open.
     pub(crate) deadline: Instant,
-}
-
-/// A connection that counts.
-pub(crate) struct Open(Arc<Gate>);
-
-impl Open {
-    /// One more, if there are not too many.
-    pub(crate) fn count(gate: &Arc<Gate>) -> Option<Self> {
-        let more = |n: usize| (n < gate.settings.max_sessions).then_some(n + 1);
-        gate.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Self(Arc::clone(gate)))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Gate {
@@ -218,7 +200,9 @@ impl Gate {
             loop {
                 tokio::time::sleep(LOOK).await;
                 let now = Timestamp::now();
+                let mut behind = 0;
                 for seat in self.seats.all() {
+                    behind += i64::from(seat.is_behind());
                     if seat.expires_at() <= now {
                         self.cut(&seat, DenyReason::TokenExpired);
                     } else if seat.is_stalled() {
@@ -227,6 +211,7 @@ impl Gate {
                         seat.kill.cancel();
                     }
                 }
+                self.metrics.behind.set(behind);
                 self.metrics.sessions.set(self.seats.count() as i64);
             }
         };
@@ -238,29 +223,17 @@ impl Gate {
 
     /// Takes over what changes in the directory and in the rules.
     pub(crate) fn follow(self: Arc<Self>) -> impl Future<Output = ()> {
-        let mut directory = self.auth.directory().changes();
-        let mut rules = self.auth.rules_changes();
-        let mut before = directory.borrow_and_update().clone();
+        let mut changes = Changes::of(&self.auth);
         let stop = self.stop.clone();
         let following = async move {
-            loop {
-                tokio::select! {
-                    changed = directory.changed() => {
-                        if changed.is_err() {
-                            return;
+            while let Some(change) = changes.next().await {
+                match change {
+                    Change::Tenants(tenants) => {
+                        for tenant in &tenants {
+                            self.reassess(Some(tenant));
                         }
-                        let after = directory.borrow_and_update().clone();
-                        for tenant in after.changed_since(&before) {
-                            self.reassess(Some(&tenant));
-                        }
-                        before = after;
                     }
-                    changed = rules.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                        self.reassess(None);
-                    }
+                    Change::All => drop(self.reassess(None)),
                 }
             }
         };

@@ -68,7 +68,15 @@ impl Ingress {
             match self.take(whole) {
                 Ok(Flow::Open) => {}
                 Ok(Flow::Closed) => return End::Client,
-                Err(violation) => return End::Violation(violation),
+                Err(violation) => {
+                    let full = [Violation::TooManyDeclarations, Violation::TenantHasTooMany];
+                    if full.contains(&violation) {
+                        let Door { gate, seat, .. } = &self.door;
+                        let reason = DenyReason::SubscriptionQuotaExceeded;
+                        gate.denied(seat, Operation::Declare, reason);
+                    }
+                    return End::Violation(violation);
+                }
             }
             if let Some(reader) = self.door.waits_for.take() {
                 reader.eased.cancelled().await;

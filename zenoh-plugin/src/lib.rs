@@ -10,6 +10,7 @@
 //! sends is read once, checked, and handed to the router as the objects that were checked; what the
 //! router sends to the client is looked through on its way.
 
+mod declarations;
 mod exposure;
 /// What fuzzers run.
 #[cfg(feature = "fuzzing")]
@@ -35,6 +36,7 @@ mod settings;
 mod status;
 mod threads;
 mod wire;
+pub mod zenohd;
 
 pub use listen::ListenError;
 pub use plugin::Bulkhead;

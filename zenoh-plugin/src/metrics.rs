@@ -5,10 +5,14 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 pub(crate) struct Metrics {
     /// Open sessions.
     pub(crate) sessions: IntGauge,
+    /// Sessions that take less than is sent to them.
+    pub(crate) behind: IntGauge,
     /// Handshakes that did not come to a decision.
     pub(crate) handshakes_failed: IntCounterVec,
     /// Sessions that ended because the client broke the protocol.
     pub(crate) violations: IntCounter,
+    /// Sessions whose place the same client's next one took.
+    pub(crate) takeovers: IntCounter,
     /// Messages and declarations of the router that were kept from clients.
     pub(crate) withheld: IntCounter,
     /// Messages that clients which were behind did not get.
@@ -32,10 +36,17 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok::<_, prometheus::Error>(counter)
         };
-        let sessions = IntGauge::new("bulkhead_zenoh_sessions", "Open sessions")?;
-        registry.register(Box::new(sessions.clone()))?;
+        let gauge = |name, help| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
         Ok(Self {
-            sessions,
+            sessions: gauge("bulkhead_zenoh_sessions", "Open sessions")?,
+            behind: gauge(
+                "bulkhead_zenoh_behind",
+                "Sessions that take less than is sent to them: their senders wait, or they lose messages",
+            )?,
             handshakes_failed: labelled(
                 "bulkhead_zenoh_handshakes_failed_total",
                 "Connections that did not come to an authentication",
@@ -44,6 +55,10 @@ impl Metrics {
             violations: counter(
                 "bulkhead_zenoh_violations_total",
                 "Sessions ended because the client broke the protocol",
+            )?,
+            takeovers: counter(
+                "bulkhead_zenoh_takeovers_total",
+                "Sessions whose place a new one of the same client, by identity and id, took",
             )?,
             dropped: counter(
                 "bulkhead_zenoh_dropped_total",

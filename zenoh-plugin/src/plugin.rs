@@ -26,7 +26,8 @@ impl Plugin for Bulkhead {
     const PLUGIN_LONG_VERSION: &'static str = plugin_long_version!();
 
     fn start(name: &str, router: &DynamicRuntime) -> zenoh::Result<RunningPlugin> {
-        let options = Options::read(router.get_config().get_plugin_config(name)?).map_err(|error| {
+        let options = router.get_config().get_plugin_config(name).unwrap_or_else(|_| json!({}));
+        let options = Options::read(options).map_err(|error| {
             format!(
                 "plugins/{name} of the router's configuration: {error}; it takes \"config\", the path \
                  of Bulkhead's own configuration, and \"listeners\" in the place of zenoh.listeners"
@@ -39,7 +40,15 @@ impl Plugin for Bulkhead {
         // A router that has the plugin linked in is on a thread of its runtime here, where none may wait.
         let starting =
             std::thread::scope(|scope| scope.spawn(|| tokio.block_on(run(options, router))).join());
-        let (control, gate) = starting.map_err(|_| "the gate did not start")??;
+        let started = starting.unwrap_or_else(|_| Err("the gate did not start".into()));
+        let (control, gate) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // Nor may one wait there for a runtime to end.
+                tokio.shutdown_background();
+                return Err(error);
+            }
+        };
         Ok(Box::new(Running { tokio: Some(tokio), control, gate }))
     }
 }

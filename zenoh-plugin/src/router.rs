@@ -3,9 +3,18 @@
 use crate::service::{ZenohError, ZenohGate, start};
 use bulkhead_control::Control;
 use serde_json::json;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tempfile::TempDir;
 use zenoh::internal::runtime::{DynamicRuntime, Runtime, RuntimeBuilder};
+
+/// What the names of folders for sockets begin with.
+const FOLDER: &str = "bulkhead-zenoh-";
+
+/// The socket in such a folder.
+const SOCKET: &str = "router.sock";
 
 /// A router with the gate before it, which nobody reaches but through the gate.
 pub struct Router {
@@ -22,7 +31,8 @@ impl Router {
     /// [`ZenohError`].
     pub async fn start(control: &Control) -> Result<Self, ZenohError> {
         let failed = |error: zenoh::Error| ZenohError::Router(error.to_string());
-        let folder = tempfile::Builder::new().prefix("bulkhead-zenoh-").tempdir()?;
+        let folder = tempfile::Builder::new().prefix(FOLDER).tempdir()?;
+        sweep(folder.path());
         let config = config(folder.path()).map_err(failed)?;
         let mut runtime = RuntimeBuilder::new(config).build().await.map_err(failed)?;
         runtime.start().await.map_err(failed)?;
@@ -49,9 +59,29 @@ impl std::fmt::Debug for Router {
     }
 }
 
+/// Removes the folders beside this one whose routers are gone: those of processes that were killed, which
+/// could not.
+fn sweep(own: &Path) {
+    let Some((beside, owner)) = own.parent().zip(own.metadata().ok().map(|m| m.uid())) else {
+        return;
+    };
+    let others = beside.read_dir().into_iter().flatten().flatten();
+    for other in
+        others.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(FOLDER.as_bytes()))
+    {
+        // No link, and nobody else's; a socket that nobody listens on is one that nobody will.
+        let is_ours = other.metadata().is_ok_and(|found| found.is_dir() && found.uid() == owner);
+        let refused = || UnixStream::connect(other.path().join(SOCKET)).err().map(|e| e.kind());
+        if is_ours && refused() == Some(ErrorKind::ConnectionRefused) {
+            let removed = std::fs::remove_dir_all(other.path());
+            tracing::debug!(folder = %other.path().display(), ok = removed.is_ok(), "left behind");
+        }
+    }
+}
+
 fn config(folder: &Path) -> zenoh::Result<zenoh::Config> {
     let mut config = zenoh::Config::default();
-    let socket = format!("unixsock-stream/{}", folder.join("router.sock").display());
+    let socket = format!("unixsock-stream/{}", folder.join(SOCKET).display());
     let settings = [
         ("mode", json!("router")),
         ("listen/endpoints", json!([socket])),

@@ -1,9 +1,11 @@
 //! Who sits where: the sessions of a gate, and what their tenants use.
 
+use crate::declarations::{Declaration, Declarations};
 use crate::pressure::Pressure;
 use bulkhead_control::Admission;
 use bulkhead_policy::{DenyReason, Principal, Quotas, TenantId, TokenBucket};
 use jiff::Timestamp;
+use prometheus::IntCounter;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +20,9 @@ const RECORDS_PER_MINUTE: u64 = 30;
 
 /// How long a client that is behind may take nothing.
 const STALL: Duration = Duration::from_secs(5);
+
+/// Declarations that a tenant may have where the directory sets no `subscriptions`.
+const DECLARATIONS: u64 = 100_000;
 
 /// What rates count per.
 const SECOND: Duration = Duration::from_secs(1);
@@ -66,6 +71,11 @@ impl Seat {
     /// Says that a client that is behind took something, or fell behind, or caught up.
     pub(crate) fn took(&self, behind: bool) {
         self.took.store(if behind { self.now().max(1) } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether the client is behind.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.took.load(Ordering::Relaxed) > 0
     }
 
     /// Whether the client is behind, and takes nothing.
@@ -129,6 +139,7 @@ pub(crate) struct TenantUse {
     quotas: Mutex<Quotas>,
     started: Instant,
     rates: Mutex<Rates>,
+    declarations: Arc<Declarations>,
     /// Sessions that have to catch up.
     pub(crate) pressure: Pressure,
 }
@@ -146,6 +157,7 @@ impl TenantUse {
             quotas: Mutex::new(quotas),
             started: Instant::now(),
             rates: Mutex::new(Rates { messages: None, bytes: None }),
+            declarations: Arc::default(),
             pressure: Pressure::default(),
         }
     }
@@ -158,6 +170,18 @@ impl TenantUse {
     /// Takes over other limits.
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
+    }
+
+    /// One more subscriber, queryable, token or interest, if the tenant's quota of subscriptions and its
+    /// `most_names` have room for it.
+    pub(crate) fn declare(&self, key: &str, most_names: usize) -> Option<Declaration> {
+        let most = self.quotas().subscriptions.unwrap_or(DECLARATIONS);
+        self.declarations.enter(key, Some(most), most_names)
+    }
+
+    /// One more id for a key.
+    pub(crate) fn name(&self, key: &str, most_names: usize) -> Option<Declaration> {
+        self.declarations.enter(key, None, most_names)
     }
 
     /// Takes messages and bytes out of what the tenant may publish per second, if it is there.
@@ -216,12 +240,22 @@ pub(crate) struct Taken {
 }
 
 impl Seats {
-    /// Seats an admitted client. The same client's session before this one, whose end may not have been
-    /// noticed yet, has to go first.
+    /// Seats an admitted client. The same client's session before this one has to go first, and is counted
+    /// in `takeovers`.
+    ///
+    /// It goes at once, also if it was heard just now: a client that has lost its connection, and knows,
+    /// comes back before anybody else could know. To keep who is there would not help against a stolen
+    /// token either: whoever holds it needs no place of the victim's to do what the victim may, and could
+    /// then keep the victim out by coming first. Only revocation ends that; the counter shows two who
+    /// contend for one place.
     ///
     /// # Errors
     /// [`DenyReason::ConnectionQuotaExceeded`] if its tenant has as many sessions as it may.
-    pub(crate) async fn take(self: &Arc<Self>, guest: Guest) -> Result<Taken, DenyReason> {
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        guest: Guest,
+        takeovers: &IntCounter,
+    ) -> Result<Taken, DenyReason> {
         loop {
             let before = {
                 let mut tables = self.tables();
@@ -233,7 +267,10 @@ impl Seats {
                     }
                 }
             };
-            before.kill.cancel();
+            if !before.kill.is_cancelled() {
+                before.kill.cancel();
+                takeovers.inc();
+            }
             before.left().await;
         }
     }

@@ -11,10 +11,10 @@ use crate::threads::Threads;
 use bulkhead_control::Control;
 use bulkhead_control::config::Around;
 use bulkhead_control::identity::{Accepted, IdentityError, Sources};
+use bulkhead_control::listen::Connections;
 use bulkhead_policy::Broker;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use tokio::sync::OnceCell;
 use zenoh::internal::runtime::DynamicRuntime;
 
@@ -120,7 +120,7 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
         settings: Settings::of(config),
         metrics,
         seats: Arc::default(),
-        open: AtomicUsize::new(0),
+        connections: Arc::new(Connections::new(config.max_sessions)),
         router: socket,
         offer: OnceCell::new(),
         threads: Threads::start()?,

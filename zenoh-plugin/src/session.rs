@@ -1,6 +1,6 @@
 //! One client's session, from its first byte to its last.
 
-use crate::gate::{Arrival, BACKEND, Gate, Open};
+use crate::gate::{Arrival, BACKEND, Gate};
 use crate::handshake::{HandshakeError, Hello, Opened, greet};
 use crate::host::Attachment;
 use crate::ingress::Ingress;
@@ -10,6 +10,7 @@ use crate::rules::{InboundRules, OutboundRules, Shared};
 use crate::seat::{Guest, Seat, Taken};
 use crate::wire::{Inbound, Outbound, Passage, Violation};
 use bulkhead_control::Entered;
+use bulkhead_control::listen::Connected;
 use bulkhead_policy::DenyReason;
 use secrecy::ExposeSecret;
 use std::future::poll_fn;
@@ -60,14 +61,14 @@ enum Refusal {
 }
 
 /// Serves a connection until it is a session, which then goes on by itself.
-pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Open, Entered)) {
+pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Connected, Entered)) {
     let Arrival { mut reader, mut writer, source, certificate, deadline } = arrival;
     let opening = open(&gate, &mut reader, &mut writer, source, certificate.as_deref());
     let refusal = match timeout_at(deadline, opening).await {
-        Ok(Ok((hello, place))) => {
+        Ok(Ok(place)) => {
             let (counted, pending) = counted;
             drop(pending);
-            return begin(gate, hello, place, reader, writer, counted).await;
+            return begin(gate, place, reader, writer, counted);
         }
         Ok(Err(refusal)) => refusal,
         Err(_) => Refusal::Late,
@@ -97,16 +98,17 @@ struct Place {
     attachment: Attachment,
     from_router: Reader,
     to_router: Writer,
-    opened: Opened,
+    inbound: Inbound,
 }
 
+/// Opens a session: the client knows that it is when this is done.
 async fn open(
     gate: &Arc<Gate>,
     reader: &mut Reader,
     writer: &mut Writer,
     source: IpAddr,
     certificate: Option<&[u8]>,
-) -> Result<(Hello, Place), Refusal> {
+) -> Result<Place, Refusal> {
     let (nonce, cookie) = gate.challenge().ok_or(Refusal::Denied(DenyReason::Internal))?;
     let offer = gate.ask_offer().await.map_err(Refusal::Handshake)?;
     let hello = greet(reader, writer, &offer, nonce, cookie).await.map_err(Refusal::Handshake)?;
@@ -128,49 +130,42 @@ async fn open(
         source,
         lease: hello.lease.min(gate.settings.max_lease),
     };
-    let taken = gate.seats.take(guest).await.map_err(denied)?;
+    let taken = gate.seats.take(guest, &gate.metrics.takeovers).await.map_err(denied)?;
     // What changed before it sat among those who hear of changes; it may have waited for a predecessor.
     gate.holds(&taken.seat).map_err(denied)?;
-    let place = enter(gate, &hello, taken).await.map_err(Refusal::Handshake)?;
+    let (place, opened) = enter(gate, &hello, taken).await.map_err(Refusal::Handshake)?;
     auth.record(BACKEND, Some(source), principal.as_deref(), None, started);
-    Ok((hello, place))
+    let welcomed = hello.welcome(writer, opened).await.map_err(HandshakeError::Io);
+    welcomed.map_err(Refusal::Handshake)?;
+    Ok(place)
 }
 
-async fn enter(gate: &Arc<Gate>, hello: &Hello, taken: Taken) -> Result<Place, HandshakeError> {
+async fn enter(
+    gate: &Arc<Gate>,
+    hello: &Hello,
+    taken: Taken,
+) -> Result<(Place, Opened), HandshakeError> {
+    let inbound = Inbound::new(hello.negotiated(), hello.initial_sn, gate.settings.max_message)
+        .map_err(|_| HandshakeError::Unexpected)?;
     let (mut from_router, mut to_router) = gate.connect().await?;
     let (zid, kill) = (taken.seat.zid, taken.seat.kill.clone());
     let expectation = gate.host.expect(zid, kill).ok_or(HandshakeError::Changed)?;
     let opened = hello.enter(&mut from_router, &mut to_router, zid).await?;
     let attachment = expectation.arrived().await.ok_or(HandshakeError::Changed)?;
-    Ok(Place { taken, attachment, from_router, to_router, opened })
+    Ok((Place { taken, attachment, from_router, to_router, inbound }, opened))
 }
 
-async fn begin(
-    gate: Arc<Gate>,
-    hello: Hello,
-    place: Place,
-    reader: Reader,
-    mut writer: Writer,
-    counted: Open,
-) {
-    let Place { taken, attachment, from_router, to_router, opened } = place;
+fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted: Connected) {
+    let Place { taken, attachment, from_router, to_router, inbound } = place;
     let seat = Arc::clone(&taken.seat);
     let shared = Arc::new(Shared::new(seat.admission.grants.clone()));
     let quotas = seat.tenant.quotas();
-    let inbound =
-        match Inbound::new(hello.negotiated(), hello.initial_sn, gate.settings.max_message) {
-            Ok(inbound) => inbound,
-            Err(_) => {
-                let refusal = Close { reason: close::reason::INVALID, session: false };
-                let _ = timeout(FAREWELL, send(&mut writer, refusal)).await;
-                return;
-            }
-        };
-    if hello.welcome(&mut writer, opened).await.is_err() {
-        return;
-    }
     seat.heard();
-    let rules = InboundRules::new(Arc::clone(&shared), gate.settings.limits(&quotas));
+    let rules = InboundRules::new(
+        Arc::clone(&shared),
+        Arc::clone(&seat.tenant),
+        gate.settings.limits(&quotas),
+    );
     let (sitting, own) = (Arc::clone(&seat), Arc::clone(&gate));
     let ingress = Ingress::new(reader, inbound, rules, attachment, sitting, own);
     let relay = Relay::new(from_router, writer, gate.settings.max_waiting(&quotas));

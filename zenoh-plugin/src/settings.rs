@@ -7,11 +7,11 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) handshake_timeout: Duration,
-    pub(crate) max_sessions: usize,
     pub(crate) pending_per_source: usize,
     pub(crate) max_lease: Duration,
     pub(crate) max_message: usize,
     max_declarations: usize,
+    max_names: usize,
     max_queries: usize,
 }
 
@@ -20,11 +20,11 @@ impl Settings {
     pub(crate) fn of(config: &ZenohConfig) -> Self {
         Self {
             handshake_timeout: config.handshake_timeout.unsigned_abs(),
-            max_sessions: config.max_sessions,
             pending_per_source: config.pending_per_source,
             max_lease: config.max_lease.unsigned_abs(),
             max_message: config.max_message_bytes,
             max_declarations: config.max_declarations_per_session,
+            max_names: config.max_names_per_tenant,
             max_queries: config.max_queries_per_session,
         }
     }
@@ -37,13 +37,12 @@ impl Settings {
 
     /// What bounds a session of a tenant with these quotas.
     pub(crate) fn limits(&self, quotas: &Quotas) -> Limits {
-        let of = |quota: Option<u64>, max: usize| {
-            quota.and_then(|quota| usize::try_from(quota).ok()).map_or(max, |quota| quota.min(max))
-        };
+        let payload = quotas.payload_bytes.and_then(|quota| usize::try_from(quota).ok());
         Limits {
-            declarations: of(quotas.subscriptions, self.max_declarations),
+            declarations: self.max_declarations,
+            names_of_tenant: self.max_names,
             queries: self.max_queries,
-            payload: of(quotas.payload_bytes, self.max_message),
+            payload: payload.map_or(self.max_message, |quota| quota.min(self.max_message)),
         }
     }
 }

@@ -6,6 +6,8 @@ use crate::dev::{Environment, Matrix};
 use crate::output::{complain, line, table};
 use bulkhead_control::config::LogConfig;
 use bulkhead_control::log;
+use bulkhead_control::program::interrupted;
+use std::pin::pin;
 use std::process::ExitCode;
 
 pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
@@ -18,8 +20,18 @@ pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
         "bulkhead dev: tokens are signed by an issuer of this machine's own, and everything listens \
          on loopback; this is for trying things out, not for anybody's data",
     );
-    let environment = Environment::start(&args.dir).await?;
-    let matrix = Matrix::measure(&environment).await?;
+    let mut interrupted = pin!(interrupted());
+    let environment = tokio::select! {
+        started = Environment::start(&args.dir) => started?,
+        () = &mut interrupted => return Ok(ExitCode::from(crate::FAILED)),
+    };
+    let matrix = tokio::select! {
+        measured = Matrix::measure(&environment) => measured?,
+        () = &mut interrupted => {
+            environment.stop().await;
+            return Ok(ExitCode::from(crate::FAILED));
+        }
+    };
     context.output.print(&matrix.rows(), || show(&matrix))?;
     let code = ExitCode::from(if matrix.holds() { 0 } else { crate::NOT_AS_IT_SHOULD_BE });
     if args.once {
@@ -29,7 +41,7 @@ pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
     if !context.output.json {
         line(&environment.invitation()?)?;
     }
-    environment.wait().await;
+    environment.wait(interrupted).await;
     environment.stop().await;
     Ok(code)
 }

@@ -2,20 +2,26 @@
 
 use super::{Context, Outcome};
 use bulkhead_control::config::Config;
+use bulkhead_control::program::interrupted;
 use bulkhead_control::{Control, StartError};
 use bulkhead_mqtt_broker::Broker;
 use bulkhead_registry::Registry;
 use bulkhead_zenoh::Router;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 pub(super) async fn run(context: &Context) -> Outcome {
     let config = context.config()?;
     super::start_log(&config.log)?;
-    let Services { control, zenoh, .. } = start(config, Some(context.path.clone())).await?;
+    let mut interrupted = pin!(interrupted());
+    let Services { control, zenoh, .. } = tokio::select! {
+        started = start(config, Some(context.path.clone())) => started?,
+        () = &mut interrupted => return Ok(ExitCode::SUCCESS),
+    };
     tracing::info!(admin = %control.admin_address(), "serving");
-    control.wait().await;
+    control.wait(interrupted).await;
     control.shutdown().await;
     if let Some(router) = zenoh {
         router.close().await;

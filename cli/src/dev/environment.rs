@@ -202,9 +202,9 @@ impl Environment {
         Ok(text + "\nCtrl-C ends everything.")
     }
 
-    /// Waits until somebody ends it.
-    pub async fn wait(&self) {
-        self.control.wait().await;
+    /// Waits until somebody ends it, who does by `interrupted`.
+    pub async fn wait(&self, interrupted: impl Future<Output = ()>) {
+        self.control.wait(interrupted).await;
     }
 
     /// Ends everything in order.

@@ -268,6 +268,20 @@ tenants = ["acme"]
     }
 
     #[test]
+    fn a_role_of_tenants_that_names_a_routers_own_keys_is_an_error() {
+        let admin = "zenoh = { subscribe = [\"@/{literal}/router/**\"] }";
+        let zenoh = "[zenoh]\nlisteners = [\"tcp/127.0.0.1:0\"]\n";
+        let of = |role: &str, rest: &str| format!("{GOOD}\n[roles.{role}]\n{admin}\n{rest}");
+        let message = message(&of("device", zenoh), &[]);
+        for part in ["roles.device", "'@/{literal}/router/**'", "take it out", "issuer 'corp'"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        // One that no issuer of tenants hands out, and one without Zenoh.
+        load(&of("platform", zenoh), &[]).unwrap();
+        load(&of("device", ""), &[]).unwrap();
+    }
+
+    #[test]
     fn the_environment_wins_and_is_checked_alike() {
         let config = load(GOOD, &[("BULKHEAD__ADMIN__LISTEN", "127.0.0.1:9999")]).unwrap();
         assert_eq!(config.admin.listen.port(), 9999);

@@ -6,6 +6,7 @@
 
 mod directory;
 mod issuer;
+mod listeners;
 mod load;
 mod mqtt;
 mod nats;
@@ -164,6 +165,17 @@ impl Config {
                 Problem::new(&format!("roles.{name}"), &error.to_string(), "change the role")
             })?;
         }
+        if self.zenoh.is_some() {
+            for issuer in self.issuers.iter().filter(|issuer| !issuer.service) {
+                for name in &issuer.roles {
+                    let checked = roles.get(name).map_or(Ok(()), Role::validate_for_tenants);
+                    checked.map_err(|error| {
+                        let remedy = format!("or take the role from issuer '{}'", issuer.name);
+                        Problem::new(&format!("roles.{name}"), &error.to_string(), &remedy)
+                    })?;
+                }
+            }
+        }
         self.admin.check(self.dev).map_err(|p| p.under("admin"))?;
         self.limits.check().map_err(|p| p.under("limits"))?;
         if let Some(exchange) = &self.exchange {
@@ -237,6 +249,15 @@ pub(crate) struct Problem {
 impl Problem {
     fn new(setting: &str, what: &str, remedy: &str) -> Self {
         Self { setting: setting.to_owned(), what: what.to_owned(), remedy: remedy.to_owned() }
+    }
+
+    /// The first setting of these that is out of its bounds, each with whether it is within and what to
+    /// choose.
+    fn of_bounds(settings: &[(&str, bool, &str)]) -> Result<(), Self> {
+        match settings.iter().find(|(_, within, _)| !within) {
+            Some((setting, _, remedy)) => Err(Self::new(setting, "is out of its bounds", remedy)),
+            None => Ok(()),
+        }
     }
 
     fn under(mut self, parent: &str) -> Self {

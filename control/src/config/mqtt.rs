@@ -1,3 +1,4 @@
+use super::listeners::Listeners;
 use super::{ListenerTls, Problem, UpstreamConfig};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -270,38 +271,16 @@ impl MqttConfig {
     }
 
     pub(super) fn check(&self, dev: bool) -> Result<(), Problem> {
-        if self.listeners.is_empty() {
-            return Err(Problem::new(
-                "listeners",
-                "is empty, so nobody could connect",
-                "list some, such as [\"tls://[::]:8883\"]",
-            ));
-        }
-        for (i, listener) in self.listeners.iter().enumerate() {
-            let setting = format!("listeners[{i}]");
-            let loopback = listener.address.ip().is_loopback();
-            if listener.transport.is_encrypted() && self.tls.is_none() {
-                return Err(Problem::new(
-                    &setting,
-                    "needs a certificate",
-                    "set mqtt.tls = { cert_file = …, key_file = … }",
-                ));
-            }
-            if !loopback && dev {
-                return Err(Problem::new(
-                    &setting,
-                    "is reachable from other machines, with dev = true",
-                    "listen on loopback, or set dev = false",
-                ));
-            }
-            if !loopback && !listener.transport.is_encrypted() && !self.plaintext {
-                return Err(Problem::new(
-                    &setting,
-                    "would let tokens cross the network in the clear",
-                    "use tls:// or wss://, or say plaintext = true where the network is trusted",
-                ));
-            }
-        }
+        let of = |listener: &Listener| (listener.address, listener.transport.is_encrypted());
+        let listeners = Listeners {
+            all: self.listeners.iter().map(of).collect(),
+            section: "mqtt",
+            example: "tls://[::]:8883",
+            encrypted: "tls:// or wss://",
+            has_tls: self.tls.is_some(),
+            plaintext: self.plaintext,
+        };
+        listeners.check(dev)?;
         if self.device_urls.as_ref().is_some_and(Vec::is_empty) {
             return Err(Problem::new(
                 "device_urls",
@@ -366,12 +345,7 @@ impl MqttConfig {
             ),
             ("routers", (1..=64).contains(&self.routers), "choose 1 to 64"),
         ];
-        match least.into_iter().find(|(_, good, _)| !good) {
-            Some((setting, _, remedy)) => {
-                Err(Problem::new(setting, "is out of its bounds", remedy))
-            }
-            None => Ok(()),
-        }
+        Problem::of_bounds(&least)
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {

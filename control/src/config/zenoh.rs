@@ -1,3 +1,4 @@
+use super::listeners::Listeners;
 use super::{ListenerTls, Problem};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,9 @@ pub struct ZenohConfig {
     /// Subscribers, queryables, liveliness tokens and interests of one session. Default 1,000.
     #[serde(default = "max_declarations")]
     pub max_declarations_per_session: usize,
+    /// Names that all sessions of one tenant have declared, each counted once. Default 10,000.
+    #[serde(default = "max_names")]
+    pub max_names_per_tenant: usize,
     /// Queries of one session that wait for an answer. Default 1,000.
     #[serde(default = "max_queries")]
     pub max_queries_per_session: usize,
@@ -172,6 +176,10 @@ fn max_declarations() -> usize {
     1_000
 }
 
+fn max_names() -> usize {
+    10_000
+}
+
 fn max_queries() -> usize {
     1_000
 }
@@ -195,6 +203,7 @@ impl ZenohConfig {
             pending_per_source: pending_per_source(),
             max_sessions: max_sessions(),
             max_declarations_per_session: max_declarations(),
+            max_names_per_tenant: max_names(),
             max_queries_per_session: max_queries(),
         }
     }
@@ -215,38 +224,16 @@ impl ZenohConfig {
     }
 
     pub(super) fn check(&self, dev: bool) -> Result<(), Problem> {
-        if self.listeners.is_empty() {
-            return Err(Problem::new(
-                "listeners",
-                "is empty, so nobody could connect",
-                "list some, such as [\"tls/[::]:7447\"]",
-            ));
-        }
-        for (i, listener) in self.listeners.iter().enumerate() {
-            let setting = format!("listeners[{i}]");
-            let loopback = listener.address.ip().is_loopback();
-            if listener.link.is_encrypted() && self.tls.is_none() {
-                return Err(Problem::new(
-                    &setting,
-                    "needs a certificate",
-                    "set zenoh.tls = { cert_file = …, key_file = … }",
-                ));
-            }
-            if !loopback && dev {
-                return Err(Problem::new(
-                    &setting,
-                    "is reachable from other machines, with dev = true",
-                    "listen on loopback, or set dev = false",
-                ));
-            }
-            if !loopback && !listener.link.is_encrypted() && !self.plaintext {
-                return Err(Problem::new(
-                    &setting,
-                    "would let tokens cross the network in the clear",
-                    "use tls/ or quic/, or say plaintext = true where the network is trusted",
-                ));
-            }
-        }
+        let of = |listener: &ZenohListener| (listener.address, listener.link.is_encrypted());
+        let listeners = Listeners {
+            all: self.listeners.iter().map(of).collect(),
+            section: "zenoh",
+            example: "tls/[::]:7447",
+            encrypted: "tls/ or quic/",
+            has_tls: self.tls.is_some(),
+            plaintext: self.plaintext,
+        };
+        listeners.check(dev)?;
         let second = SignedDuration::from_secs(1);
         let least = [
             (
@@ -263,14 +250,10 @@ impl ZenohConfig {
                 self.max_declarations_per_session > 0,
                 "choose at least 1",
             ),
+            ("max_names_per_tenant", self.max_names_per_tenant > 0, "choose at least 1"),
             ("max_queries_per_session", self.max_queries_per_session > 0, "choose at least 1"),
         ];
-        match least.into_iter().find(|(_, good, _)| !good) {
-            Some((setting, _, remedy)) => {
-                Err(Problem::new(setting, "is out of its bounds", remedy))
-            }
-            None => Ok(()),
-        }
+        Problem::of_bounds(&least)
     }
 
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {

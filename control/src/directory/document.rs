@@ -56,7 +56,8 @@ pub(super) fn parse_json(text: &[u8]) -> Result<Tenant, serde_json::Error> {
 /// Checks one tenant by itself.
 pub(super) fn check(id: &TenantId, tenant: &Tenant) -> Result<(), DocumentError> {
     for (name, role) in &tenant.roles {
-        role.validate(&Broker::ALL).map_err(|cause| DocumentError::Role {
+        let checked = role.validate(&Broker::ALL).and_then(|()| role.validate_for_tenants());
+        checked.map_err(|cause| DocumentError::Role {
             tenant: id.clone(),
             role: name.clone(),
             cause: cause.to_string(),

@@ -6,21 +6,14 @@ use crate::broker::Shared;
 use crate::connection::{Arrival, Stream, serve};
 use bulkhead_control::Pending;
 use bulkhead_control::config::{Listener, MqttConfig};
+use bulkhead_control::listen;
 use bulkhead_control::tls::{ServerTls, TlsError};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
-
-/// Pause after a connection could not be accepted, mostly for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The names of MQTT, by itself and in a WebSocket, in ALPN.
 const ALPN: &[&[u8]] = &[b"mqtt", b"http/1.1"];
@@ -63,7 +56,7 @@ pub(crate) fn listen(
     let mut addresses = Vec::new();
     for listener in &config.listeners {
         let bind = |cause| ListenError::Bind { listener: *listener, cause };
-        let socket = bind_to(listener.address).map_err(bind)?;
+        let socket = listen::bind(listener.address).map_err(bind)?;
         addresses.push(socket.local_addr().map_err(bind)?);
         let entrance = Entrance {
             listener: *listener,
@@ -72,28 +65,13 @@ pub(crate) fn listen(
             pending: Arc::clone(&pending),
         };
         let stop = shared.stop.clone();
-        let accepting = Arc::new(entrance).accept(socket);
+        let entrance = Arc::new(entrance);
+        let accepting = listen::accept(socket, *listener, move |stream, source| {
+            entrance.admit(stream, source);
+        });
         shared.tasks.spawn(async move { stop.run_until_cancelled(accepting).await });
     }
     Ok(addresses)
-}
-
-/// A listening socket; one of IPv6 takes IPv6 only, so that both may have the same port.
-fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        Some(socket2::Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }
 
 /// One listener.
@@ -105,24 +83,12 @@ struct Entrance {
 }
 
 impl Entrance {
-    async fn accept(self: Arc<Self>, socket: TcpListener) {
-        loop {
-            match socket.accept().await {
-                Ok((stream, peer)) => self.admit(stream, peer.ip()),
-                Err(error) => {
-                    tracing::warn!(listener = %self.listener, %error, "a connection was not accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
     /// Goes on with a connection in a task of its own, if there is room for it.
     fn admit(self: &Arc<Self>, stream: TcpStream, source: IpAddr) {
         let refused = |label| {
             self.shared.metrics.handshakes_failed.with_label_values(&[label]).inc();
         };
-        let Some(open) = Open::count(&self.shared) else {
+        let Some(open) = self.shared.connections.enter() else {
             return refused("connections");
         };
         let Some(pending) = self.pending.enter(source) else {
@@ -170,21 +136,4 @@ impl Entrance {
 fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
     let (_, session) = stream.get_ref();
     session.peer_certificates()?.first().map(|leaf| leaf.to_vec())
-}
-
-/// A connection that counts.
-struct Open(Arc<Shared>);
-
-impl Open {
-    fn count(shared: &Arc<Shared>) -> Option<Self> {
-        let more = |n: usize| (n < shared.settings.max_connections).then_some(n + 1);
-        shared.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Self(Arc::clone(shared)))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -22,6 +22,8 @@ pub struct Entrance {
     pub certificate: PathBuf,
     /// What the client shows of itself: certificate and private key, in PEM.
     pub identity: Option<(String, String)>,
+    /// Bytes that a client of QUIC takes before it has read some (RFC 9000 §4.1); `None` for a usual number.
+    pub window: Option<u32>,
 }
 
 impl Entrance {

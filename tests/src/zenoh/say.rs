@@ -8,7 +8,7 @@ use zenoh_protocol::network::interest::{InterestId, InterestMode, InterestOption
 use zenoh_protocol::network::{
     Declare, DeclareBody, DeclareKeyExpr, DeclareQueryable, DeclareSubscriber, DeclareToken,
     Interest, Mapping, NetworkBody, NetworkMessage, Push, Request, Response, ResponseFinal,
-    UndeclareKeyExpr, UndeclareQueryable, UndeclareSubscriber, UndeclareToken, ext,
+    UndeclareKeyExpr, UndeclareQueryable, UndeclareSubscriber, UndeclareToken, ext, push,
 };
 use zenoh_protocol::zenoh::query::ConsolidationMode;
 use zenoh_protocol::zenoh::{Del, PushBody, Put, Query, Reply, RequestBody, ResponseBody};
@@ -35,19 +35,33 @@ pub fn put(key: WireExpr<'static>, payload: &str) -> NetworkMessage {
 
 /// A message of any bytes.
 pub fn put_bytes(key: WireExpr<'static>, payload: Vec<u8>) -> NetworkMessage {
-    push(key, PushBody::Put(body(payload)))
+    push(key, PushBody::Put(body(payload)), ext::QoSType::DEFAULT)
+}
+
+/// A message of any bytes that may not be dropped.
+pub fn kept(key: WireExpr<'static>, payload: Vec<u8>) -> NetworkMessage {
+    let ext_qos = ext::QoSType::new(Priority::Data, CongestionControl::Block, false);
+    push(key, PushBody::Put(body(payload)), ext_qos)
 }
 
 /// A deletion.
 pub fn delete(key: WireExpr<'static>) -> NetworkMessage {
     let (timestamp, ext_sinfo, ext_attachment) = (None, None, None);
-    push(key, PushBody::Del(Del { timestamp, ext_sinfo, ext_attachment, ext_unknown: Vec::new() }))
+    push(
+        key,
+        PushBody::Del(Del { timestamp, ext_sinfo, ext_attachment, ext_unknown: Vec::new() }),
+        ext::QoSType::DEFAULT,
+    )
 }
 
-fn push(wire_expr: WireExpr<'static>, payload: PushBody) -> NetworkMessage {
+fn push(
+    wire_expr: WireExpr<'static>,
+    payload: PushBody,
+    ext_qos: push::ext::QoSType,
+) -> NetworkMessage {
     NetworkBody::Push(Push {
         wire_expr,
-        ext_qos: ext::QoSType::DEFAULT,
+        ext_qos,
         ext_tstamp: None,
         ext_nodeid: ext::NodeIdType::DEFAULT,
         ext_ts_stack: None,

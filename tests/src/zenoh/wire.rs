@@ -33,7 +33,12 @@ impl Wire {
         if entrance.link == Link::Quic {
             let mut tls = tls()?;
             tls.alpn_protocols = vec![b"zenoh".to_vec()];
-            let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+            let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+            if let Some(window) = entrance.window {
+                let mut transport = quinn::TransportConfig::default();
+                transport.stream_receive_window(window.into());
+                config.transport_config(Arc::new(transport));
+            }
             let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into())?;
             let connecting = endpoint.connect_with(config, entrance.address, "localhost")?;
             let connection = connecting.await?;

@@ -22,7 +22,8 @@ pub struct Witness {
 }
 
 impl Witness {
-    pub(super) async fn new(tenant: &str, session: Session, friend: Session) -> Self {
+    /// Hears on one session, beside another one of the same tenant.
+    pub async fn new(tenant: &str, session: Session, friend: Session) -> Self {
         let heard: Arc<Mutex<Vec<String>>> = Arc::default();
         let log = |kind: &'static str| {
             let heard = Arc::clone(&heard);

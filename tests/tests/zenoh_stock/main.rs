@@ -135,14 +135,37 @@ async fn clients_come_back_when_the_router_was_killed() {
     let globex = open(&site.gate(), Some(&realm.member("globex"))).await.unwrap();
     let own = Ear::of(&acme, "device-connect/acme/**").await;
     let other = Ear::of(&globex, "**").await;
-    own.hears(&sender, "device-connect/acme/cam-1/event/before").await;
-
-    site.server.kill().unwrap();
-    let site = tokio::task::spawn_blocking(move || site.server.restart().map(|()| site));
-    let _site = site.await.unwrap().unwrap();
-    // The very sessions and subscriptions of before.
-    own.hears(&sender, "device-connect/acme/cam-1/event/after").await;
-    other.nothing().await;
+    let name = "device-connect/acme/cam-1/state";
+    let _state = acme
+        .declare_queryable(name)
+        .callback(|query| {
+            let key = query.key_expr().clone();
+            tokio::task::block_in_place(|| drop(zenoh::Wait::wait(query.reply(key, "1"))));
+        })
+        .await
+        .unwrap();
+    let _alive = acme.liveliness().declare_token("device-connect/acme/cam-1").await.unwrap();
+    let is_all_there = async || {
+        let alive = sender.liveliness().get("device-connect/acme/*").await.unwrap();
+        let is_alive = alive.recv_async().await.is_ok_and(|reply| reply.result().is_ok());
+        is_alive && ask(&sender, name).await == [(name.to_owned(), json!(1))]
+    };
+    for round in 0..3 {
+        eventually_async("all is there", is_all_there).await;
+        let heard = own.hears(&sender, &format!("device-connect/acme/cam-1/event/{round}")).await;
+        assert!(!heard.iter().any(|key| key.ends_with("forged")), "{heard:?}");
+        // Nothing of it reaches anybody else: neither before the router was killed nor after.
+        assert_eq!(ask(&globex, name).await, []);
+        globex.put("device-connect/acme/cam-1/event/forged", "probe").await.unwrap();
+        other.nothing().await;
+        // The very sessions and declarations of before are there again in a moment.
+        site.server.kill().unwrap();
+        let restarting = tokio::task::spawn_blocking(move || site.server.restart().map(|()| site));
+        site = restarting.await.unwrap().unwrap();
+    }
+    let heard = own.hears(&sender, "device-connect/acme/cam-1/event/last").await;
+    assert!(!heard.iter().any(|key| key.ends_with("forged")), "{heard:?}");
+    assert_eq!(site.metric(STRANGERS).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,8 +28,11 @@ pub(crate) async fn receive(reader: &mut Reader, max: usize) -> io::Result<Trans
     if len > max {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let mut batch = vec![0; len];
-    reader.read_exact(&mut batch).await?;
+    // Room is made for what comes, not for what is announced.
+    let mut batch = Vec::new();
+    if reader.take(len as u64).read_to_end(&mut batch).await? < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let mut batch = ZSlice::from(batch);
     let message = Zenoh080::new().read(&mut batch);
     match message {

@@ -3,25 +3,19 @@
 mod quic;
 mod websocket;
 
-use crate::gate::{Arrival, Gate, Open};
+use crate::gate::{Arrival, Gate};
 use crate::session::serve;
 use bulkhead_control::Pending;
 use bulkhead_control::config::{ZenohConfig, ZenohLink, ZenohListener};
+use bulkhead_control::listen::{self, accept};
 use bulkhead_control::tls::{ServerTls, TlsError};
 use quinn::Endpoint;
 use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
-
-/// Pause after a connection could not be accepted, mostly for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the gate cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +74,7 @@ pub(crate) fn listen(
                 gate.tasks.spawn_on(accepting, gate.threads.inward());
             }
             _ => {
-                let socket = bind_to(listener.address).map_err(bind)?;
+                let socket = listen::bind(listener.address).map_err(bind)?;
                 addresses.push(socket.local_addr().map_err(bind)?);
                 let accepting = doorway.accept(socket);
                 let accepting = async move { stop.run_until_cancelled(accepting).await };
@@ -89,24 +83,6 @@ pub(crate) fn listen(
         }
     }
     Ok(addresses)
-}
-
-/// A listening socket; one of IPv6 takes IPv4 too only where it listens everywhere.
-fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        Some(socket2::Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }
 
 /// One listener.
@@ -119,22 +95,12 @@ struct Doorway {
 
 impl Doorway {
     async fn accept(self: Arc<Self>, socket: TcpListener) {
-        loop {
-            match socket.accept().await {
-                Ok((stream, peer)) => {
-                    let doorway = Arc::clone(&self);
-                    let deadline = self.deadline();
-                    let source = peer.ip();
-                    self.admit(source, deadline, async move {
-                        doorway.arrive(stream, source, deadline).await
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(listener = %self.listener, %error, "a connection was not accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        let arriving = |stream, source| {
+            let (doorway, deadline) = (Arc::clone(&self), self.deadline());
+            let arrival = async move { doorway.arrive(stream, source, deadline).await };
+            self.admit(source, deadline, arrival);
+        };
+        accept(socket, self.listener, arriving).await;
     }
 
     async fn accept_quic(self: Arc<Self>, endpoint: Endpoint) {
@@ -168,7 +134,7 @@ impl Doorway {
         let gate = Arc::clone(&self.gate);
         let failed = gate.metrics.handshakes_failed.clone();
         let refused = |label| failed.with_label_values(&[label]).inc();
-        let Some(open) = Open::count(&gate) else {
+        let Some(open) = gate.connections.enter() else {
             return refused("sessions");
         };
         let Some(pending) = self.pending.enter(source) else {

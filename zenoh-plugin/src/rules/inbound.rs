@@ -1,11 +1,12 @@
 use super::Shared;
+use crate::declarations::Declaration;
+use crate::seat::TenantUse;
 use crate::wire::{Side, Violation};
 use bulkhead_policy::DenyReason;
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use zenoh_protocol::core::{Reliability, WireExpr};
+use zenoh_protocol::core::{ExprId, Priority, Reliability, WireExpr};
 use zenoh_protocol::network::declare::common::ext::WireExprType;
 use zenoh_protocol::network::interest::{InterestId, InterestMode};
 use zenoh_protocol::network::{
@@ -38,6 +39,8 @@ pub(crate) enum Operation {
     Queryable,
     Token,
     Interest,
+    /// Any declaration, where there are too many.
+    Declare,
     System,
 }
 
@@ -52,6 +55,7 @@ impl Operation {
             Operation::Queryable => "queryable",
             Operation::Token => "token",
             Operation::Interest => "interest",
+            Operation::Declare => "declare",
             Operation::System => "system",
         }
     }
@@ -61,11 +65,13 @@ impl Operation {
 #[derive(Debug)]
 pub(crate) struct InboundRules {
     shared: Arc<Shared>,
+    tenant: Arc<TenantUse>,
     limits: Limits,
-    hasher: RandomState,
-    queryables: Declarations,
-    tokens: Declarations,
-    interests: HashSet<InterestId>,
+    names: HashMap<ExprId, Declaration>,
+    subscribers: HashMap<u32, Declaration>,
+    queryables: HashMap<u32, Declaration>,
+    tokens: HashMap<u32, Declaration>,
+    interests: HashMap<InterestId, Declaration>,
     /// The key of the last put that was written out, and whether it was allowed.
     last_put: Option<(Box<str>, bool)>,
 }
@@ -75,25 +81,26 @@ pub(crate) struct InboundRules {
 pub(crate) struct Limits {
     /// Subscribers, queryables, tokens and interests together.
     pub declarations: usize,
+    /// Names that all sessions of the tenant have declared.
+    pub names_of_tenant: usize,
     /// Queries without their last answer.
     pub queries: usize,
     /// Bytes of a payload.
     pub payload: usize,
 }
 
-/// What was declared: the id, and a hash of the key.
-type Declarations = HashMap<u32, u64>;
-
 impl InboundRules {
     /// Nothing declared yet.
-    pub(crate) fn new(shared: Arc<Shared>, limits: Limits) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, tenant: Arc<TenantUse>, limits: Limits) -> Self {
         Self {
             shared,
+            tenant,
             limits,
-            hasher: RandomState::new(),
+            names: HashMap::new(),
+            subscribers: HashMap::new(),
             queryables: HashMap::new(),
             tokens: HashMap::new(),
-            interests: HashSet::new(),
+            interests: HashMap::new(),
             last_put: None,
         }
     }
@@ -103,6 +110,7 @@ impl InboundRules {
     /// # Errors
     /// [`Violation`] if the session has to end.
     pub(crate) fn decide(&mut self, message: &mut NetworkMessage) -> Result<Decision, Violation> {
+        keep_below_control(&mut message.body);
         match &mut message.body {
             NetworkBody::Push(push) => Ok(self.push(push)),
             NetworkBody::Request(request) => Ok(self.request(request)),
@@ -182,8 +190,8 @@ impl InboundRules {
     fn interest(&mut self, interest: &mut Interest) -> Result<Decision, Violation> {
         interest.ext_nodeid = ext::NodeIdType::DEFAULT;
         if interest.mode == InterestMode::Final {
-            let known = self.interests.remove(&interest.id);
-            return Ok(if known { Decision::Pass } else { Decision::Ignore });
+            let known = known(self.interests.remove(&interest.id));
+            return Ok(known);
         }
         let allowed = match &interest.wire_expr {
             Some(expr) => {
@@ -202,10 +210,11 @@ impl InboundRules {
             },
         };
         if allowed {
-            if !self.interests.contains(&interest.id) {
-                self.count()?;
+            if !self.interests.contains_key(&interest.id) {
+                let key = interest.wire_expr.as_ref().and_then(|expr| self.key_of(expr));
+                let declaration = self.declaration(key.as_deref().unwrap_or_default())?;
                 if interest.mode != InterestMode::Current {
-                    self.interests.insert(interest.id);
+                    self.interests.insert(interest.id, declaration);
                 }
             }
             return Ok(Decision::Pass);
@@ -230,11 +239,20 @@ impl InboundRules {
                 let shared = &self.shared;
                 let (id, expr) = (name.id, &name.wire_expr);
                 let pass = shared.names().declare(Side::Client, id, expr, &shared.grants)?;
-                // Not a denial: nothing was asked for yet.
-                Ok(if pass { Decision::Pass } else { Decision::Ignore })
+                if !pass {
+                    // Not a denial: nothing was asked for yet.
+                    return Ok(Decision::Ignore);
+                }
+                if !self.names.contains_key(&id) {
+                    let key = self.key_of(expr).unwrap_or_default();
+                    let named = self.tenant.name(&key, self.limits.names_of_tenant);
+                    self.names.insert(id, named.ok_or(Violation::TenantHasTooMany)?);
+                }
+                Ok(Decision::Pass)
             }
             DeclareBody::UndeclareKeyExpr(name) => {
                 self.last_put = None;
+                self.names.remove(&name.id);
                 let known = self.shared.names().undeclare(Side::Client, name.id);
                 Ok(if known { Decision::Pass } else { Decision::Ignore })
             }
@@ -247,7 +265,8 @@ impl InboundRules {
             DeclareBody::DeclareToken(new) => self.enter(Operation::Token, new.id, &new.wire_expr),
             DeclareBody::UndeclareSubscriber(old) => {
                 old.ext_wire_expr = WireExprType::null();
-                Ok(known(self.shared.subscriptions().remove(&old.id)))
+                self.shared.subscriptions().remove(&old.id);
+                Ok(known(self.subscribers.remove(&old.id)))
             }
             DeclareBody::UndeclareQueryable(old) => {
                 old.ext_wire_expr = WireExprType::null();
@@ -283,21 +302,24 @@ impl InboundRules {
             };
             return Ok(Decision::Deny(reason, operation, None));
         }
-        let hash = self.hasher.hash_one(&*key);
-        let declared = match operation {
-            Operation::Token => self.tokens.get(&id).map(|before| *before == hash),
-            Operation::Queryable => self.queryables.get(&id).map(|before| *before == hash),
-            _ => self.shared.subscriptions().get(&id).map(|before| *before == key),
+        let known = match operation {
+            Operation::Token => self.tokens.get(&id),
+            Operation::Queryable => self.queryables.get(&id),
+            _ => self.subscribers.get(&id),
         };
-        match declared {
-            Some(false) => return Err(Violation::Redeclared),
-            Some(true) => return Ok(Decision::Pass),
-            None => self.count()?,
+        match known {
+            Some(known) if known.is_of(&key) => return Ok(Decision::Pass),
+            Some(_) => return Err(Violation::Redeclared),
+            None => {}
         }
+        let declaration = self.declaration(&key)?;
         match operation {
-            Operation::Token => drop(self.tokens.insert(id, hash)),
-            Operation::Queryable => drop(self.queryables.insert(id, hash)),
-            _ => drop(self.shared.subscriptions().insert(id, key)),
+            Operation::Token => drop(self.tokens.insert(id, declaration)),
+            Operation::Queryable => drop(self.queryables.insert(id, declaration)),
+            _ => {
+                self.subscribers.insert(id, declaration);
+                self.shared.subscriptions().insert(id, key);
+            }
         }
         Ok(Decision::Pass)
     }
@@ -308,12 +330,31 @@ impl InboundRules {
         names.resolve(Side::Client, expr).key().map(str::to_owned)
     }
 
-    /// Whether there is room for one more.
-    fn count(&self) -> Result<(), Violation> {
-        let subscriptions = self.shared.subscriptions().len();
+    /// One more, if the session and its tenant have room for it.
+    fn declaration(&self, key: &str) -> Result<Declaration, Violation> {
         let others = self.queryables.len() + self.tokens.len() + self.interests.len();
-        let count = subscriptions + others;
-        if count < self.limits.declarations { Ok(()) } else { Err(Violation::TooManyDeclarations) }
+        if self.subscribers.len() + others >= self.limits.declarations {
+            return Err(Violation::TooManyDeclarations);
+        }
+        let declared = self.tenant.declare(key, self.limits.names_of_tenant);
+        declared.ok_or(Violation::TenantHasTooMany)
+    }
+}
+
+/// Takes from data the priority that is for what routers and clients say about themselves: before it
+/// everything else would wait, other tenants' messages too.
+fn keep_below_control(body: &mut NetworkBody) {
+    fn lower<const ID: u8>(qos: &mut ext::QoSType<ID>) {
+        if qos.get_priority() == Priority::Control {
+            qos.set_priority(Priority::RealTime);
+        }
+    }
+    match body {
+        NetworkBody::Push(push) => lower(&mut push.ext_qos),
+        NetworkBody::Request(request) => lower(&mut request.ext_qos),
+        NetworkBody::Response(response) => lower(&mut response.ext_qos),
+        NetworkBody::ResponseFinal(end) => lower(&mut end.ext_qos),
+        NetworkBody::Declare(_) | NetworkBody::Interest(_) | NetworkBody::OAM(_) => {}
     }
 }
 

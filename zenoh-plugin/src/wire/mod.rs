@@ -52,4 +52,7 @@ pub(crate) enum Violation {
     /// More declarations than one session may have.
     #[error("the session has more declarations than one may have")]
     TooManyDeclarations,
+    /// More declarations, or names, than all sessions of a tenant may have.
+    #[error("the tenant has as many declarations, or names declared, as it may")]
+    TenantHasTooMany,
 }

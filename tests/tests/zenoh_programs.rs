@@ -1,0 +1,185 @@
+//! Zenoh routers as programs: how they start, and what is left when they have ended.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at a surprise"
+)]
+
+use bulkhead_devkit::{Error, Server, free_port};
+use bulkhead_tests::zenoh::{Entrance, Greeting, Link};
+use bulkhead_tests::{Stack, Token, eventually, eventually_async};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const ZENOHD: &str = env!("CARGO_BIN_EXE_zenohd");
+
+/// A router's configuration with the gate in it, and the port that the gate is to have.
+fn router(stack: &Stack) -> (Value, u16) {
+    let (socket, port) = (stack.folder().join("router.sock"), free_port().unwrap());
+    let config = json!({
+        "mode": "router",
+        "listen": { "endpoints": [format!("unixsock-stream/{}", socket.display())] },
+        "scouting": { "multicast": { "enabled": false } },
+        "plugins": { "bulkhead": {
+            "config": stack.config_path(),
+            "listeners": [format!("tcp/127.0.0.1:{port}")],
+        } },
+    });
+    (config, port)
+}
+
+fn spawn(program: &str, arguments: &[&Path], stack: &Stack) -> Server {
+    let mut command = Command::new(program);
+    command.args(arguments).env("TMPDIR", temporary(stack)).env_remove("RUST_BACKTRACE");
+    Server::spawn("router", command, stack.folder()).unwrap()
+}
+
+/// The program's own folder for temporary files.
+fn temporary(stack: &Stack) -> PathBuf {
+    let folder = stack.folder().join("tmp");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn entrance(stack: &Stack, port: u16) -> Entrance {
+    let certificate = stack.folder().join("zenoh.pem");
+    let address = ([127, 0, 0, 1], port).into();
+    Entrance { link: Link::Tcp, address, certificate, identity: None, window: None }
+}
+
+/// Ends a program as a system does, and makes sure that it ends by itself.
+async fn terminate(server: Server) {
+    let pid = server.pid();
+    let ended = tokio::task::spawn_blocking(move || {
+        let status = Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap();
+        assert!(status.success());
+        server.wait_until(Duration::from_secs(20), || None::<()>).unwrap_err()
+    });
+    match ended.await.unwrap() {
+        Error::Exited { status, .. } => assert_eq!(status, "exit status: 0"),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_router_of_its_own_serves_until_it_is_told_to_end() {
+    let stack = Stack::zenoh().without_service().start().await;
+    let (config, port) = router(&stack);
+    let file = stack.folder().join("router.json5");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let server = spawn(ZENOHD, &[&file], &stack);
+    let entrance = entrance(&stack, port);
+    eventually_async("the gate listens", async || entrance.try_knock().await.is_ok()).await;
+    let greeting = stack.greeting(&Token::role("acme", "member"));
+    let mut raw = entrance.enter(&greeting).await;
+    raw.sync("device-connect/acme/nobody").await;
+    assert!(entrance.refuse(&Greeting::new("nobody's")).await.is_some());
+    let session = entrance.connect(&stack.token(&Token::role("acme", "member"))).await;
+    session.put("device-connect/acme/x", "own").await.unwrap();
+    terminate(server).await;
+    raw.closed().await;
+    assert!(entrance.try_knock().await.is_err());
+    // What it did is written down to the end.
+    let connected = stack.audit().into_iter().filter(|record| record["event"] == "connect");
+    assert_eq!(connected.count(), 2);
+}
+
+/// What is wrong, what becomes of the router's and Bulkhead's configuration, and what is said.
+type Case = (&'static str, fn(&mut Value), fn(String) -> String, &'static str);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_configuration_is_named_and_ends_the_router() {
+    let stack = Stack::zenoh().without_service().start().await;
+    let good = std::fs::read_to_string(stack.config_path()).unwrap();
+    let cases: [Case; 6] = [
+        (
+            "a setting of the plugin",
+            |router| router["plugins"]["bulkhead"]["confg"] = json!("x"),
+            |own| own,
+            "plugins/bulkhead of the router's configuration: unknown field `confg`",
+        ),
+        (
+            "nothing of the plugin",
+            |router| drop(router.as_object_mut().unwrap().remove("plugins")),
+            |own| own,
+            "plugins/bulkhead",
+        ),
+        (
+            "a listener around the gate",
+            |router| {
+                let endpoints = router["listen"]["endpoints"].as_array_mut().unwrap();
+                endpoints.push(json!(format!("tcp/127.0.0.1:{}", free_port().unwrap())));
+            },
+            |own| own,
+            "tenants could reach the router around the gate by tcp/127.0.0.1:",
+        ),
+        (
+            "a setting of the router",
+            |router| router["mod"] = json!("router"),
+            |own| own,
+            "router.json5: ",
+        ),
+        ("no issuer", |_| {}, |own| own.replace("[[issuers]]", "[[isuers]]"), "isuers"),
+        (
+            "a certificate",
+            |router| router["plugins"]["bulkhead"]["listeners"] = json!(["tls/127.0.0.1:0"]),
+            |own| own.replace("zenoh.pem", "missing.pem"),
+            "missing.pem",
+        ),
+    ];
+    for (what, change, change_own, said) in cases {
+        let (mut config, _) = router(&stack);
+        change(&mut config);
+        let file = stack.folder().join("router.json5");
+        std::fs::write(&file, config.to_string()).unwrap();
+        std::fs::write(stack.config_path(), change_own(good.clone())).unwrap();
+        let log = failed(spawn(ZENOHD, &[&file], &stack)).await;
+        assert!(log.contains(said), "{what}: {log}");
+        assert!(log.contains("bulkhead-zenohd: ") && !log.contains("panicked"), "{what}: {log}");
+    }
+    let missing = stack.folder().join("missing.json5");
+    let log = failed(spawn(ZENOHD, &[&missing], &stack)).await;
+    assert!(log.contains("missing.json5"), "{log}");
+    let log = failed(spawn(ZENOHD, &[], &stack)).await;
+    assert!(log.contains("name the router's configuration file"), "{log}");
+}
+
+/// Waits until a program has ended with a failure, and returns what it said.
+async fn failed(server: Server) -> String {
+    let ended = tokio::task::spawn_blocking(move || {
+        server.wait_until(Duration::from_secs(20), || None::<()>).unwrap_err()
+    });
+    match ended.await.unwrap() {
+        Error::Exited { status, log, .. } => {
+            assert_eq!(status, "exit status: 1", "{log}");
+            log
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_within_a_service_leaves_nothing_behind() {
+    let stack = Stack::zenoh().without_service().start().await;
+    let config = stack.config_path();
+    let serve = [Path::new("serve"), Path::new("--config"), &config];
+    let left = || -> Vec<_> {
+        let entries = std::fs::read_dir(temporary(&stack)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    for killed in [true, false] {
+        let server = spawn(env!("CARGO_BIN_EXE_replica"), &serve, &stack);
+        eventually("it serves", || server.log().contains("serving")).await;
+        assert_eq!(left().len(), 1, "its socket, and what another one left is gone");
+        if killed {
+            server.kill().unwrap();
+        } else {
+            terminate(server).await;
+            assert_eq!(left(), [""; 0]);
+        }
+    }
+}
