@@ -153,9 +153,7 @@ impl Access for TenantAccess {
     }
 
     fn identity(&self) -> Option<String> {
-        let principal = &self.admission.principal;
-        let (device, role) = (principal.device.clone(), principal.role.clone());
-        Some(Requester { tenant: principal.tenant()?.clone(), device, role }.to_string())
+        Requester::of(&self.admission.principal).map(|requester| requester.to_string())
     }
 
     fn publish(&self, topic: &str) -> Verdict<()> {

@@ -1,13 +1,13 @@
 //! Who asks a platform service for something, as the broker says it.
 
-use crate::{DeviceId, RoleName, TenantId};
+use crate::{DeviceId, Principal, RoleName, TenantId};
 use std::fmt;
 use std::str::FromStr;
 
 /// What stands where there is no device. Ids begin with a letter or a digit, so it is none.
 const NOBODY: &str = "-";
 
-/// The part of a [`Principal`](crate::Principal) that a broker tells the platform's services about
+/// The part of a [`Principal`] that a broker tells the platform's services about
 /// whoever sent a message. It is worth what its way is worth: a service takes it from where only the
 /// broker can write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +18,14 @@ pub struct Requester {
     pub device: Option<DeviceId>,
     /// What it may do.
     pub role: RoleName,
+}
+
+impl Requester {
+    /// What services are told of a principal; `None` for one of them.
+    pub fn of(principal: &Principal) -> Option<Self> {
+        let tenant = principal.tenant()?.clone();
+        Some(Self { tenant, device: principal.device.clone(), role: principal.role.clone() })
+    }
 }
 
 /// `tenant/device/role`, with `-` for no device.

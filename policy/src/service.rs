@@ -18,6 +18,17 @@ pub const TENANT_NAMES: &str = "tenant-names";
 /// form of a [`Requester`](crate::Requester).
 pub const PUBLISHER: &str = "bulkhead-publisher";
 
+/// Whether whoever answers under this name (with `/`) is told who asks. On Zenoh the gate writes a
+/// [`Requester`](crate::Requester) into the attachment of a query for exactly such a name, over whatever
+/// the client had there.
+pub fn is_told_who_asks(name: &str) -> bool {
+    let mut segments = name.split('/');
+    let (root, _, what) = (segments.next(), segments.next(), segments.next());
+    root == Some("device-connect")
+        && matches!(what, Some("registry" | "discovery"))
+        && segments.next().is_none()
+}
+
 /// A name in a tenant, as a service says it.
 pub fn in_tenant(tenant: &TenantId, name: &str) -> String {
     format!("{TENANT}{tenant}/{name}")
@@ -32,7 +43,17 @@ pub fn of_tenant(name: &str) -> Option<(TenantId, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{in_tenant, of_tenant};
+    use super::{in_tenant, is_told_who_asks, of_tenant};
+
+    #[test]
+    fn the_registry_is_told_who_asks() {
+        for name in ["device-connect/acme/registry", "device-connect/acme/discovery"] {
+            assert!(is_told_who_asks(name), "{name}");
+        }
+        for other in ["device-connect/acme/cam-1/cmd", "device-connect/acme/registry/x", "x", ""] {
+            assert!(!is_told_who_asks(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_service_names_the_tenant_first() {

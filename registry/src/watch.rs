@@ -221,11 +221,8 @@ impl View {
         if self.tenant.as_ref().is_some_and(|own| own != tenant) {
             return None;
         }
-        let Some(own) = self.principal.tenant() else { return Some(Discover::Everything) };
-        let requester = Requester {
-            tenant: own.clone(),
-            device: self.principal.device.clone(),
-            role: self.principal.role.clone(),
+        let Some(requester) = Requester::of(&self.principal) else {
+            return Some(Discover::Everything);
         };
         Some(self.auth.granted(Broker::Nats, &requester).ok()?.discover)
     }

@@ -108,6 +108,45 @@ async fn over_mqtt_a_device_speaks_for_itself_alone() {
     assert_eq!(devices(&mut other, "acme").await, ["cam-1"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_zenoh_a_device_speaks_for_itself_alone() {
+    let stack = Stack::zenoh().registry("").start().await;
+    let entrance = stack.entrance(bulkhead_tests::zenoh::Link::Tcp);
+    let open = async |token: &Token| entrance.try_connect(Some(&stack.token(token))).await.unwrap();
+    let (cam, other) =
+        (open(&Token::device("acme", "cam-1")).await, open(&Token::device("acme", "cam-2")).await);
+    let ask = async |session: &zenoh::Session, key: &str, request: Value, told: Option<&str>| {
+        let get = session.get(key).payload(request.to_string());
+        let get = match told {
+            Some(told) => get.attachment(told),
+            None => get,
+        };
+        let replies = get.timeout(std::time::Duration::from_secs(5)).await.unwrap();
+        let reply = replies.recv_async().await.ok()?;
+        let sample = reply.into_result().ok()?;
+        serde_json::from_slice::<Value>(&sample.payload().to_bytes()).ok()
+    };
+    let key = "device-connect/acme/registry";
+    let answer = ask(&cam, key, registration("cam-1"), None).await.unwrap();
+    assert_eq!(answer["result"]["status"], "registered", "{answer}");
+    // What a client attaches is not what the gate says; by a wildcard nobody is asked at all.
+    for told in [None, Some("acme/cam-1/device"), Some("globex/cam-1/member")] {
+        let answer = ask(&other, key, registration("cam-1"), told).await.unwrap();
+        assert_eq!(answer["error"]["code"], -32602, "{answer}");
+    }
+    let member = open(&Token::role("acme", "member")).await;
+    for wide in ["device-connect/acme/*", "device-connect/acme/**"] {
+        let answer = ask(&member, wide, registration("cam-9"), Some("acme/cam-9/device")).await;
+        assert_eq!(answer, None, "{wide}");
+    }
+    let question = json!({"id": 1, "method": "discovery/listDevices", "params": {}});
+    let found =
+        ask(&member, "device-connect/acme/discovery", question.clone(), None).await.unwrap();
+    assert_eq!(found["result"]["devices"].as_array().unwrap().len(), 1, "{found}");
+    let foreign = open(&Token::role("globex", "member")).await;
+    assert_eq!(ask(&foreign, "device-connect/acme/discovery", question, None).await, None);
+}
+
 /// What an unmodified device's runtime is made of, for a backend.
 async fn runtime(stack: &Stack, backend: &str, tenant: &str, device: &str) -> Value {
     let token = stack.token(&Token::device(tenant, device));

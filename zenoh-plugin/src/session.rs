@@ -11,7 +11,7 @@ use crate::seat::{Guest, Seat, Taken};
 use crate::wire::{Inbound, Outbound, Passage, Violation};
 use bulkhead_control::Entered;
 use bulkhead_control::listen::Connected;
-use bulkhead_policy::DenyReason;
+use bulkhead_policy::{DenyReason, Requester};
 use secrecy::ExposeSecret;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -158,7 +158,8 @@ async fn enter(
 fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted: Connected) {
     let Place { taken, attachment, from_router, to_router, inbound } = place;
     let seat = Arc::clone(&taken.seat);
-    let shared = Arc::new(Shared::new(seat.admission.grants.clone()));
+    let requester = Requester::of(&seat.admission.principal);
+    let shared = Arc::new(Shared::new(seat.admission.grants.clone(), requester.as_ref()));
     let quotas = seat.tenant.quotas();
     seat.heard();
     let rules = InboundRules::new(

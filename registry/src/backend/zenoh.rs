@@ -10,6 +10,7 @@ use crate::presence::Via;
 use crate::wire::Subject;
 use bulkhead_control::config::RegistryZenoh;
 use bulkhead_control::files::read_text;
+use bulkhead_policy::service::is_told_who_asks;
 use bulkhead_policy::{Broker, DeviceId, Requester, TenantId};
 use futures::future::BoxFuture;
 use prometheus::IntGauge;
@@ -238,7 +239,11 @@ async fn closed(session: Session) {
     }
 }
 
+/// Answers a query for exactly this name: the gate says who asks of no other.
 async fn answer(fleet: &Fleet, query: Query, registers: bool) {
+    if !is_told_who_asks(query.key_expr().as_str()) {
+        return;
+    }
     let payload =
         query.payload().map(|payload| payload.to_bytes().into_owned()).unwrap_or_default();
     let told = query.attachment().and_then(|told| told.try_to_string().ok()?.parse().ok());

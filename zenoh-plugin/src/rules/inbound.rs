@@ -3,9 +3,11 @@ use crate::declarations::Declaration;
 use crate::seat::TenantUse;
 use crate::wire::{Side, Violation};
 use bulkhead_policy::DenyReason;
+use bulkhead_policy::service::is_told_who_asks;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use zenoh_buffers::ZBuf;
 use zenoh_protocol::core::{ExprId, Priority, Reliability, WireExpr};
 use zenoh_protocol::network::declare::common::ext::WireExprType;
 use zenoh_protocol::network::interest::{InterestId, InterestMode};
@@ -14,6 +16,7 @@ use zenoh_protocol::network::{
     Response, ResponseFinal, ext,
 };
 use zenoh_protocol::zenoh::RequestBody;
+use zenoh_protocol::zenoh::ext::AttachmentType;
 
 /// Longest that a query may wait for its answers.
 const MAX_QUERY_TIME: Duration = Duration::from_secs(600);
@@ -153,8 +156,9 @@ impl InboundRules {
         request.ext_nodeid = ext::NodeIdType::DEFAULT;
         let longest = request.ext_timeout.map_or(MAX_QUERY_TIME, |asked| asked.min(MAX_QUERY_TIME));
         request.ext_timeout = request.ext_timeout.map(|_| longest);
-        let RequestBody::Query(query) = &request.payload;
-        let reason = if request.payload_size() > self.limits.payload {
+        let is_too_large = request.payload_size() > self.limits.payload;
+        let RequestBody::Query(query) = &mut request.payload;
+        let reason = if is_too_large {
             DenyReason::PayloadQuotaExceeded
         } else {
             let names = self.shared.names();
@@ -169,6 +173,12 @@ impl InboundRules {
                 DenyReason::QueueQuotaExceeded
             } else {
                 pending.insert(request.id);
+                if let Some(requester) = &self.shared.requester
+                    && key.key().is_some_and(is_told_who_asks)
+                {
+                    let buffer = ZBuf::from(requester.as_bytes().to_vec());
+                    query.ext_attachment = Some(AttachmentType { buffer });
+                }
                 return Decision::Pass;
             }
         };

@@ -7,7 +7,7 @@ pub(crate) use inbound::{Decision, InboundRules, Limits, Operation};
 pub(crate) use outbound::OutboundRules;
 
 use crate::wire::{Names, Resolved};
-use bulkhead_policy::{Grants, KeyExpr};
+use bulkhead_policy::{Grants, KeyExpr, Requester};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) grants: Grants,
+    /// Who the client is, in the words that the platform's services are told; `None` for one of them.
+    requester: Option<Box<str>>,
     names: Mutex<Names>,
     /// Queries of the client that were not answered to the end.
     queries: Mutex<HashSet<u32>>,
@@ -24,9 +26,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// A session begins with nothing declared.
-    pub(crate) fn new(grants: Grants) -> Self {
+    pub(crate) fn new(grants: Grants, requester: Option<&Requester>) -> Self {
         Self {
             grants,
+            requester: requester.map(|requester| requester.to_string().into()),
             names: Mutex::default(),
             queries: Mutex::default(),
             subscriptions: Mutex::default(),
