@@ -306,6 +306,11 @@ impl Fleet {
             return "refused";
         }
         let Some(beat) = Heartbeat::parse(payload, &device) else { return "refused" };
+        if let Some(sent) = beat.sent {
+            // A device whose clock is ahead is not older than new.
+            let age = Timestamp::now().as_duration().as_secs_f64() - sent;
+            self.common.metrics.lag.with_label_values(&[label(via)]).observe(age.max(0.0));
+        }
         let heard = lock(&self.presence).beat(&device, &beat.status, via, Instant::now());
         match heard {
             Beat::Unchanged => {

@@ -1,6 +1,12 @@
 //! What Prometheus gets to see of the registry.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+/// Upper bounds of the ages of heartbeats, in seconds.
+const AGES: &[f64] = &[0.01, 0.05, 0.25, 1.0, 5.0, 15.0];
 
 /// The registry's metrics. Cloning shares them.
 #[derive(Clone, Debug)]
@@ -35,6 +41,8 @@ pub(crate) struct Metrics {
     pub(crate) waiting: IntGauge,
     /// Whether a backend can be heard.
     pub(crate) backend_up: IntGaugeVec,
+    /// How old heartbeats are when they are heard, by the devices' clocks.
+    pub(crate) lag: HistogramVec,
     /// Which share of its quota etcd uses, 0 to 1.
     pub(crate) etcd_space: Gauge,
     /// Whether etcd has raised its alarm: it takes no writes.
@@ -63,6 +71,15 @@ impl Metrics {
             &["backend"],
         )?;
         registry.register(Box::new(backend_up.clone()))?;
+        let lag = HistogramVec::new(
+            HistogramOpts::new(
+                "bulkhead_registry_beat_age_seconds",
+                "How old heartbeats are when they are heard, by the devices' own clocks",
+            )
+            .buckets(AGES.to_vec()),
+            &["backend"],
+        )?;
+        registry.register(Box::new(lag.clone()))?;
         let etcd_space =
             Gauge::new("bulkhead_registry_etcd_space_ratio", "Which share of its quota etcd uses")?;
         registry.register(Box::new(etcd_space.clone()))?;
@@ -118,6 +135,7 @@ impl Metrics {
             devices: gauge("bulkhead_registry_devices", "Devices that are present")?,
             waiting: gauge("bulkhead_registry_waiting", "Devices whose state waits to be written")?,
             backend_up,
+            lag,
             etcd_space,
             etcd_full: gauge(
                 "bulkhead_registry_etcd_full",

@@ -7,6 +7,7 @@ use async_nats::Subscriber;
 use etcd_client::{Client, GetOptions};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Somebody of a tenant on NATS.
@@ -150,6 +151,28 @@ impl Keys {
         let found = self.client.get(key, None).await.unwrap();
         let one = found.kvs().first()?;
         Some((serde_json::from_slice(one.value()).unwrap(), one.lease()))
+    }
+
+    /// The lease of each of a tenant's devices.
+    pub async fn leases(&mut self, tenant: &str) -> BTreeMap<String, i64> {
+        let prefix = format!("/device-connect/{tenant}/devices/");
+        let options = Some(GetOptions::new().with_prefix().with_keys_only());
+        let found = self.client.get(prefix.clone(), options).await.unwrap();
+        let name = |key: &[u8]| String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+        found.kvs().iter().map(|one| (name(one.key()), one.lease())).collect()
+    }
+
+    /// How many partitions of tenants each replica has.
+    pub async fn shares(&mut self) -> BTreeMap<String, usize> {
+        let options = Some(GetOptions::new().with_prefix());
+        let prefix = "/bulkhead/registry/replicas/partitions/";
+        let found = self.client.get(prefix, options).await.unwrap();
+        let mut shares = BTreeMap::new();
+        for one in found.kvs() {
+            let holder = String::from_utf8_lossy(one.value()).into_owned();
+            *shares.entry(holder).or_default() += 1;
+        }
+        shares
     }
 
     /// How often anything of a tenant's devices was written.

@@ -40,6 +40,7 @@ pub struct StackBuilder {
     mqtt: Option<String>,
     zenoh: Option<String>,
     registry: Option<String>,
+    registry_elsewhere: bool,
     issues: bool,
     client_ca: Option<String>,
     mode: Mode,
@@ -130,6 +131,7 @@ impl Default for StackBuilder {
             mqtt: None,
             zenoh: None,
             registry: None,
+            registry_elsewhere: false,
             issues: false,
             client_ca: None,
             mode: Mode::Embedded,
@@ -196,6 +198,13 @@ impl StackBuilder {
     #[must_use]
     pub fn registry(self, text: &str) -> Self {
         Self { registry: Some(format!("{}{text}\n", self.registry.unwrap_or_default())), ..self }
+    }
+
+    /// Lets the test start replicas of the registry, by [`Stack::registry_replica`], over every backend
+    /// that there is.
+    #[must_use]
+    pub fn registry_elsewhere(self) -> Self {
+        Self { registry_elsewhere: true, ..self }
     }
 
     /// Gives the exchange keys of its own, in the folder `exchange`: it issues credentials for MQTT or
@@ -343,6 +352,11 @@ impl StackBuilder {
                  {own}\n"
             )
         });
+        if self.registry_elsewhere {
+            let token = stack.token(&stack.service_token());
+            std::fs::write(stack.folder().join("service.token"), token).unwrap();
+        }
+        let services = if self.registry_elsewhere { SERVICE_ISSUER } else { "" };
         let registry = self.registry.as_ref().map_or_else(String::new, |own| {
             let store = match &stack.etcd {
                 Some(etcd) => format!("etcd = {{ endpoints = [\"{}\"] }}", etcd.endpoint()),
@@ -373,7 +387,7 @@ impl StackBuilder {
              name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
              roles = {:?}\nkeys = {{ {} }}\n\
-             {nats}{mqtt}{zenoh}{registry}{}",
+             {nats}{mqtt}{zenoh}{services}{registry}{}",
             self.issuer_roles, self.issuer_keys, self.config
         )
     }
@@ -433,9 +447,19 @@ impl Stack {
         Replica::start(program, name, &self.config_path(), self.folder()).await
     }
 
-    /// The registry by itself, over NATS and in the stack's etcd, as a process of its own.
+    /// The registry by itself, over the stack's backends and in its etcd, as a process of its own.
     pub async fn registry_replica(&self, program: &str, name: &str) -> Replica {
         let path = self.folder().join("registry.toml");
+        let mut others = String::new();
+        if self.mqtt.is_some() {
+            let url = format!("mqtt://{}", self.tcp().address);
+            others += &format!("mqtt = {{ url = \"{url}\", token_file = \"service.token\" }}\n");
+        }
+        if self.zenoh.is_some() {
+            let connect = format!("tcp/{}", self.entrance(ZenohLink::Tcp).address);
+            let connect = format!("connect = [\"{connect}\"], token_file = \"service.token\"");
+            others += &format!("zenoh = {{ {connect} }}\n");
+        }
         let etcd = self.etcd.as_ref().expect("the stack has an etcd").endpoint();
         let text = format!(
             "dev = true\n\
@@ -448,7 +472,8 @@ impl Stack {
              [registry]\n\
              store = {{ etcd = {{ endpoints = [\"{etcd}\"] }} }}\n\
              takeover_after = \"3s\"\n\
-             nats = {{ servers = {:?}, credentials_file = \"nats/registry.creds\" }}\n",
+             nats = {{ servers = {:?}, credentials_file = \"nats/registry.creds\" }}\n\
+             {others}",
             self.urls(),
         );
         std::fs::write(&path, text).unwrap();

@@ -5,6 +5,7 @@
 use bulkhead_policy::Tenant;
 use bulkhead_tests::registry::{Keys, Party};
 use bulkhead_tests::{Stack, eventually_async};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -257,4 +258,55 @@ async fn tenants_come_and_go_and_the_next_of_the_name_finds_nothing() {
     store.create(&late, Tenant::default()).await.unwrap();
     let next = Party::role(&stack, "late", "member").await;
     assert_eq!(next.devices().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_joins_takes_its_share_and_nobody_notices() {
+    let (mut stack, _first) = with_replicas(&["first"]).await;
+    let store = stack.store().await;
+    let mut parties = Vec::new();
+    for n in 0..8 {
+        let tenant = format!("t{n}");
+        store.create(&tenant.parse().unwrap(), Tenant::default()).await.unwrap();
+        let party = Party::role(&stack, &tenant, "member").await;
+        register(&party, "cam-1", 60).await;
+        let lifecycle = party.lifecycle().await;
+        parties.push((party, lifecycle));
+    }
+    let _second = stack.registry_replica(PROGRAM, "second").await;
+    let mut keys = Keys::of(&mut stack).await;
+    eventually_async("the partitions are shared", async || {
+        let shares = keys.shares().await;
+        shares.len() == 2
+            && shares.values().sum::<usize>() == 64
+            && shares.values().all(|n| *n > 10)
+    })
+    .await;
+    for (party, lifecycle) in &mut parties {
+        assert_eq!(party.devices().await, ["cam-1"], "{}", party.tenant);
+        lifecycle.nothing_but(party, "marker").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_etcd_has_no_room_devices_are_served_and_it_is_said() {
+    let mut stack = Stack::new().etcd().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    register(&console, "cam-1", 60).await;
+    let mut keys = Keys::of(&mut stack).await;
+    let alarm = AlarmOptions::new();
+    keys.client().alarm(AlarmAction::Activate, AlarmType::Nospace, Some(alarm)).await.unwrap();
+    register(&console, "new", 60).await;
+    console.beat("cam-1", json!({"battery": 5})).await;
+    assert_eq!(console.devices().await, ["cam-1", "new"]);
+    assert_eq!(keys.get("acme", "new").await, None);
+    eventually_async("it is said", async || stack.metric("bulkhead_registry_etcd_full") == 1).await;
+    assert!(stack.metric("bulkhead_registry_waiting") > 0);
+    let alarm = AlarmOptions::new();
+    keys.client().alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(alarm)).await.unwrap();
+    eventually_async("it is written", async || keys.get("acme", "new").await.is_some()).await;
+    eventually_async("the change too", async || {
+        keys.get("acme", "cam-1").await.unwrap().0["status"]["battery"] == 5
+    })
+    .await;
 }

@@ -120,6 +120,13 @@ fn pages(session: &mut Session, runtime: &Runtime, load: &Load) {
 fn etcd_per_beat(session: &mut Session, runtime: &Runtime, registry: &Registry, load: &Load) {
     let (devices, seconds) = session.effort().choose((1_000, 60), (1_000, 15));
     let requests = || registry.metric(runtime, "bulkhead_registry_etcd_requests_total", "");
+    let commits = || registry.metric(runtime, "bulkhead_registry_etcd_requests_total", "commit");
+    // What was changed for another case is written first.
+    let mut written = -1.0;
+    while commits() != written {
+        written = commits();
+        std::thread::sleep(Duration::from_secs(2));
+    }
     let before = (requests(), registry.beats(runtime));
     let began = Instant::now();
     let mut sent = 0;

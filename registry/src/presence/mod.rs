@@ -8,6 +8,8 @@
 mod device;
 mod document;
 mod fleet;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 pub(crate) use device::{Device, Via};

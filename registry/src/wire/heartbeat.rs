@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 /// A device's sign of life.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeat {
+    /// When it was sent, by the device's own clock, in seconds since 1970.
+    pub sent: Option<f64>,
     /// What it says of itself besides, to be merged into its status.
     pub status: Map<String, Value>,
 }
@@ -18,8 +20,8 @@ impl Heartbeat {
             return None;
         }
         // When it was sent is of no use to anybody later, and would make every beat a change.
-        status.remove("ts");
-        Some(Self { status })
+        let sent = status.remove("ts").and_then(|ts| ts.as_f64());
+        Some(Self { sent, status })
     }
 }
 
@@ -33,7 +35,10 @@ mod tests {
         let device = "cam-1".parse().unwrap();
         let parse = |text: &str| Heartbeat::parse(text.as_bytes(), &device);
         let beat = parse(r#"{"device_id":"cam-1","ts":1795317234.77,"battery":7}"#).unwrap();
-        assert_eq!(json!(beat.status), json!({"battery": 7}));
+        assert_eq!(
+            (json!(beat.status), beat.sent),
+            (json!({"battery": 7}), Some(1_795_317_234.77))
+        );
         for other in [
             r#"{"device_id":"cam-2"}"#,
             r#"{"device_id":["cam-1"]}"#,

@@ -1,0 +1,208 @@
+//! Random operations against a simple account of what has to be true.
+
+use super::{Beat, Event, Limits, Presence, Via};
+use crate::wire::Registration;
+use bulkhead_policy::DeviceId;
+use jiff::Timestamp;
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+const DEVICES: usize = 4;
+const LIMITS: Limits = Limits { devices: 3, bytes: 1 << 20, document: 1 << 16 };
+
+#[derive(Clone, Debug)]
+enum Step {
+    Register(usize, u32),
+    Beat(usize, Option<i64>),
+    Pass(u64),
+    /// Writes at most so many, and they are written or not.
+    Write(usize, bool),
+    /// Something happens to a device while it is being written.
+    WriteWhile(Box<Step>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let simple = prop_oneof![
+        (0..DEVICES, 1..5_u32).prop_map(|(device, ttl)| Step::Register(device, ttl)),
+        (0..DEVICES, proptest::option::of(0..3_i64)).prop_map(|(d, value)| Step::Beat(d, value)),
+        (1..4_u64).prop_map(Step::Pass),
+    ];
+    prop_oneof![
+        4 => simple.clone(),
+        2 => (1..4_usize, any::<bool>()).prop_map(|(most, works)| Step::Write(most, works)),
+        1 => simple.prop_map(|step| Step::WriteWhile(Box::new(step))),
+    ]
+}
+
+fn id(n: usize) -> DeviceId {
+    DeviceId::parse(&format!("cam-{n}")).unwrap()
+}
+
+fn registration(n: usize, ttl: u32) -> Registration {
+    let params = json!({"device_id": id(n), "device_ttl": ttl, "capabilities": {},
+        "identity": {}, "status": {"ts": "t"}});
+    Registration::parse(params.as_object().unwrap().clone()).unwrap()
+}
+
+/// A presence, a store, and what others were told.
+struct World {
+    presence: Presence,
+    now: Instant,
+    last_heard: BTreeMap<DeviceId, (Instant, u32)>,
+    store: BTreeMap<DeviceId, String>,
+    told: BTreeSet<DeviceId>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            presence: Presence::new(LIMITS),
+            now: Instant::now(),
+            last_heard: BTreeMap::new(),
+            store: BTreeMap::new(),
+            told: BTreeSet::new(),
+        }
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Register(n, ttl) => {
+                let at = Timestamp::UNIX_EPOCH;
+                let taken = self.presence.register(registration(*n, *ttl), Via::Nats, self.now, at);
+                if taken.is_ok() {
+                    self.last_heard.insert(id(*n), (self.now, *ttl));
+                }
+            }
+            Step::Beat(n, value) => {
+                let mut status = Map::new();
+                if let Some(value) = value {
+                    status.insert("battery".to_owned(), json!(value));
+                }
+                if self.presence.beat(&id(*n), &status, Via::Nats, self.now) != Beat::Unknown {
+                    let heard = self.last_heard.get_mut(&id(*n)).unwrap();
+                    heard.0 = self.now;
+                }
+            }
+            Step::Pass(seconds) => {
+                self.now += Duration::from_secs(*seconds);
+                let began = self.now - Duration::from_secs(3600);
+                self.presence.expire(self.now, |_| Some(began));
+            }
+            Step::Write(most, works) => self.write(*most, *works, None),
+            Step::WriteWhile(step) => self.write(2, true, Some(step)),
+        }
+        self.check();
+    }
+
+    fn write(&mut self, most: usize, works: bool, meanwhile: Option<&Step>) {
+        let writes = self.presence.writes(most);
+        if let Some(step) = meanwhile {
+            self.apply(step);
+        }
+        if !works {
+            return;
+        }
+        for write in &writes {
+            match &write.document {
+                Some(document) => drop(self.store.insert(write.device.clone(), document.clone())),
+                None => drop(self.store.remove(&write.device)),
+            }
+        }
+        let leases = vec![None; writes.len()];
+        for event in self.presence.written(writes, leases) {
+            match event {
+                Event::Online { device } => {
+                    assert!(self.store.contains_key(&device), "told before it was written");
+                    self.told.insert(device);
+                }
+                Event::Offline { device, .. } => {
+                    assert!(self.told.remove(&device), "{device} goes, and was never there");
+                    assert!(!self.store.contains_key(&device));
+                }
+                Event::Changed { device } => assert!(self.told.contains(&device), "{device}"),
+            }
+        }
+    }
+
+    /// What holds at any time.
+    fn check(&self) {
+        let presence = &self.presence;
+        let queued: BTreeSet<_> = presence.queue.iter().collect();
+        assert_eq!(queued.len(), presence.queue.len(), "a device waits once");
+        for (id, device) in &presence.devices {
+            assert_eq!(device.pending.is_some(), queued.contains(id), "{id}");
+            assert!(device.leaving || device.scheduled.is_some(), "{id} would stay for ever");
+        }
+        let urgent = presence.devices.values().filter_map(|d| d.pending.as_ref());
+        assert_eq!(urgent.filter(|p| p.is_urgent).count(), presence.urgent);
+        let scheduled = presence.devices.values().filter(|d| d.scheduled.is_some()).count();
+        assert_eq!(scheduled, presence.deadlines.len(), "a device is looked at once");
+        let bytes: usize = presence.devices.values().map(|d| d.document.len()).sum();
+        assert_eq!(bytes, presence.bytes);
+        assert!(presence.len() <= LIMITS.devices);
+    }
+
+    /// Everything is written, and nobody speaks any more.
+    fn settle(&mut self) {
+        for _ in 0..10 {
+            self.write(DEVICES, true, None);
+            self.check();
+        }
+        assert_eq!(self.presence.waiting(), 0, "what can be written is written");
+        let present: BTreeMap<_, _> =
+            self.presence.devices.iter().map(|(id, d)| (id.clone(), d.document.text())).collect();
+        assert_eq!(present, self.store, "the store has what is present, as it is");
+        assert_eq!(self.told, present.keys().cloned().collect(), "and that is what was told");
+        for (device, (heard, ttl)) in &self.last_heard {
+            let is_due = *heard + Duration::from_secs((*ttl).into()) <= self.now;
+            if !is_due {
+                assert!(present.contains_key(device), "{device} beats and is gone");
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_present_written_and_told_agree(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.apply(step);
+        }
+        world.settle();
+        world.apply(&Step::Pass(3600));
+        world.settle();
+        prop_assert_eq!(world.presence.len(), 0, "nobody is there for ever");
+    }
+}
+
+#[test]
+fn nobody_falls_silent_while_nothing_can_be_heard() {
+    let mut presence = Presence::new(LIMITS);
+    let began = Instant::now();
+    let at = Timestamp::UNIX_EPOCH;
+    drop(presence.register(registration(0, 2), Via::Nats, began, at).unwrap());
+    let after = |seconds| began + Duration::from_secs(seconds);
+    assert_eq!(presence.expire(after(10), |_| None), 0, "the broker is away");
+    assert_eq!(presence.expire(after(13), |_| Some(after(12))), 0, "and was not there for long");
+    assert_eq!(presence.expire(after(14), |_| Some(after(12))), 1);
+}
+
+#[test]
+fn what_grows_has_a_bound() {
+    let mut presence = Presence::new(Limits { document: 1_000, ..LIMITS });
+    let (now, at) = (Instant::now(), Timestamp::UNIX_EPOCH);
+    for n in 0..3 {
+        drop(presence.register(registration(n, 9), Via::Nats, now, at).unwrap());
+    }
+    assert!(presence.register(registration(3, 9), Via::Nats, now, at).is_err());
+    let mut status = Map::new();
+    status.insert("x".to_owned(), Value::String("x".repeat(1_000)));
+    assert_eq!(presence.beat(&id(0), &status, Via::Nats, now), Beat::TooLarge);
+    let mut large = registration(0, 9);
+    large.identity.insert("x".to_owned(), Value::String("x".repeat(1_000)));
+    assert!(presence.register(large, Via::Nats, now, at).is_err());
+    assert_eq!(presence.len(), 3);
+}
