@@ -3,23 +3,23 @@
 use crate::backend::Backend;
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
-use crate::presence::{Beat, Device, Event, Full, Limits, Presence, Via, transition_of};
+use crate::presence::{Beat, Device, Event, Full, Limits, Presence, Via, Written, transition_of};
 use crate::store::{Store, StoreError};
 use crate::watch::{Change, Changes};
 use crate::wire::{
-    Code, Heartbeat, Question, Registration, Request, RpcError, Subject, Transition, lifecycle,
-    pull_request, pulled, seconds, with_result,
+    Code, Heartbeat, Question, Registration, Request, RpcError, Subject, Transition, fitting,
+    lifecycle, pull_request, pulled, seconds, with_result,
 };
 use bulkhead_control::audit::{Event as AuditEvent, Record};
 use bulkhead_control::{Authenticator, Granted};
 use bulkhead_policy::{Broker, DeviceId, Discover, Requester, TenantId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Devices of one write; etcd takes 128 operations, and some devices need two.
@@ -50,9 +50,15 @@ const MAX_PULLED: usize = 10_000;
 /// How long a device is not asked again that did not answer.
 const PULL_PAUSE: Duration = Duration::from_secs(5);
 
-/// Registrations and questions of a tenant that are worked on at a time; more are refused.
-const REGISTRATIONS: usize = 4096;
-const DISCOVERIES: usize = 64;
+/// Registrations and questions of a tenant that are worked on at a time.
+const REGISTRATIONS: usize = 1024;
+const DISCOVERIES: usize = 16;
+
+/// Heartbeats of a tenant that wait; more are lost.
+const INBOX: usize = 4096;
+
+/// Largest heartbeat, in bytes.
+const MAX_BEAT: usize = 64 * 1024;
 
 /// What all tenants share.
 pub(crate) struct Common {
@@ -73,15 +79,37 @@ pub(crate) struct Fleet {
     presence: Mutex<Presence>,
     fence: Mutex<Fence>,
     wake: Notify,
-    registrations: Semaphore,
-    discoveries: Semaphore,
-    pulling: Semaphore,
+    /// Of the tenants that have had the name, which one it is.
+    created: Option<Timestamp>,
+    registrations: Arc<Semaphore>,
+    discoveries: Arc<Semaphore>,
+    pulling: Arc<Semaphore>,
+    /// Heartbeats that came where one tenant must not hold up another.
+    inbox: mpsc::Sender<Heard>,
+    unheard: Mutex<Option<mpsc::Receiver<Heard>>>,
+    /// When heartbeats were last lost because there were too many.
+    gap: Mutex<Option<Instant>>,
+    has_loaded: AtomicBool,
     pulled: Mutex<HashMap<DeviceId, Instant>>,
     /// When the process was last known not to have slept.
     awake_since: Mutex<Instant>,
     /// What is in memory may be newer than the store for this long already.
     behind_since: Mutex<Option<Instant>>,
     is_refenced: AtomicBool,
+}
+
+/// A heartbeat, and under which name it came.
+struct Heard {
+    device: Option<DeviceId>,
+    payload: Vec<u8>,
+    via: Via,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Registration,
+    Discovery,
 }
 
 /// Whom a question came from, as far as the broker says.
@@ -97,16 +125,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fleet {
-    pub(crate) fn new(tenant: TenantId, common: Arc<Common>, fence: Fence) -> Arc<Self> {
+    pub(crate) fn new(
+        tenant: TenantId,
+        created: Option<Timestamp>,
+        common: Arc<Common>,
+        fence: Fence,
+    ) -> Arc<Self> {
+        let (inbox, unheard) = mpsc::channel(INBOX);
         Arc::new(Self {
+            created,
+            inbox,
+            unheard: Mutex::new(Some(unheard)),
+            gap: Mutex::default(),
+            has_loaded: AtomicBool::new(false),
             tenant,
             presence: Mutex::new(Presence::new(common.limits)),
             common,
             fence: Mutex::new(fence),
             wake: Notify::new(),
-            registrations: Semaphore::new(REGISTRATIONS),
-            discoveries: Semaphore::new(DISCOVERIES),
-            pulling: Semaphore::new(PULLS),
+            registrations: Arc::new(Semaphore::new(REGISTRATIONS)),
+            discoveries: Arc::new(Semaphore::new(DISCOVERIES)),
+            pulling: Arc::new(Semaphore::new(PULLS)),
             pulled: Mutex::default(),
             awake_since: Mutex::new(Instant::now()),
             behind_since: Mutex::default(),
@@ -128,34 +167,55 @@ impl Fleet {
         lock(&self.fence).clone()
     }
 
+    /// Whether what the store has is known.
+    pub(crate) fn has_loaded(&self) -> bool {
+        self.has_loaded.load(Ordering::Acquire)
+    }
+
     /// Serves the tenant until it is told to stop; then it writes what waits.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        if stop.run_until_cancelled(self.load()).await.is_none() {
-            return;
-        }
-        let attached = async {
-            let mut guards = Vec::new();
-            for backend in &self.common.backends {
-                guards.push(backend.attach(Arc::clone(&self)).await);
+        if stop.run_until_cancelled(self.load()).await.is_some() {
+            let unheard = lock(&self.unheard).take();
+            let listening = unheard.map(|unheard| {
+                let (fleet, stop) = (Arc::clone(&self), stop.clone());
+                tokio::spawn(async move { stop.run_until_cancelled(fleet.listen(unheard)).await })
+            });
+            let attached = async {
+                let mut guards = Vec::new();
+                for backend in &self.common.backends {
+                    guards.push(backend.attach(Arc::clone(&self)).await);
+                }
+                guards
+            };
+            if let Some(guards) = stop.run_until_cancelled(attached).await {
+                self.attend(&stop).await;
+                drop(guards);
             }
-            guards
-        };
-        let Some(guards) = stop.run_until_cancelled(attached).await else { return };
-        self.attend(&stop).await;
-        drop(guards);
-        // One try: who comes after has what is in the store, and asks the devices for the rest.
-        let _ = self.write_all().await;
-        self.common.changes.gone(&self.tenant);
+            if let Some(listening) = listening {
+                listening.abort();
+            }
+            lock(&self.presence).close();
+            // One try: who comes after has what is in the store, and asks the devices for the rest.
+            let _ = self.write_all().await;
+        }
+        self.common.changes.gone(&self);
+    }
+
+    async fn listen(self: Arc<Self>, mut unheard: mpsc::Receiver<Heard>) {
+        while let Some(Heard { device, payload, via }) = unheard.recv().await {
+            self.beat(device, &payload, via);
+            tokio::task::consume_budget().await;
+        }
     }
 
     /// Reads what the store has.
     async fn load(&self) {
         let mut pause = BACKOFF.0;
         loop {
-            match self.common.store.load(&self.tenant).await {
-                Ok(stored) => {
-                    let present = lock(&self.presence).restore(stored, Instant::now());
+            match self.try_load().await {
+                Ok(present) => {
                     tracing::info!(tenant = %self.tenant, devices = present, "presence is served");
+                    self.has_loaded.store(true, Ordering::Release);
                     return;
                 }
                 Err(error) => {
@@ -167,23 +227,30 @@ impl Fleet {
         }
     }
 
+    async fn try_load(&self) -> Result<usize, StoreError> {
+        let store = &self.common.store;
+        if let Some(created) = self.created {
+            store.enter(&self.tenant, created, &self.fence()).await?;
+        }
+        let stored = store.load(&self.tenant).await?;
+        let needs_leases = store.needs_leases();
+        Ok(lock(&self.presence).restore(stored, needs_leases, Instant::now()))
+    }
+
     async fn attend(&self, stop: &CancellationToken) {
         let mut losses = self.common.store.losses();
         let mut pause: Option<Duration> = None;
         let mut not_before = Instant::now();
-        let mut ticked = Instant::now();
         loop {
             let now = Instant::now();
-            if now.saturating_duration_since(ticked) > STALL {
-                *lock(&self.awake_since) = now;
-            }
-            ticked = now;
-            if self.is_refenced.swap(false, Ordering::AcqRel) {
-                self.load().await;
+            if self.is_refenced.swap(false, Ordering::AcqRel)
+                && stop.run_until_cancelled(self.load()).await.is_none()
+            {
+                return;
             }
             let (next_write, deadline) = {
                 let mut presence = lock(&self.presence);
-                presence.expire(now, |via| self.heard_since(via));
+                presence.expire(now, |via| self.heard(via));
                 let next_write = presence.next_write(self.window());
                 (next_write.map(|at| at.max(not_before)), presence.next_deadline())
             };
@@ -204,10 +271,14 @@ impl Fleet {
                         not_before = Instant::now() + next;
                     }
                 }
+                if stop.is_cancelled() {
+                    return;
+                }
                 continue;
             }
             let wait = [next_write, deadline].into_iter().flatten().min();
             let wait = wait.map_or(TICK, |at| at.saturating_duration_since(now)).min(TICK);
+            let asleep = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.wake.notified() => {}
@@ -219,28 +290,31 @@ impl Fleet {
                     }
                 }
             }
+            if asleep.elapsed() > wait + STALL {
+                *lock(&self.awake_since) = Instant::now();
+            }
         }
     }
 
     /// How long changes of a status are gathered.
     fn window(&self) -> Duration {
-        if self.common.store.is_short() {
-            self.common.window.max(LONG_WINDOW)
-        } else {
-            self.common.window
-        }
+        let window = self.common.window;
+        if self.common.store.is_short() { window.max(LONG_WINDOW) } else { window }
     }
 
-    /// Since when devices can be heard that way, the process's own sleep considered.
-    fn heard_since(&self, via: Via) -> Option<Instant> {
-        let awake = *lock(&self.awake_since);
-        let mut since = awake;
+    /// From when to when devices could be heard that way, the process's own sleep considered.
+    fn heard(&self, via: Via) -> Option<(Instant, Instant)> {
+        let mut since = *lock(&self.awake_since);
+        since = (*lock(&self.gap)).map_or(since, |gap| since.max(gap));
+        let mut until = Instant::now();
         for backend in &self.common.backends {
             if via == Via::Unknown || backend.via() == via {
-                since = since.max(backend.heard_since()?);
+                let (from, to) = backend.heard(&self.tenant)?;
+                since = since.max(from);
+                until = until.min(to);
             }
         }
-        Some(since)
+        Some((since, until))
     }
 
     /// Writes what waited when it began, and tells what can be told then.
@@ -254,9 +328,15 @@ impl Fleet {
             left = left.saturating_sub(writes.len());
             let fence = self.fence();
             let leases = self.common.store.commit(&self.tenant, &fence, &writes).await?;
-            let events = lock(&self.presence).written(writes, leases);
-            for event in &events {
-                self.tell(event).await;
+            let written = lock(&self.presence).written(writes, leases, Instant::now());
+            for Written { event, waiting } in written {
+                if let Some(event) = event {
+                    self.tell(&event).await;
+                }
+                for waiting in waiting {
+                    // Whoever no longer waits has gone on without.
+                    let _ = waiting.send(());
+                }
             }
         }
         Ok(())
@@ -290,19 +370,29 @@ impl Fleet {
         let payload = lifecycle(transition, device, at);
         for backend in &self.common.backends {
             let name = transition.subject().on(backend.broker(), &self.tenant);
-            backend.publish(name, payload.clone()).await;
+            backend.publish(&self.tenant, name, payload.clone()).await;
+        }
+    }
+
+    /// Hears a heartbeat in its turn. It comes from where those of other tenants come too.
+    pub(crate) fn post(&self, device: Option<DeviceId>, payload: Vec<u8>, via: Via) {
+        let is_lost = payload.len() > MAX_BEAT
+            || self.inbox.try_send(Heard { device, payload, via }).is_err();
+        if is_lost {
+            *lock(&self.gap) = Some(Instant::now());
+            self.common.metrics.beats.with_label_values(&[label(via), "lost"]).inc();
         }
     }
 
     /// Hears a heartbeat that came under a device's name.
     pub(crate) fn beat(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) {
-        let outcome = self.heard(device, payload, via);
+        let outcome = self.hear(device, payload, via);
         self.common.metrics.beats.with_label_values(&[label(via), outcome]).inc();
     }
 
-    fn heard(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) -> &'static str {
+    fn hear(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) -> &'static str {
         let Some(device) = device else { return "refused" };
-        if payload.len() > self.common.limits.document {
+        if payload.len() > MAX_BEAT {
             return "refused";
         }
         let Some(beat) = Heartbeat::parse(payload, &device) else { return "refused" };
@@ -346,14 +436,14 @@ impl Fleet {
             // Who beats more is not asked more.
             pulled.insert(device.clone(), now + PULL_PAUSE);
         }
-        if self.pulling.available_permits() == 0 {
+        let Ok(permit) = Arc::clone(&self.pulling).try_acquire_owned() else {
             // Its next beat is its next chance.
             lock(&self.pulled).remove(&device);
             return;
-        }
+        };
         let fleet = Arc::clone(self);
         tokio::spawn(async move {
-            let Ok(_permit) = fleet.pulling.acquire().await else { return };
+            let _permit = permit;
             let outcome = if via.is_deaf() {
                 fleet.remember(&device, via).await
             } else {
@@ -398,40 +488,84 @@ impl Fleet {
         }
     }
 
-    /// Answers a registration.
-    pub(crate) async fn register(&self, payload: &[u8], asker: &Asker, via: Via) -> Vec<u8> {
+    /// Leave to work on something, when there is room.
+    pub(crate) async fn permit(&self, asked: Asked) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(self.permits(asked)).acquire_owned().await.ok()
+    }
+
+    /// The same, if there is room now.
+    pub(crate) fn try_permit(&self, asked: Asked, via: Via) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(self.permits(asked)).try_acquire_owned().ok();
+        if permit.is_none() {
+            self.count_asked(asked, via, "overloaded");
+        }
+        permit
+    }
+
+    fn permits(&self, asked: Asked) -> &Arc<Semaphore> {
+        match asked {
+            Asked::Registration => &self.registrations,
+            Asked::Discovery => &self.discoveries,
+        }
+    }
+
+    fn count_asked(&self, asked: Asked, via: Via, outcome: &str) {
+        let metrics = &self.common.metrics;
+        let counter = match asked {
+            Asked::Registration => &metrics.registrations,
+            Asked::Discovery => &metrics.discoveries,
+        };
+        counter.with_label_values(&[label(via), outcome]).inc();
+    }
+
+    /// Answers a request.
+    pub(crate) async fn answer(
+        &self,
+        asked: Asked,
+        payload: &[u8],
+        asker: &Asker,
+        via: Via,
+    ) -> Vec<u8> {
+        if payload.len() > self.common.limits.document {
+            self.count_asked(asked, via, "refused");
+            let error = RpcError::new(Code::InvalidParams, Full::Document.to_string());
+            return error.answer(&Value::Null);
+        }
         let request = match Request::parse(payload) {
             Ok(request) => request,
             Err(answer) => {
-                self.common.metrics.registrations.with_label_values(&[label(via), "refused"]).inc();
+                self.count_asked(asked, via, "refused");
                 return answer;
             }
         };
         let id = request.id.clone();
-        let outcome = self.registered(request, payload.len(), asker, via).await;
-        let counted = if outcome.is_ok() { "registered" } else { "refused" };
-        self.common.metrics.registrations.with_label_values(&[label(via), counted]).inc();
-        match outcome {
-            Ok(result) => with_result(&id, &result.to_string()),
+        let outcome = match asked {
+            Asked::Registration => {
+                self.registered(request, asker, via).await.map(|result| result.to_string())
+            }
+            Asked::Discovery => self.found(&request, asker),
+        };
+        let counted = match (&outcome, asked) {
+            (Err(_), _) => "refused",
+            (Ok(_), Asked::Registration) => "registered",
+            (Ok(_), Asked::Discovery) => "answered",
+        };
+        self.count_asked(asked, via, counted);
+        let answer = match outcome {
+            Ok(result) => with_result(&id, &result),
             Err(error) => error.answer(&id),
-        }
+        };
+        fitting(answer, &id, asker.most)
     }
 
     async fn registered(
         &self,
         request: Request,
-        bytes: usize,
         asker: &Asker,
         via: Via,
     ) -> Result<Value, RpcError> {
-        let Ok(_permit) = self.registrations.try_acquire() else {
-            return Err(RpcError::new(Code::Internal, "too many registrations at a time"));
-        };
         if request.method != "registerDevice" {
             return Err(RpcError::new(Code::MethodNotFound, "method not found"));
-        }
-        if bytes > self.common.limits.document {
-            return Err(RpcError::new(Code::InvalidParams, Full::Document.to_string()));
         }
         let registration = Registration::parse(request.params)
             .map_err(|message| RpcError::new(Code::InvalidParams, message))?;
@@ -442,8 +576,10 @@ impl Fleet {
             registered.map_err(|full| RpcError::new(Code::Internal, full.to_string()))?;
         self.wake.notify_one();
         if lock(&self.behind_since).is_none() {
-            // Whoever waits in vain is answered from memory.
-            let _ = tokio::time::timeout(PATIENCE, written).await;
+            // Whoever waits for too long is answered from memory.
+            if let Ok(Err(_gone)) = tokio::time::timeout(PATIENCE, written).await {
+                return Err(RpcError::new(Code::Internal, Full::Closed.to_string()));
+            }
         }
         Ok(json!({"status": "registered", "device_registration_id": id.to_string()}))
     }
@@ -472,34 +608,7 @@ impl Fleet {
         self.common.auth.granted(asker.broker, requester).ok()
     }
 
-    /// Answers a question about devices.
-    pub(crate) fn discover(&self, payload: &[u8], asker: &Asker, via: Via) -> Vec<u8> {
-        let answered = |outcome: &str| {
-            self.common.metrics.discoveries.with_label_values(&[label(via), outcome]).inc();
-        };
-        let request = match Request::parse(payload) {
-            Ok(request) => request,
-            Err(answer) => {
-                answered("refused");
-                return answer;
-            }
-        };
-        match self.found(&request, asker) {
-            Ok(result) => {
-                answered("answered");
-                with_result(&request.id, &result)
-            }
-            Err(error) => {
-                answered("refused");
-                error.answer(&request.id)
-            }
-        }
-    }
-
     fn found(&self, request: &Request, asker: &Asker) -> Result<String, RpcError> {
-        let Ok(_permit) = self.discoveries.try_acquire() else {
-            return Err(RpcError::new(Code::Failed, "too many questions at a time"));
-        };
         let question = Question::of(request)?;
         // Where no broker says who asks, the tenant is all that is known.
         let (discover, own) = match &asker.requester {
@@ -533,6 +642,11 @@ impl Fleet {
             result += &format!(",\"store_behind_seconds\":{}}}", behind.elapsed().as_secs());
         }
         Ok(result)
+    }
+
+    /// Who is present.
+    pub(crate) fn present(&self) -> HashSet<DeviceId> {
+        lock(&self.presence).visible(|_, _| true).map(|(id, _)| id.clone()).collect()
     }
 
     /// Adds its numbers to the sums of all.

@@ -11,7 +11,7 @@ use bulkhead_control::Control;
 use bulkhead_control::config::{Config, RegistryConfig};
 use bulkhead_control::directory::Snapshot;
 use bulkhead_policy::TenantId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,7 +26,11 @@ const COUNT: Duration = Duration::from_secs(1);
 const TIDY: Duration = Duration::from_secs(3600);
 
 /// How long a tenant may take to write what waits at its end.
-const ENDING: Duration = Duration::from_secs(3);
+const ENDING: Duration = Duration::from_secs(2);
+
+/// How often, and with which pause, a deleted tenant's devices are tried to be removed.
+const FORGET_TRIES: usize = 30;
+const FORGET_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why the registry cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +107,7 @@ pub async fn start(control: &Control) -> Result<Registry, RegistryError> {
     for backend in &common.backends {
         let backend = Arc::clone(backend);
         let name = backend.name();
-        control.readiness().require(name, move || backend.heard_since().is_some());
+        control.readiness().require(name, move || backend.is_heard());
     }
     let settled = Arc::new(AtomicBool::new(false));
     let is_settled = Arc::clone(&settled);
@@ -111,6 +115,7 @@ pub async fn start(control: &Control) -> Result<Registry, RegistryError> {
     let tenants = Tenants {
         common,
         served: BTreeMap::new(),
+        forgetting: BTreeMap::new(),
         released,
         settled: Arc::clone(&settled),
         stop: stop.clone(),
@@ -170,6 +175,8 @@ async fn backends(
 struct Tenants {
     common: Arc<Common>,
     served: BTreeMap<TenantId, Served>,
+    /// Tenants that were deleted, and whose devices are being removed.
+    forgetting: BTreeMap<TenantId, JoinHandle<()>>,
     released: Option<mpsc::Sender<u8>>,
     settled: Arc<AtomicBool>,
     stop: CancellationToken,
@@ -202,15 +209,16 @@ impl Tenants {
             let given_up: Vec<u8> =
                 before.keys().filter(|partition| !now.contains_key(partition)).copied().collect();
             self.report(given_up).await;
+            self.count();
             before.clone_from(&now);
             let stop = self.stop.clone();
             loop {
                 tokio::select! {
-                    () = stop.cancelled() => return self.end().await,
+                    () = stop.cancelled() => return self.end(&snapshot).await,
                     changed = directory.changed() => if changed.is_ok() { break },
                     changed = owned.changed() => if changed.is_ok() { break },
                     _ = count.tick() => self.count(),
-                    _ = tidy.tick() => self.tidy().await,
+                    _ = tidy.tick() => self.tidy(),
                 }
             }
         }
@@ -218,46 +226,54 @@ impl Tenants {
 
     /// Serves who is to be served, and nobody else.
     async fn adjust(&mut self, snapshot: &Snapshot, owned: &Owned) {
-        let mut gone: BTreeSet<TenantId> = self.served.keys().cloned().collect();
+        let is_right = |id: &TenantId, served: &Served| {
+            let tenant = snapshot.get(id).filter(|_| owned.contains_key(&partition_of(id)));
+            // Another tenant may have the name by now: it finds nothing of the one before.
+            tenant.is_some_and(|tenant| tenant.created == served.created)
+        };
+        let wrong = self.served.iter().filter(|(id, served)| !is_right(id, served));
+        let wrong: Vec<TenantId> = wrong.map(|(id, _)| id.clone()).collect();
+        let wrong = wrong.into_iter().filter_map(|id| self.served.remove_entry(&id)).collect();
+        self.stop_serving(wrong, snapshot).await;
         for (id, tenant) in snapshot.iter() {
             let Some(fence) = owned.get(&partition_of(id)) else { continue };
-            match self.served.get(id) {
-                Some(served) if served.created == tenant.created => {
-                    gone.remove(id);
-                    served.fleet.refence(fence);
-                    continue;
-                }
-                Some(_) => {
-                    // Another tenant has the name: it finds nothing of the one before.
-                    self.stop_serving(id, true).await;
-                    gone.remove(id);
-                }
-                None => {}
+            if let Some(served) = self.served.get(id) {
+                served.fleet.refence(fence);
+                continue;
             }
-            let fleet = Fleet::new(id.clone(), Arc::clone(&self.common), fence.clone());
+            if let Some(forgetting) = self.forgetting.remove(id) {
+                forgetting.abort();
+                let _ = forgetting.await;
+            }
+            let (created, common) = (tenant.created, Arc::clone(&self.common));
+            let fleet = Fleet::new(id.clone(), created, common, fence.clone());
             self.common.changes.served(&fleet);
             let stop = CancellationToken::new();
             let task = tokio::spawn(Arc::clone(&fleet).run(stop.clone()));
-            let served = Served { fleet, created: tenant.created, stop, task };
-            self.served.insert(id.clone(), served);
+            self.served.insert(id.clone(), Served { fleet, created, stop, task });
         }
-        for id in gone {
-            let is_deleted = snapshot.get(&id).is_none();
-            self.stop_serving(&id, is_deleted).await;
-        }
-        self.settled.store(true, Ordering::Release);
     }
 
-    async fn stop_serving(&mut self, id: &TenantId, is_deleted: bool) {
-        let Some(served) = self.served.remove(id) else { return };
-        served.stop.cancel();
-        let ended = tokio::time::timeout(ENDING, served.task).await;
-        if ended.is_err() {
-            tracing::warn!(tenant = %id, "what waits of a tenant could not be written in time");
+    /// Ends these, all at a time.
+    async fn stop_serving(&mut self, ended: Vec<(TenantId, Served)>, snapshot: &Snapshot) {
+        for (_, served) in &ended {
+            served.stop.cancel();
         }
-        if is_deleted && let Err(error) = self.common.store.forget(id, &served.fleet.fence()).await
-        {
-            tracing::warn!(tenant = %id, %error, "what the store has of a deleted tenant stays there");
+        let all = ended.into_iter().map(|(id, mut served)| async move {
+            if tokio::time::timeout(ENDING, &mut served.task).await.is_err() {
+                tracing::warn!(tenant = %id, "what waits of a tenant could not be written in time");
+                // It must not write any more, once another has the tenant.
+                served.task.abort();
+                let _ = served.task.await;
+            }
+            (id, served.fleet)
+        });
+        self.forgetting.retain(|_, forgetting| !forgetting.is_finished());
+        for (id, fleet) in futures::future::join_all(all).await {
+            if snapshot.get(&id).is_none() {
+                let common = Arc::clone(&self.common);
+                self.forgetting.insert(id, tokio::spawn(forget(common, fleet)));
+            }
         }
     }
 
@@ -279,26 +295,44 @@ impl Tenants {
         let metrics = &self.common.metrics;
         metrics.devices.set(i64::try_from(devices).unwrap_or(i64::MAX));
         metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        // Once it was, an etcd that is away makes no difference: what is known is served.
+        let has_loaded = self.served.values().all(|served| served.fleet.has_loaded());
+        if metrics.store_up.get() == 1 && has_loaded {
+            self.settled.store(true, Ordering::Release);
+        }
     }
 
-    async fn tidy(&self) {
+    fn tidy(&self) {
         for (id, served) in &self.served {
-            match self.common.store.tidy(id, &served.fleet.fence()).await {
-                Ok(0) => {}
-                Ok(removed) => tracing::info!(tenant = %id, removed, "devices are forgotten"),
-                Err(error) => tracing::debug!(tenant = %id, %error, "not tidied"),
+            let (id, fleet) = (id.clone(), Arc::clone(&served.fleet));
+            tokio::spawn(async move {
+                let present = fleet.present();
+                match fleet.common.store.tidy(&id, &fleet.fence(), present).await {
+                    Ok(0) => {}
+                    Ok(removed) => tracing::info!(tenant = %id, removed, "devices are forgotten"),
+                    Err(error) => tracing::debug!(tenant = %id, %error, "not tidied"),
+                }
+            });
+        }
+    }
+
+    async fn end(mut self, snapshot: &Snapshot) {
+        let all = std::mem::take(&mut self.served).into_iter().collect();
+        self.stop_serving(all, snapshot).await;
+        self.report((0..ownership::PARTITIONS).collect()).await;
+    }
+}
+
+/// Removes what the store has of a tenant that was deleted. What stays nevertheless is removed before
+/// another of the name is served.
+async fn forget(common: Arc<Common>, fleet: Arc<Fleet>) {
+    for _ in 0..FORGET_TRIES {
+        match common.store.forget(&fleet.tenant, &fleet.fence()).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(tenant = %fleet.tenant, %error, "a deleted tenant's devices are still in the store");
             }
         }
-    }
-
-    async fn end(mut self) {
-        for served in self.served.values() {
-            served.stop.cancel();
-        }
-        let all: Vec<TenantId> = self.served.keys().cloned().collect();
-        for id in all {
-            self.stop_serving(&id, false).await;
-        }
-        self.report((0..ownership::PARTITIONS).collect()).await;
+        tokio::time::sleep(FORGET_PAUSE).await;
     }
 }

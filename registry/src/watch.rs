@@ -69,8 +69,12 @@ impl Changes {
     }
 
     /// A tenant is no longer served here.
-    pub(crate) fn gone(&self, tenant: &TenantId) {
-        self.fleets.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+    pub(crate) fn gone(&self, fleet: &Arc<Fleet>) {
+        let mut fleets = self.fleets.write().unwrap_or_else(PoisonError::into_inner);
+        // It may be served here again by now.
+        if fleets.get(&fleet.tenant).is_some_and(|served| Arc::ptr_eq(served, fleet)) {
+            fleets.remove(&fleet.tenant);
+        }
     }
 
     fn fleets(&self) -> Vec<Arc<Fleet>> {

@@ -9,6 +9,7 @@ use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -309,4 +310,84 @@ async fn when_etcd_has_no_room_devices_are_served_and_it_is_said() {
         keys.get("acme", "cam-1").await.unwrap().0["status"]["battery"] == 5
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_freezes_makes_nobody_offline() {
+    let mut stack = Stack::new().etcd().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    register(&console, "cam-1", 2).await;
+    let _beats = beating(&stack, "acme", "cam-1");
+    let mut keys = Keys::of(&mut stack).await;
+    stack.servers()[0].pause().unwrap();
+    // Longer than it lives, and too short for anybody to call the connection dead.
+    for _ in 0..7 {
+        sleep(Duration::from_millis(500)).await;
+        assert!(keys.get("acme", "cam-1").await.is_some(), "nothing could be heard");
+    }
+    stack.servers()[0].resume().unwrap();
+    for _ in 0..10 {
+        sleep(Duration::from_millis(200)).await;
+        assert!(keys.get("acme", "cam-1").await.is_some());
+    }
+}
+
+/// What a NATS server passes on and the client library gives a connection up for.
+async fn send_unreadable_header(stack: &Stack, tenant: &str) {
+    let token = stack.token(&bulkhead_tests::Token::role(tenant, "member"));
+    let address = stack.url().trim_start_matches("nats://").to_owned();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let header = "NATS/1.0\r\nno colon at all\r\n\r\n";
+    let (len, payload) = (header.len(), "{}");
+    let text = format!(
+        "CONNECT {{\"auth_token\":\"{token}\",\"headers\":true,\"verbose\":false,\"pedantic\":false}}\r\n\
+         HPUB device-connect.{tenant}.cam-1.heartbeat {len} {}\r\n{header}{payload}\r\nPING\r\n",
+        len + payload.len()
+    );
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    while !heard.contains("PONG") {
+        let mut part = [0; 4096];
+        let n = stream.read(&mut part).await.unwrap();
+        assert!(n > 0, "the server closed the connection: {heard}");
+        heard += &String::from_utf8_lossy(&part[..n]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_tenant_sends_costs_another_nothing() {
+    let stack = Stack::new().etcd().registry("").start().await;
+    let witness = Party::role(&stack, "globex", "member").await;
+    let mut lifecycle = witness.lifecycle().await;
+    register(&witness, "silent", 3).await;
+    assert_eq!(lifecycle.next().await, "online silent");
+    // Were it the witness's connection too, nobody there could fall silent meanwhile.
+    let attack = async {
+        loop {
+            send_unreadable_header(&stack, "acme").await;
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        () = attack => {}
+        told = lifecycle.next() => assert_eq!(told, "offline silent"),
+    }
+    register(&witness, "cam-1", 60).await;
+    assert_eq!(witness.devices().await, ["cam-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_was_created_again_while_the_registry_was_away_finds_nothing() {
+    let (mut stack, mut replicas) = with_replicas(&["first"]).await;
+    let console = Party::role(&stack, "acme", "member").await;
+    register(&console, "cam-1", 600).await;
+    replicas.pop().unwrap().kill().unwrap();
+    let (store, acme) = (stack.store().await, "acme".parse().unwrap());
+    store.delete(&acme).await.unwrap();
+    store.create(&acme, Tenant::default()).await.unwrap();
+    let _second = stack.registry_replica(PROGRAM, "second").await;
+    let next = Party::role(&stack, "acme", "member").await;
+    assert_eq!(next.devices().await, [""; 0]);
+    let mut keys = Keys::of(&mut stack).await;
+    assert_eq!(keys.count("/device-connect/acme/").await, 0);
 }

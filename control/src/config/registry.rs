@@ -1,6 +1,7 @@
 use super::{EtcdConfig, Problem};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The registry of devices: who is present, over the backends that are given here.
@@ -100,6 +101,9 @@ pub struct RegistryZenoh {
     pub ca_file: Option<PathBuf>,
 }
 
+/// Largest document that can be configured.
+const MAX_DOCUMENT_BYTES: usize = 700 * 1024;
+
 fn window() -> SignedDuration {
     SignedDuration::from_millis(100)
 }
@@ -183,6 +187,24 @@ impl RegistryConfig {
                 "write mqtt://host:1883 or mqtts://host:8883",
             ));
         }
+        if let Some(mqtt) = &self.mqtt
+            && let Some((host, _, false)) = mqtt.host_and_port()
+            && mqtt.token_file.is_some()
+            && !is_loopback(host)
+        {
+            return Err(Problem::new(
+                "mqtt.url",
+                "would send the token across the network in the clear",
+                "use mqtts://, or a broker on loopback",
+            ));
+        }
+        if let Some(zenoh) = &self.zenoh
+            && zenoh.token_file.is_some()
+            && let Some(open) = zenoh.connect.iter().find(|endpoint| is_open(endpoint))
+        {
+            let what = format!("has {open}, where the token would cross the network in the clear");
+            return Err(Problem::new("zenoh.connect", &what, "use tls/ or quic/, or loopback"));
+        }
         if self.zenoh.as_ref().is_some_and(|zenoh| zenoh.connect.is_empty()) {
             return Err(Problem::new(
                 "zenoh.connect",
@@ -222,12 +244,12 @@ impl RegistryConfig {
                 return Err(Problem::new(name, "is too small", &remedy));
             }
         }
-        // One document has to fit into a request, which etcd bounds to 1.5 MiB.
-        if self.max_document_bytes > 1024 * 1024 {
+        // Two of one document have to fit into a request, which etcd bounds to 1.5 MiB.
+        if self.max_document_bytes > MAX_DOCUMENT_BYTES {
             return Err(Problem::new(
                 "max_document_bytes",
                 "is more than etcd takes",
-                "choose at most 1048576",
+                "choose at most 716800",
             ));
         }
         Ok(())
@@ -249,6 +271,17 @@ impl RegistryConfig {
         }
         paths.into_iter()
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Whether a Zenoh endpoint is neither encrypted nor on this machine.
+fn is_open(endpoint: &str) -> bool {
+    let Some((link, address)) = endpoint.split_once('/') else { return false };
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    matches!(link, "tcp" | "ws" | "udp") && !is_loopback(host.trim_matches(['[', ']']))
 }
 
 impl RegistryMqtt {

@@ -4,8 +4,8 @@
 //! request came from. Bulkhead's broker says in CONNACK that it takes names of a tenant from a service
 //! (`$tenant/<tenant>/…`), and whether it tells who publishes.
 
-use super::{Backend, BackendError, Hearing};
-use crate::fleet::{Asker, Fleet};
+use super::{Backend, BackendError, Connections, Hearing};
+use crate::fleet::{Asked, Asker, Fleet};
 use crate::metrics::Metrics;
 use crate::presence::Via;
 use crate::wire::{Subject, is_reply_topic};
@@ -16,7 +16,9 @@ use data_encoding::BASE64;
 use futures::future::BoxFuture;
 use prometheus::IntGauge;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, Filter, Packet, Publish};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAckProperties, Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode,
+};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use serde::Deserialize;
@@ -28,7 +30,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// First and longest pause between attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often the broker is asked for a sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Requests to the broker that wait to be sent.
 const WAITING: usize = 4096;
@@ -51,11 +54,16 @@ struct Envelope {
     reply_to: String,
 }
 
-/// The way over MQTT.
+/// The way over MQTT: a connection for each tenant, or for some, so that what one sends fills its own
+/// queue at the broker.
 pub(crate) struct Mqtt {
-    shared: Arc<Shared>,
+    config: RegistryMqtt,
+    up: IntGauge,
+    stop: CancellationToken,
+    connections: Arc<Connections<Shared>>,
 }
 
+/// One connection.
 struct Shared {
     config: RegistryMqtt,
     hearing: Hearing,
@@ -90,16 +98,24 @@ impl Mqtt {
         metrics: &Metrics,
         stop: CancellationToken,
     ) -> Result<Self, BackendError> {
+        let up = metrics.backend_up.with_label_values(&["mqtt"]);
+        let mqtt = Self { config: config.clone(), up, stop, connections: Arc::default() };
+        let first = mqtt.open();
+        // What is wrong with the settings is said at the start.
+        first.options()?;
+        mqtt.connections.add(first);
+        Ok(mqtt)
+    }
+
+    fn open(&self) -> Arc<Shared> {
         let shared = Arc::new(Shared {
-            config: config.clone(),
+            config: self.config.clone(),
             hearing: Hearing::default(),
-            up: metrics.backend_up.with_label_values(&["mqtt"]),
+            up: self.up.clone(),
             inside: Mutex::default(),
         });
-        // What is wrong with the settings is said at the start.
-        shared.options()?;
-        tokio::spawn(keep_connected(Arc::clone(&shared), stop));
-        Ok(Self { shared })
+        tokio::spawn(keep_connected(Arc::clone(&shared), self.stop.clone()));
+        shared
     }
 }
 
@@ -179,7 +195,7 @@ async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
             Ok(options) => {
                 let (client, mut events) = AsyncClient::new(options, WAITING);
                 let ended = stop.run_until_cancelled(converse(&shared, &client, &mut events)).await;
-                let was_there = shared.hearing.since().is_some();
+                let was_there = shared.hearing.span().is_some();
                 shared.lock().connection = None;
                 shared.hearing.ends();
                 shared.up.set(0);
@@ -205,7 +221,11 @@ async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
 async fn converse(shared: &Arc<Shared>, client: &AsyncClient, events: &mut EventLoop) -> String {
     let mut here: Option<Connection> = None;
     loop {
-        match events.poll().await {
+        let event = events.poll().await;
+        if matches!(event, Ok(Event::Incoming(_))) {
+            shared.hearing.lives();
+        }
+        match event {
             Ok(Event::Incoming(Packet::ConnAck(connack))) => {
                 let properties = connack.properties.as_ref();
                 let connection = Connection::of(client, properties);
@@ -234,6 +254,12 @@ async fn converse(shared: &Arc<Shared>, client: &AsyncClient, events: &mut Event
             Ok(Event::Incoming(Packet::Disconnect(disconnect))) => {
                 return format!("it closed the connection: {:?}", disconnect.reason_code);
             }
+            Ok(Event::Incoming(Packet::SubAck(answer))) => {
+                let is_granted = |reason: &_| matches!(reason, SubscribeReasonCode::Success(_));
+                if !answer.return_codes.iter().all(is_granted) {
+                    return format!("it refused a subscription: {:?}", answer.return_codes);
+                }
+            }
             Ok(_) => {}
             Err(error) => return error.to_string(),
         }
@@ -246,7 +272,11 @@ fn filters(tenant: &TenantId) -> [String; 3] {
 }
 
 async fn subscribe(client: &AsyncClient, tenant: &TenantId) {
-    let filters = filters(tenant).map(|filter| Filter::new(filter, QoS::AtLeastOnce));
+    let filters = filters(tenant).map(|filter| Filter {
+        // What is retained is from another time.
+        retain_forward_rule: RetainForwardRule::Never,
+        ..Filter::new(filter, QoS::AtLeastOnce)
+    });
     if let Err(error) = client.subscribe_many(filters).await {
         tracing::debug!(%error, "not subscribed");
     }
@@ -261,17 +291,21 @@ fn hear(shared: &Arc<Shared>, connection: &Connection, message: Publish) {
     let mut segments = topic.split('/').skip(1);
     let Some(fleet) = segments.next().and_then(|tenant| shared.fleet(tenant)) else { return };
     match (segments.next(), segments.next(), segments.next()) {
-        (Some("registry"), None, None) => request(connection, &fleet, &message, true),
-        (Some("discovery"), None, None) => request(connection, &fleet, &message, false),
+        (Some("registry"), None, None) => {
+            request(connection, &fleet, &message, Asked::Registration);
+        }
+        (Some("discovery"), None, None) => request(connection, &fleet, &message, Asked::Discovery),
         (Some(_), Some("heartbeat"), None) => {
-            fleet.beat(Subject::beating(topic, Broker::Mqtt), &message.payload, Via::Mqtt);
+            let device = Subject::beating(topic, Broker::Mqtt);
+            fleet.post(device, message.payload.to_vec(), Via::Mqtt);
         }
         _ => {}
     }
 }
 
 /// Answers a request; one that says nowhere to answer, or somewhere that is no reply topic, is left.
-fn request(connection: &Connection, fleet: &Arc<Fleet>, message: &Publish, registers: bool) {
+fn request(connection: &Connection, fleet: &Arc<Fleet>, message: &Publish, asked: Asked) {
+    let Some(permit) = fleet.try_permit(asked, Via::Mqtt) else { return };
     let Ok(envelope) = serde_json::from_slice::<Envelope>(&message.payload) else { return };
     if !is_reply_topic(&envelope.reply_to) {
         tracing::debug!(tenant = %fleet.tenant, "an answer was wanted where none goes");
@@ -285,11 +319,7 @@ fn request(connection: &Connection, fleet: &Arc<Fleet>, message: &Publish, regis
     };
     let (connection, fleet) = (connection.clone(), Arc::clone(fleet));
     tokio::spawn(async move {
-        let answer = if registers {
-            fleet.register(&request, &asker, Via::Mqtt).await
-        } else {
-            fleet.discover(&request, &asker, Via::Mqtt)
-        };
+        let answer = fleet.answer(asked, &request, &asker, Via::Mqtt).await;
         let topic = if connection.addresses_tenants {
             service::in_tenant(&fleet.tenant, &envelope.reply_to)
         } else {
@@ -299,6 +329,7 @@ fn request(connection: &Connection, fleet: &Arc<Fleet>, message: &Publish, regis
         if let Err(error) = sent {
             tracing::debug!(%error, "an answer could not be sent");
         }
+        drop(permit);
     });
 }
 
@@ -337,25 +368,34 @@ impl Backend for Mqtt {
         Broker::Mqtt
     }
 
-    fn heard_since(&self) -> Option<Instant> {
-        self.shared.hearing.since()
+    fn is_heard(&self) -> bool {
+        self.connections.any(|shared| shared.hearing.span().is_some())
+    }
+
+    fn heard(&self, tenant: &TenantId) -> Option<(Instant, Instant)> {
+        self.connections.of(tenant)?.hearing.span()
     }
 
     fn attach(&self, fleet: Arc<Fleet>) -> BoxFuture<'_, DropGuard> {
         Box::pin(async move {
             let until = CancellationToken::new();
             let tenant = fleet.tenant.clone();
+            let placed = self.connections.place(&tenant, || Some(self.open()));
+            let Some((placement, shared)) = placed else {
+                return until.drop_guard();
+            };
             let connection = {
-                let mut inside = self.shared.lock();
+                let mut inside = shared.lock();
                 inside.tenants.insert(tenant.clone(), (fleet, until.clone()));
                 inside.connection.clone()
             };
             if let Some(connection) = connection {
                 subscribe(&connection.client, &tenant).await;
             }
-            let (shared, ended) = (Arc::clone(&self.shared), until.clone());
+            let (ended, connections) = (until.clone(), Arc::clone(&self.connections));
             tokio::spawn(async move {
                 ended.cancelled().await;
+                connections.remove(&tenant, placement);
                 let connection = {
                     let mut inside = shared.lock();
                     // It may be served here again by now.
@@ -377,14 +417,16 @@ impl Backend for Mqtt {
         })
     }
 
-    fn publish(&self, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let Some(connection) = self.shared.connection() else { return };
-            let sent = connection.client.publish(name, QoS::AtLeastOnce, false, payload).await;
+    fn publish(&self, tenant: &TenantId, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()> {
+        let connection = self.connections.of(tenant).and_then(|shared| shared.connection());
+        // Nobody waits for a broker that does not take it: the others have to be told too.
+        if let Some(connection) = connection {
+            let sent = connection.client.try_publish(name, QoS::AtLeastOnce, false, payload);
             if let Err(error) = sent {
                 tracing::debug!(%error, "not published");
             }
-        })
+        }
+        Box::pin(std::future::ready(()))
     }
 
     /// Devices do not unwrap what they are asked over MQTT, and so never answer.

@@ -4,11 +4,12 @@
 //! that leads back there and nowhere else. What a tenant is asked, it is asked with an inbox of its own
 //! part. Who asks is told by the server in a header, which no client can write across accounts.
 
-use super::{Backend, BackendError, Hearing, PULL_TIMEOUT};
-use crate::fleet::{Asker, Fleet};
+use super::{Backend, BackendError, Connections, Hearing, PULL_TIMEOUT};
+use crate::fleet::{Asked, Asker, Fleet};
 use crate::metrics::Metrics;
 use crate::presence::Via;
 use crate::wire::Subject;
+use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message};
 use bulkhead_control::config::{Config, RegistryNats};
 use bulkhead_control::files::read_text;
@@ -16,6 +17,7 @@ use bulkhead_control::identity::Session;
 use bulkhead_policy::{Broker, DeviceId, Requester, TenantId};
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use prometheus::IntGauge;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +26,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Messages of one tenant's kind that wait; beyond that the connection counts as deaf for a moment.
 const WAITING: usize = 65_536;
+
+/// How often the server is asked for a sign of life.
+const PING: Duration = Duration::from_secs(2);
+
+/// How often something is sent to oneself.
+const PULSE: Duration = Duration::from_millis(500);
 
 /// What stands around the answer in the server's accounting of a message.
 const ENVELOPE: usize = 1024;
@@ -41,8 +49,106 @@ struct Info {
 
 /// The way over NATS.
 pub(crate) struct Nats {
+    settings: Settings,
+    connections: Arc<Connections<Connection>>,
+}
+
+/// How to connect.
+struct Settings {
+    servers: Vec<String>,
+    credentials: String,
+    ca_file: Option<PathBuf>,
+    up: IntGauge,
+    stop: CancellationToken,
+}
+
+/// A connection for some tenants. The library gives one up that gets a header which it cannot read, so a
+/// tenant has its own where that is possible.
+struct Connection {
     client: Client,
     hearing: Arc<Hearing>,
+}
+
+impl Settings {
+    async fn connect(&self) -> Result<Arc<Connection>, BackendError> {
+        let hearing = Arc::new(Hearing::default());
+        let (noted, up, stop) = (Arc::clone(&hearing), self.up.clone(), self.stop.clone());
+        let options = ConnectOptions::with_credentials(&self.credentials).map_err(|error| {
+            BackendError::Setting {
+                setting: "registry.nats.credentials_file",
+                cause: error.to_string(),
+                remedy: "make it with `bulkhead init nats`",
+            }
+        })?;
+        let mut options = options
+            .name("bulkhead-registry")
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempt| {
+                Duration::from_millis(50 << attempt.min(6)).min(Duration::from_secs(2))
+            })
+            .ping_interval(PING)
+            .subscription_capacity(WAITING)
+            .event_callback(move |event| {
+                match event {
+                    Event::Connected => {
+                        noted.begins();
+                        up.set(1);
+                    }
+                    Event::Disconnected | Event::Closed => {
+                        noted.ends();
+                        up.set(0);
+                        if !stop.is_cancelled() {
+                            tracing::warn!("a connection of the registry to NATS is away");
+                        }
+                    }
+                    Event::SlowConsumer(_) => {
+                        noted.begins();
+                        tracing::warn!(
+                            "heartbeats were lost: more came over NATS than can be heard"
+                        );
+                    }
+                    other => tracing::debug!(event = %other, "NATS"),
+                }
+                std::future::ready(())
+            });
+        if let Some(ca_file) = &self.ca_file {
+            options = options.add_root_certificates(ca_file.clone());
+        }
+        let client =
+            options.connect(self.servers.clone()).await.map_err(|error| BackendError::Setting {
+                setting: "registry.nats.servers",
+                cause: error.to_string(),
+                remedy: "list URLs such as nats://127.0.0.1:4222",
+            })?;
+        let connection = Arc::new(Connection { client, hearing });
+        tokio::spawn(feel_pulse(Arc::clone(&connection), self.stop.clone()));
+        Ok(connection)
+    }
+}
+
+/// Sends something to itself time and again: what comes back shows that the server is alive, which a
+/// connection alone does not.
+async fn feel_pulse(connection: Arc<Connection>, stop: CancellationToken) {
+    let inbox = connection.client.new_inbox();
+    let Ok(mut pulse) = connection.client.subscribe(inbox.clone()).await else { return };
+    let mut beat = tokio::time::interval(PULSE);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = beat.tick() => {
+                // While it is away there is nothing to feel, and nothing is to be heaped up.
+                if connection.client.connection_state() == State::Connected {
+                    let _ = connection.client.publish(inbox.clone(), "".into()).await;
+                }
+            }
+            felt = pulse.next() => match felt {
+                Some(_) => connection.hearing.lives(),
+                None => return,
+            },
+        }
+    }
 }
 
 impl Nats {
@@ -63,65 +169,28 @@ impl Nats {
             (servers, _) => servers.to_vec(),
         };
         let in_keys = || Some(operator?.keys.join("registry.creds"));
-        let credentials = own.credentials_file.clone().or_else(in_keys).unwrap_or_default();
-        let ca_file: Option<PathBuf> =
-            own.ca_file.clone().or_else(|| nats.and_then(|nats| nats.ca_file.clone()));
-        let text = read_text(&credentials).map_err(|cause| BackendError::File {
+        let path = own.credentials_file.clone().or_else(in_keys).unwrap_or_default();
+        let ca_file = own.ca_file.clone().or_else(|| nats.and_then(|nats| nats.ca_file.clone()));
+        let credentials = read_text(&path).map_err(|cause| BackendError::File {
             setting: "registry.nats.credentials_file",
-            cause: named(cause, &credentials),
+            cause: named(cause, &path),
         })?;
-        let hearing = Arc::new(Hearing::default());
         let up = metrics.backend_up.with_label_values(&["nats"]);
-        let noted = Arc::clone(&hearing);
-        let options =
-            ConnectOptions::with_credentials(&text).map_err(|error| BackendError::Setting {
-                setting: "registry.nats.credentials_file",
-                cause: error.to_string(),
-                remedy: "make it with `bulkhead init nats`",
-            })?;
-        let mut options = options
-            .name("bulkhead-registry")
-            .retry_on_initial_connect()
-            .max_reconnects(None)
-            .reconnect_delay_callback(|attempt| {
-                Duration::from_millis(50 << attempt.min(6)).min(Duration::from_secs(2))
-            })
-            .subscription_capacity(WAITING)
-            .request_timeout(Some(PULL_TIMEOUT))
-            .event_callback(move |event| {
-                match event {
-                    Event::Connected => {
-                        noted.begins();
-                        up.set(1);
-                    }
-                    Event::Disconnected | Event::Closed => {
-                        noted.ends();
-                        up.set(0);
-                        if !stop.is_cancelled() {
-                            tracing::warn!("the registry's NATS is away");
-                        }
-                    }
-                    Event::SlowConsumer(_) => {
-                        noted.begins();
-                        tracing::warn!(
-                            "heartbeats were lost: more came over NATS than can be heard"
-                        );
-                    }
-                    other => tracing::debug!(event = %other, "NATS"),
-                }
-                std::future::ready(())
-            });
-        if let Some(ca_file) = ca_file {
-            options = options.add_root_certificates(ca_file);
-        }
-        let client = options.connect(servers).await.map_err(|error| BackendError::Setting {
-            setting: "registry.nats.servers",
-            cause: error.to_string(),
-            remedy: "list URLs such as nats://127.0.0.1:4222",
-        })?;
-        Ok(Self { client, hearing })
+        let settings = Settings { servers, credentials, ca_file, up, stop };
+        let connections = Arc::<Connections<Connection>>::default();
+        // What is wrong with the settings is said at the start.
+        connections.add(settings.connect().await?);
+        Ok(Self { settings, connections })
     }
 
+    async fn connection(&self, tenant: &TenantId) -> Option<(u64, Arc<Connection>)> {
+        let wanted = self.connections.wants_another();
+        let another = if wanted { self.settings.connect().await.ok() } else { None };
+        self.connections.place(tenant, || another)
+    }
+}
+
+impl Connection {
     async fn listen(&self, fleet: &Arc<Fleet>, subject: Subject<'_>, stop: &CancellationToken) {
         let name = subject.on(Broker::Nats, &fleet.tenant);
         // One replica has the tenant, so there is no queue to share: in one, a replica that is frozen would
@@ -141,7 +210,7 @@ impl Nats {
                         fleet.beat(device, &message.payload, Via::Nats);
                         tokio::task::consume_budget().await;
                     }
-                    Kind::Registry | Kind::Discovery => answer(&client, &fleet, kind, message),
+                    Kind::Asked(asked) => answer(&client, &fleet, asked, message).await,
                 }
             }
             // The server would go on sending.
@@ -152,24 +221,24 @@ impl Nats {
 
 #[derive(Clone, Copy)]
 enum Kind {
-    Registry,
-    Discovery,
+    Asked(Asked),
     Heartbeat,
 }
 
 impl Kind {
     fn of(subject: Subject<'_>) -> Self {
         match subject {
-            Subject::Registry => Self::Registry,
-            Subject::Discovery => Self::Discovery,
+            Subject::Registry => Self::Asked(Asked::Registration),
+            Subject::Discovery => Self::Asked(Asked::Discovery),
             _ => Self::Heartbeat,
         }
     }
 }
 
-/// Answers a request; one that says nowhere to answer is left.
-fn answer(client: &Client, fleet: &Arc<Fleet>, kind: Kind, message: Message) {
+/// Answers a request, once there is room; one that says nowhere to answer is left.
+async fn answer(client: &Client, fleet: &Arc<Fleet>, asked: Asked, message: Message) {
     let Some(reply) = message.reply else { return };
+    let Some(permit) = fleet.permit(asked).await else { return };
     let most = client.server_info().max_payload;
     let asker = Asker {
         broker: Broker::Nats,
@@ -178,13 +247,11 @@ fn answer(client: &Client, fleet: &Arc<Fleet>, kind: Kind, message: Message) {
     };
     let (client, fleet) = (client.clone(), Arc::clone(fleet));
     tokio::spawn(async move {
-        let answer = match kind {
-            Kind::Registry => fleet.register(&message.payload, &asker, Via::Nats).await,
-            _ => fleet.discover(&message.payload, &asker, Via::Nats),
-        };
+        let answer = fleet.answer(asked, &message.payload, &asker, Via::Nats).await;
         if let Err(error) = client.publish(reply, answer.into()).await {
             tracing::debug!(%error, "an answer could not be sent");
         }
+        drop(permit);
     });
 }
 
@@ -214,24 +281,38 @@ impl Backend for Nats {
         Broker::Nats
     }
 
-    fn heard_since(&self) -> Option<Instant> {
-        self.hearing.since()
+    fn is_heard(&self) -> bool {
+        self.connections.any(|connection| connection.hearing.span().is_some())
+    }
+
+    fn heard(&self, tenant: &TenantId) -> Option<(Instant, Instant)> {
+        self.connections.of(tenant)?.hearing.span()
     }
 
     fn attach(&self, fleet: Arc<Fleet>) -> BoxFuture<'_, DropGuard> {
         Box::pin(async move {
             let stop = CancellationToken::new();
+            let Some((placement, connection)) = self.connection(&fleet.tenant).await else {
+                return stop.drop_guard();
+            };
             // Heartbeats first: whoever registers beats soon.
             for subject in [Subject::Heartbeat(None), Subject::Discovery, Subject::Registry] {
-                self.listen(&fleet, subject, &stop).await;
+                connection.listen(&fleet, subject, &stop).await;
             }
+            let (connections, ended) = (Arc::clone(&self.connections), stop.clone());
+            tokio::spawn(async move {
+                ended.cancelled().await;
+                connections.remove(&fleet.tenant, placement);
+            });
             stop.drop_guard()
         })
     }
 
-    fn publish(&self, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()> {
+    fn publish(&self, tenant: &TenantId, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()> {
+        let connection = self.connections.of(tenant);
         Box::pin(async move {
-            if let Err(error) = self.client.publish(name, payload.into()).await {
+            let Some(connection) = connection else { return };
+            if let Err(error) = connection.client.publish(name, payload.into()).await {
                 tracing::debug!(%error, "not published");
             }
         })
@@ -244,11 +325,13 @@ impl Backend for Nats {
         question: Vec<u8>,
     ) -> BoxFuture<'_, Option<Vec<u8>>> {
         Box::pin(async move {
-            let inbox = format!("_INBOX.{tenant}.{}", self.client.new_inbox().rsplit('.').next()?);
-            let mut answers = self.client.subscribe(inbox.clone()).await.ok()?;
+            let connection = self.connections.of(&tenant)?;
+            let client = &connection.client;
+            let inbox = format!("_INBOX.{tenant}.{}", client.new_inbox().rsplit('.').next()?);
+            let mut answers = client.subscribe(inbox.clone()).await.ok()?;
             answers.unsubscribe_after(1).await.ok()?;
             let name = Subject::Command(&device).on(Broker::Nats, &tenant);
-            self.client.publish_with_reply(name, inbox, question.into()).await.ok()?;
+            client.publish_with_reply(name, inbox, question.into()).await.ok()?;
             let answer = tokio::time::timeout(PULL_TIMEOUT, answers.next()).await;
             let answer = answer.ok().flatten()?;
             // A server says at once that nobody is there.

@@ -4,7 +4,7 @@
 //! query's attachment, which it writes over whatever a client had there.
 
 use super::{Backend, BackendError, Hearing, PULL_TIMEOUT};
-use crate::fleet::{Asker, Fleet};
+use crate::fleet::{Asked, Asker, Fleet};
 use crate::metrics::Metrics;
 use crate::presence::Via;
 use crate::wire::Subject;
@@ -138,7 +138,7 @@ async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
                     inside.tenants.values().cloned().collect()
                 };
                 for (fleet, until) in tenants {
-                    listen(&shared, &session, &fleet, &until).await;
+                    listen(&session, &fleet, &until).await;
                 }
                 stop.run_until_cancelled(while_connected(&shared, &session, token)).await;
                 shared.lock().session = None;
@@ -162,11 +162,16 @@ async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
 async fn while_connected(shared: &Shared, session: &Session, token: Option<String>) {
     let mut alone_since: Option<Instant> = None;
     loop {
+        if session.is_closed() {
+            return;
+        }
         let is_there = session.info().routers_zid().await.next().is_some();
-        if is_there && shared.hearing.since().is_none() {
+        if is_there && shared.hearing.span().is_none() {
             shared.hearing.begins();
             shared.up.set(1);
-        } else if !is_there && shared.hearing.since().is_some() {
+        } else if is_there {
+            shared.hearing.lives();
+        } else if shared.hearing.span().is_some() {
             shared.hearing.ends();
             shared.up.set(0);
             tracing::warn!("the registry's Zenoh router is away");
@@ -180,10 +185,11 @@ async fn while_connected(shared: &Shared, session: &Session, token: Option<Strin
     }
 }
 
-async fn listen(shared: &Shared, session: &Session, fleet: &Arc<Fleet>, until: &CancellationToken) {
+/// A tenant that cannot be listened to makes the session begin anew.
+async fn listen(session: &Session, fleet: &Arc<Fleet>, until: &CancellationToken) {
     if let Err(error) = try_listen(session, fleet, until).await {
         tracing::warn!(tenant = %fleet.tenant, %error, "not heard over Zenoh");
-        shared.hearing.ends();
+        let _ = session.close().await;
     }
 }
 
@@ -199,24 +205,31 @@ async fn try_listen(
         .declare_subscriber(heartbeats)
         .callback(move |sample| {
             let device = Subject::beating(sample.key_expr().as_str(), Broker::Zenoh);
-            hearing.beat(device, &sample.payload().to_bytes(), Via::Zenoh);
+            hearing.post(device, sample.payload().to_bytes().into_owned(), Via::Zenoh);
         })
         .await?;
     hold_until(until, session, heard);
     let runtime = Handle::current();
     for subject in [Subject::Discovery, Subject::Registry] {
         let name = subject.on(Broker::Zenoh, &fleet.tenant);
-        let registers = subject == Subject::Registry;
+        let asked = match subject {
+            Subject::Registry => Asked::Registration,
+            _ => Asked::Discovery,
+        };
         let (runtime, fleet) = (runtime.clone(), Arc::clone(fleet));
-        let asked = session
+        let queryable = session
             .declare_queryable(name)
             .complete(true)
             .callback(move |query| {
+                let Some(permit) = fleet.try_permit(asked, Via::Zenoh) else { return };
                 let fleet = Arc::clone(&fleet);
-                runtime.spawn(async move { answer(&fleet, query, registers).await });
+                runtime.spawn(async move {
+                    answer(&fleet, query, asked).await;
+                    drop(permit);
+                });
             })
             .await?;
-        hold_until(until, session, asked);
+        hold_until(until, session, queryable);
     }
     Ok(())
 }
@@ -240,7 +253,7 @@ async fn closed(session: Session) {
 }
 
 /// Answers a query for exactly this name: the gate says who asks of no other.
-async fn answer(fleet: &Fleet, query: Query, registers: bool) {
+async fn answer(fleet: &Fleet, query: Query, asked: Asked) {
     if !is_told_who_asks(query.key_expr().as_str()) {
         return;
     }
@@ -249,11 +262,7 @@ async fn answer(fleet: &Fleet, query: Query, registers: bool) {
     let told = query.attachment().and_then(|told| told.try_to_string().ok()?.parse().ok());
     let requester: Option<Requester> = told;
     let asker = Asker { broker: Broker::Zenoh, requester, most: MAX_ANSWER };
-    let answer = if registers {
-        fleet.register(&payload, &asker, Via::Zenoh).await
-    } else {
-        fleet.discover(&payload, &asker, Via::Zenoh)
-    };
+    let answer = fleet.answer(asked, &payload, &asker, Via::Zenoh).await;
     let key = query.key_expr().clone();
     if let Err(error) = query.reply(key, answer).await {
         tracing::debug!(%error, "an answer could not be sent");
@@ -269,8 +278,12 @@ impl Backend for Zenoh {
         Broker::Zenoh
     }
 
-    fn heard_since(&self) -> Option<Instant> {
-        self.shared.hearing.since()
+    fn is_heard(&self) -> bool {
+        self.shared.hearing.span().is_some()
+    }
+
+    fn heard(&self, _: &TenantId) -> Option<(Instant, Instant)> {
+        self.shared.hearing.span()
     }
 
     fn attach(&self, fleet: Arc<Fleet>) -> BoxFuture<'_, DropGuard> {
@@ -283,13 +296,13 @@ impl Backend for Zenoh {
                 inside.session.clone()
             };
             if let Some(session) = session {
-                listen(&self.shared, &session, &fleet, &until).await;
+                listen(&session, &fleet, &until).await;
             }
             until.drop_guard()
         })
     }
 
-    fn publish(&self, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()> {
+    fn publish(&self, _: &TenantId, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let session = self.shared.lock().session.clone();
             let Some(session) = session else { return };

@@ -18,12 +18,14 @@ pub(crate) struct Device {
     pub(super) lease: Option<Arc<Lease>>,
     /// Others have been told that it is there.
     pub(super) told: bool,
+    /// The store may have it.
+    pub(super) handed: bool,
     /// When it is looked at.
     pub(super) scheduled: Option<Instant>,
     /// It was silent for too long; that is still to be written.
     pub(super) leaving: bool,
     /// Changes with the document.
-    pub(super) version: u32,
+    pub(super) version: u64,
     pub(super) pending: Option<Box<Pending>>,
 }
 
@@ -57,6 +59,7 @@ impl Device {
             via,
             lease: None,
             told: false,
+            handed: false,
             scheduled: None,
             leaving: false,
             version: 0,
@@ -69,8 +72,9 @@ impl Device {
         *self = Self {
             lease: self.lease.take(),
             told: self.told,
+            handed: self.handed,
             scheduled: self.scheduled,
-            version: self.version.wrapping_add(1),
+            version: self.version + 1,
             pending: self.pending.take(),
             ..new
         };

@@ -14,7 +14,7 @@ mod writes;
 
 pub(crate) use device::{Device, Via};
 pub(crate) use document::Document;
-pub(crate) use writes::{Event, Write};
+pub(crate) use writes::{Event, Write, Written};
 
 use crate::store::{Lease, Stored};
 use crate::wire::{Registration, Transition};
@@ -23,9 +23,12 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
+
+/// How soon a device is looked at again that is silent while its broker is.
+const RECHECK: Duration = Duration::from_millis(250);
 
 /// What one tenant may have.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +50,8 @@ pub(crate) enum Full {
     Bytes,
     #[error("the device's document is larger than it may be")]
     Document,
+    #[error("this replica gives the tenant to another; try again")]
+    Closed,
 }
 
 /// What a heartbeat comes to.
@@ -74,16 +79,18 @@ pub(crate) struct Presence {
     urgent: usize,
     bytes: usize,
     limits: Limits,
+    is_closed: bool,
 }
 
 /// What stands in the queue about a device.
 pub(crate) struct Pending {
     since: Instant,
+    /// Somebody waits for it.
     is_urgent: bool,
-    /// Others are to be told that it is there.
-    announce: bool,
-    /// Who waits until it is written.
-    waiting: Vec<oneshot::Sender<()>>,
+    /// Others are to be told that it is there, once this version is written.
+    announce: Option<u64>,
+    /// Who waits until a version is written.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 impl Presence {
@@ -95,7 +102,13 @@ impl Presence {
             urgent: 0,
             bytes: 0,
             limits,
+            is_closed: false,
         }
+    }
+
+    /// Takes nobody in any more.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// Takes a device in that registers. Returns the id of the registration, and what resolves when it
@@ -142,6 +155,9 @@ impl Presence {
     ) -> Result<oneshot::Receiver<()>, Full> {
         let len = document.len();
         let before = self.devices.get(&id).map(|device| device.document.len());
+        if self.is_closed {
+            return Err(Full::Closed);
+        }
         if len > self.limits.document {
             return Err(Full::Document);
         }
@@ -159,11 +175,12 @@ impl Presence {
                 self.devices.insert(id.clone(), Device::new(document, ttl, via, now));
             }
         }
-        self.schedule(&id);
+        self.schedule_end(&id);
         let (sender, receiver) = oneshot::channel();
+        let version = self.devices.get(&id).map_or(0, |device| device.version);
         self.mark(&id, now, true, |pending| {
-            pending.announce = true;
-            pending.waiting.push(sender);
+            pending.announce = Some(version);
+            pending.waiting.push((version, sender));
         });
         Ok(receiver)
     }
@@ -182,7 +199,7 @@ impl Presence {
         if device.leaving {
             // It was silent for too long, and is back before that was written.
             device.leaving = false;
-            self.schedule(id);
+            self.schedule_end(id);
         }
         let Some(device) = self.devices.get_mut(id) else { return Beat::Unknown };
         if status.is_empty() {
@@ -198,14 +215,19 @@ impl Presence {
         self.bytes = bytes;
         device.document.status = merged.into();
         device.look();
-        device.version = device.version.wrapping_add(1);
+        device.version += 1;
         self.mark(id, now, false, |_| {});
         Beat::Changed
     }
 
     /// Takes over what the store has, as heard of just now; what is here already is newer. Returns how
     /// many there are now.
-    pub(crate) fn restore(&mut self, stored: Vec<Stored>, now: Instant) -> usize {
+    pub(crate) fn restore(
+        &mut self,
+        stored: Vec<Stored>,
+        needs_lease: bool,
+        now: Instant,
+    ) -> usize {
         let mut known: BTreeMap<DeviceId, Option<Arc<Lease>>> = BTreeMap::new();
         for Stored { device: id, document, lease } in stored {
             known.insert(id.clone(), lease.clone());
@@ -218,14 +240,16 @@ impl Presence {
             let mut device = Device::new(document, ttl, Via::Unknown, now);
             device.lease = lease;
             device.told = true;
+            device.handed = true;
             self.devices.insert(id.clone(), device);
-            self.schedule(&id);
+            self.schedule_end(&id);
         }
         let mut lost = Vec::new();
         for (id, device) in &mut self.devices {
             match known.get(id) {
-                Some(lease) => device.lease.clone_from(lease),
-                None => {
+                // A key without a lease would stay for ever.
+                Some(lease) if lease.is_some() || !needs_lease => device.lease.clone_from(lease),
+                Some(_) | None => {
                     device.lease = None;
                     lost.push(id.clone());
                 }
@@ -256,12 +280,12 @@ impl Presence {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Notices who has been silent for too long, while it could be heard: `heard_since` says since when
-    /// that is so of a way, `None` while nothing can be heard there. Returns how many they are.
+    /// Notices who has been silent for too long, while it could be heard: `heard` says from when to when
+    /// that was so of a way, `None` while nothing can be heard there. Returns how many they are.
     pub(crate) fn expire(
         &mut self,
         now: Instant,
-        heard_since: impl Fn(Via) -> Option<Instant>,
+        heard: impl Fn(Via) -> Option<(Instant, Instant)>,
     ) -> usize {
         let mut gone = 0;
         while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
@@ -272,25 +296,41 @@ impl Presence {
                 continue;
             }
             // Silence counts from when it could have been broken.
-            match heard_since(device.via) {
-                None => device.last_seen = now,
-                Some(since) => device.last_seen = device.last_seen.max(since),
+            let until = match heard(device.via) {
+                None => {
+                    device.last_seen = now;
+                    now
+                }
+                Some((since, until)) => {
+                    device.last_seen = device.last_seen.max(since);
+                    until
+                }
+            };
+            let deadline = device.deadline();
+            if deadline > now {
+                self.schedule(&id, deadline);
+            } else if deadline > until {
+                // The broker itself has been silent since.
+                self.schedule(&id, now + RECHECK);
+            } else {
+                device.leaving = true;
+                gone += 1;
+                self.mark(&id, now, true, |_| {});
             }
-            if device.deadline() > now {
-                self.schedule(&id);
-                continue;
-            }
-            device.leaving = true;
-            gone += 1;
-            self.mark(&id, now, true, |_| {});
         }
         gone
     }
 
     /// Has a device looked at when its time is over.
-    fn schedule(&mut self, id: &DeviceId) {
+    fn schedule_end(&mut self, id: &DeviceId) {
+        if let Some(device) = self.devices.get(id) {
+            let at = device.deadline();
+            self.schedule(id, at);
+        }
+    }
+
+    fn schedule(&mut self, id: &DeviceId, at: Instant) {
         let Some(device) = self.devices.get_mut(id) else { return };
-        let at = device.deadline();
         if let Some(before) = device.scheduled.replace(at) {
             self.deadlines.remove(&(before, id.clone()));
         }
@@ -306,7 +346,7 @@ impl Presence {
                 device.pending.insert(Box::new(Pending {
                     since: now,
                     is_urgent: false,
-                    announce: false,
+                    announce: None,
                     waiting: Vec::new(),
                 }))
             }

@@ -87,8 +87,8 @@ impl World {
             }
             Step::Pass(seconds) => {
                 self.now += Duration::from_secs(*seconds);
-                let began = self.now - Duration::from_secs(3600);
-                self.presence.expire(self.now, |_| Some(began));
+                let heard = (self.now - Duration::from_secs(3600), self.now);
+                self.presence.expire(self.now, |_| Some(heard));
             }
             Step::Write(most, works) => self.write(*most, *works, None),
             Step::WriteWhile(step) => self.write(2, true, Some(step)),
@@ -111,7 +111,8 @@ impl World {
             }
         }
         let leases = vec![None; writes.len()];
-        for event in self.presence.written(writes, leases) {
+        for written in self.presence.written(writes, leases, self.now) {
+            let Some(event) = written.event else { continue };
             match event {
                 Event::Online { device } => {
                     assert!(self.store.contains_key(&device), "told before it was written");
@@ -186,8 +187,10 @@ fn nobody_falls_silent_while_nothing_can_be_heard() {
     drop(presence.register(registration(0, 2), Via::Nats, began, at).unwrap());
     let after = |seconds| began + Duration::from_secs(seconds);
     assert_eq!(presence.expire(after(10), |_| None), 0, "the broker is away");
-    assert_eq!(presence.expire(after(13), |_| Some(after(12))), 0, "and was not there for long");
-    assert_eq!(presence.expire(after(14), |_| Some(after(12))), 1);
+    let heard = |until| move |_| Some((after(12), after(until)));
+    assert_eq!(presence.expire(after(13), heard(13)), 0, "and was not there for long");
+    assert_eq!(presence.expire(after(15), heard(13)), 0, "and has been silent itself since");
+    assert_eq!(presence.expire(after(16), heard(15)), 1);
 }
 
 #[test]

@@ -3,6 +3,7 @@ use crate::store::Lease;
 use bulkhead_policy::DeviceId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Bytes of documents in one write: etcd takes 1.5 MiB in all.
 const MAX_WRITE_BYTES: usize = 1024 * 1024;
@@ -19,7 +20,14 @@ pub(crate) struct Write {
     pub(crate) ttl: u32,
     /// What the key is under now.
     pub(crate) lease: Option<Arc<Lease>>,
-    version: u32,
+    version: u64,
+}
+
+/// What follows from a write: what can be told, and who waited for it.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) event: Option<Event>,
+    pub(crate) waiting: Vec<oneshot::Sender<()>>,
 }
 
 /// What can be told once it is written.
@@ -57,7 +65,7 @@ impl Presence {
                 settled.push(id.clone());
                 continue;
             };
-            if device.leaving && !device.told {
+            if device.leaving && !device.told && !device.handed {
                 // It came and went while nothing could be written.
                 settled.push(id.clone());
                 continue;
@@ -81,51 +89,103 @@ impl Presence {
         for id in settled {
             self.remove(&id);
         }
+        for write in &writes {
+            if let Some(device) = self.devices.get_mut(&write.device) {
+                device.handed = true;
+            }
+        }
         writes
     }
 
-    /// Learns that these were written, each under its lease, and says what can be told now.
+    /// Learns that these were written, each under its lease, and says what follows.
     pub(crate) fn written(
         &mut self,
         writes: Vec<Write>,
         leases: Vec<Option<Arc<Lease>>>,
-    ) -> Vec<Event> {
-        let mut events = Vec::new();
+        now: Instant,
+    ) -> Vec<Written> {
+        let mut all = Vec::with_capacity(writes.len());
         for (write, lease) in writes.into_iter().zip(leases) {
             let Some(device) = self.devices.get_mut(&write.device) else { continue };
             device.lease = lease;
-            let is_current = if write.document.is_some() {
-                !device.leaving && device.version == write.version
-            } else {
-                device.leaving
-            };
-            if write.document.is_none() {
-                device.told = false;
-                let device_type = device.device_type.clone();
-                events.push(Event::Offline { device: write.device.clone(), device_type });
-                if is_current {
-                    self.remove(&write.device);
-                } else if let Some(pending) = &mut device.pending {
-                    // It came back while its end was being written.
-                    pending.announce = true;
-                }
-                continue;
-            }
-            let pending = device.pending.as_mut();
-            let announce = pending.is_some_and(|pending| std::mem::take(&mut pending.announce));
-            device.told |= announce;
-            events.push(match announce {
-                true => Event::Online { device: write.device.clone() },
-                false => Event::Changed { device: write.device.clone() },
+            all.push(match write.document {
+                Some(_) => self.put(&write, now),
+                None => self.deleted(&write.device, now),
             });
-            if is_current {
-                self.settle(&write.device);
-            }
         }
-        events
+        all
     }
 
-    /// Takes a device out of the queue, and tells who waited for it.
+    fn put(&mut self, write: &Write, now: Instant) -> Written {
+        let id = &write.device;
+        let Some(device) = self.devices.get_mut(id) else {
+            return Written { event: None, waiting: Vec::new() };
+        };
+        let is_current = !device.leaving && device.version == write.version;
+        let mut waiting = Vec::new();
+        let mut announced = false;
+        if let Some(pending) = &mut device.pending {
+            announced = pending.announce.is_some_and(|version| version <= write.version);
+            if announced {
+                pending.announce = None;
+            }
+            let (done, rest) = std::mem::take(&mut pending.waiting)
+                .into_iter()
+                .partition(|w| w.0 <= write.version);
+            pending.waiting = rest;
+            let done: Vec<(u64, oneshot::Sender<()>)> = done;
+            waiting = done.into_iter().map(|(_, sender)| sender).collect();
+        }
+        device.told |= announced;
+        let event = match announced {
+            true => Some(Event::Online { device: id.clone() }),
+            false => device.told.then(|| Event::Changed { device: id.clone() }),
+        };
+        if is_current {
+            self.settle(id)
+        } else {
+            self.requeue(id, now)
+        }
+        Written { event, waiting }
+    }
+
+    fn deleted(&mut self, id: &DeviceId, now: Instant) -> Written {
+        let mut event = None;
+        if let Some(device) = self.devices.get_mut(id) {
+            if std::mem::take(&mut device.told) {
+                let device_type = device.device_type.clone();
+                event = Some(Event::Offline { device: id.clone(), device_type });
+            }
+            device.handed = false;
+            if device.leaving {
+                self.remove(id);
+            } else {
+                // It came back while its end was being written.
+                let version = device.version;
+                if let Some(pending) = &mut device.pending {
+                    pending.announce.get_or_insert(version);
+                }
+                self.requeue(id, now);
+            }
+        }
+        Written { event, waiting: Vec::new() }
+    }
+
+    /// Has what changed while it was being written wait for its turn again.
+    fn requeue(&mut self, id: &DeviceId, now: Instant) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let Some(pending) = &mut device.pending else { return };
+        let is_urgent = device.leaving || pending.announce.is_some() || !pending.waiting.is_empty();
+        let was_urgent = std::mem::replace(&mut pending.is_urgent, is_urgent);
+        pending.since = now;
+        self.urgent = self.urgent + usize::from(is_urgent) - usize::from(was_urgent);
+        if let Some(at) = self.queue.iter().position(|waiting| waiting == id) {
+            self.queue.remove(at);
+        }
+        self.queue.push_back(id.clone());
+    }
+
+    /// Takes a device out of the queue. Whoever still waits for it hears that in vain.
     fn settle(&mut self, id: &DeviceId) {
         let pending = self.devices.get_mut(id).and_then(|device| device.pending.take());
         let Some(pending) = pending else { return };
@@ -135,10 +195,6 @@ impl Presence {
         // What is written is nearly always at the front.
         if let Some(at) = self.queue.iter().position(|waiting| waiting == id) {
             self.queue.remove(at);
-        }
-        for waiting in pending.waiting {
-            // Who no longer waits has gone on without.
-            let _ = waiting.send(());
         }
     }
 

@@ -1,6 +1,6 @@
 use super::leases::{Lease, Leases};
 use super::space::Space;
-use super::{Remembered, StoreError, Stored};
+use super::{Outlook, Remembered, StoreError, Stored};
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
 use crate::presence::{Document, Write};
@@ -9,7 +9,7 @@ use bulkhead_control::etcd;
 use bulkhead_policy::{DeviceId, TenantId};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,9 @@ const MAX_ANSWER_BYTES: usize = 512 * 1024 * 1024;
 
 /// How often it is looked which leases are due.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// When each tenant was created whose devices are here.
+const TENANTS: &str = "/bulkhead/registry/tenants";
 
 /// What is remembered stands under this.
 const REMEMBERED: &str = "/bulkhead/registry/remembered";
@@ -150,7 +153,8 @@ impl EtcdStore {
             match &write.document {
                 Some(document) => {
                     let class = Leases::class(write.ttl);
-                    let own = write.lease.clone().filter(|lease| !lease.is_lost());
+                    let own = write.lease.clone();
+                    let own = own.filter(|lease| !lease.is_lost() && lease.suits(write.ttl));
                     let lease = match (own, of_class.get(&class)) {
                         (Some(lease), _) => lease,
                         (None, Some(lease)) => Arc::clone(lease),
@@ -208,7 +212,35 @@ impl EtcdStore {
         self.transact("forget", fence, operations).await
     }
 
-    pub(super) async fn tidy(&self, tenant: &TenantId, fence: &Fence) -> Result<usize, StoreError> {
+    /// Of the tenants that have had the name, the one whose devices these are: removes those of another.
+    pub(super) async fn enter(
+        &self,
+        tenant: &TenantId,
+        created: Timestamp,
+        fence: &Fence,
+    ) -> Result<(), StoreError> {
+        let key = format!("{TENANTS}/{tenant}");
+        let mut client = self.client().await?;
+        self.asked("range");
+        let found = client.get(key.as_str(), None).await?;
+        let own = created.to_string();
+        let known = found.kvs().first().map(etcd_client::KeyValue::value);
+        if known == Some(own.as_bytes()) {
+            return Ok(());
+        }
+        // Whoever is found before this was written down may be of the tenant of now.
+        if known.is_some() {
+            self.forget(tenant, fence).await?;
+        }
+        self.transact("enter", fence, vec![TxnOp::put(key, own, None)]).await
+    }
+
+    pub(super) async fn tidy(
+        &self,
+        tenant: &TenantId,
+        fence: &Fence,
+        present: &HashSet<DeviceId>,
+    ) -> Result<usize, StoreError> {
         let client = self.client().await?;
         let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
         let prefix = remembered_prefix(tenant);
@@ -216,21 +248,24 @@ impl EtcdStore {
         let mut from = prefix.into_bytes();
         let mut removed = 0;
         loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE / 10);
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE / 20);
             self.asked("range");
             let answer = kv.get(from, Some(options)).await?;
-            let is_over = |one: &&etcd_client::KeyValue| {
-                Remembered::read(one.value(), self.remember).is_none()
-            };
-            let over: Vec<_> = answer
-                .kvs()
-                .iter()
-                .filter(is_over)
-                .map(|one| TxnOp::delete(one.key(), None))
-                .collect();
-            removed += over.len();
-            if !over.is_empty() {
-                self.transact("tidy", fence, over).await?;
+            let mut operations = Vec::new();
+            for one in answer.kvs() {
+                let name = one.key().rsplit(|byte| *byte == b'/').next();
+                let name = name.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
+                match Remembered::outlook(one.value(), self.remember, present.contains(name)) {
+                    Outlook::Stays => {}
+                    Outlook::Renewed(text) => operations.push(TxnOp::put(one.key(), text, None)),
+                    Outlook::Over => {
+                        removed += 1;
+                        operations.push(TxnOp::delete(one.key(), None));
+                    }
+                }
+            }
+            if !operations.is_empty() {
+                self.transact("tidy", fence, operations).await?;
             }
             let Some(last) = answer.kvs().last().filter(|_| answer.more()) else { break };
             from = last.key().to_vec();

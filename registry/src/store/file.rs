@@ -1,8 +1,9 @@
-use super::{Lease, Remembered, Store, StoreError, Stored};
+use super::{Lease, Outlook, Remembered, StoreError, Stored};
 use crate::presence::{Document, Write};
 use bulkhead_policy::{DeviceId, TenantId};
 use jiff::{SignedDuration, Timestamp};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,9 @@ const PRESENT: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("
 
 /// Tenant and device → what is remembered.
 const REMEMBERED: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("remembered");
+
+/// Tenant → when the one was created whose devices these are.
+const TENANTS: TableDefinition<'_, &str, &str> = TableDefinition::new("tenants");
 
 /// After every id: they are ASCII.
 const END: &str = "\u{7f}";
@@ -38,6 +42,7 @@ impl FileStore {
         let write = database.begin_write().map_err(|error| named(&error))?;
         write.open_table(PRESENT).map_err(|error| named(&error))?;
         write.open_table(REMEMBERED).map_err(|error| named(&error))?;
+        write.open_table(TENANTS).map_err(|error| named(&error))?;
         write.commit().map_err(|error| named(&error))?;
         Ok(Self { database: Arc::new(database), remember })
     }
@@ -56,9 +61,7 @@ impl FileStore {
             let read = database.begin_read().map_err(failed)?;
             let table = read.open_table(PRESENT).map_err(failed)?;
             let mut found = Vec::new();
-            for entry in
-                table.range((tenant.as_str(), "")..(tenant.as_str(), END)).map_err(failed)?
-            {
+            for entry in table.range(whole(&tenant)).map_err(failed)? {
                 let (key, value) = entry.map_err(failed)?;
                 let device = DeviceId::parse(key.value().1);
                 if let (Ok(device), Some(document)) = (device, Document::parse(value.value())) {
@@ -120,37 +123,67 @@ impl FileStore {
     }
 
     pub(super) async fn forget(&self, tenant: &TenantId) -> Result<(), StoreError> {
-        self.remove_where(tenant, true, |_| true).await.map(drop)
+        let tenant = tenant.clone();
+        self.run(move |database| {
+            let write = database.begin_write().map_err(failed)?;
+            forget(&write, &tenant)?;
+            write.commit().map_err(failed)
+        })
+        .await
     }
 
-    pub(super) async fn tidy(&self, tenant: &TenantId) -> Result<usize, StoreError> {
-        let keep = self.remember;
-        self.remove_where(tenant, false, move |text| Remembered::read(text, keep).is_none()).await
-    }
-
-    async fn remove_where(
+    pub(super) async fn enter(
         &self,
         tenant: &TenantId,
-        present_too: bool,
-        is_over: impl Fn(&[u8]) -> bool + Send + 'static,
+        created: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (tenant, created) = (tenant.clone(), created.to_string());
+        self.run(move |database| {
+            let write = database.begin_write().map_err(failed)?;
+            let known = {
+                let mut tenants = write.open_table(TENANTS).map_err(failed)?;
+                let known = tenants.insert(tenant.as_str(), created.as_str()).map_err(failed)?;
+                known.map(|known| known.value().to_owned())
+            };
+            if known.is_some_and(|known| known != created) {
+                forget(&write, &tenant)?;
+            }
+            write.commit().map_err(failed)
+        })
+        .await
+    }
+
+    pub(super) async fn tidy(
+        &self,
+        tenant: &TenantId,
+        present: HashSet<DeviceId>,
     ) -> Result<usize, StoreError> {
-        let tenant = tenant.clone();
+        let (tenant, keep) = (tenant.clone(), self.remember);
         self.run(move |database| {
             let write = database.begin_write().map_err(failed)?;
             let mut removed = 0;
             {
-                let whole = (tenant.as_str(), "")..(tenant.as_str(), END);
                 let mut remembered = write.open_table(REMEMBERED).map_err(failed)?;
+                let mut renewed = Vec::new();
                 remembered
-                    .retain_in(whole.clone(), |_, value| {
-                        let over = is_over(value);
-                        removed += usize::from(over);
-                        !over
+                    .retain_in(whole(&tenant), |key, value| {
+                        let name = key.1;
+                        match Remembered::outlook(value, keep, present.contains(name)) {
+                            Outlook::Stays => true,
+                            Outlook::Renewed(text) => {
+                                renewed.push((name.to_owned(), text));
+                                true
+                            }
+                            Outlook::Over => {
+                                removed += 1;
+                                false
+                            }
+                        }
                     })
                     .map_err(failed)?;
-                if present_too {
-                    let mut present = write.open_table(PRESENT).map_err(failed)?;
-                    present.retain_in(whole, |_, _| false).map_err(failed)?;
+                for (name, text) in renewed {
+                    let key = (tenant.as_str(), name.as_str());
+                    remembered.insert(key, text.as_bytes()).map_err(failed)?;
                 }
             }
             write.commit().map_err(failed)?;
@@ -160,8 +193,15 @@ impl FileStore {
     }
 }
 
-impl From<FileStore> for Store {
-    fn from(file: FileStore) -> Self {
-        Self::File(file)
+/// Every key of a tenant.
+fn whole(tenant: &TenantId) -> std::ops::Range<(&str, &str)> {
+    (tenant.as_str(), "")..(tenant.as_str(), END)
+}
+
+fn forget(write: &WriteTransaction, tenant: &TenantId) -> Result<(), StoreError> {
+    for table in [PRESENT, REMEMBERED] {
+        let mut table = write.open_table(table).map_err(failed)?;
+        table.retain_in(whole(tenant), |_, _| false).map_err(failed)?;
     }
+    Ok(())
 }

@@ -26,6 +26,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Whether it lasts long enough for a device with this time to live.
+    pub(super) fn suits(&self, ttl: u32) -> bool {
+        self.ttl >= Leases::class(ttl)
+    }
+
     /// Whether etcd no longer knows it, and what was under it is gone.
     pub(crate) fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::Acquire)
@@ -48,7 +53,8 @@ pub(crate) struct Leases {
 
 #[derive(Default)]
 struct Known {
-    all: BTreeMap<i64, (Arc<Lease>, Instant)>,
+    /// Each, and when it was last kept alive.
+    all: BTreeMap<i64, (Arc<Lease>, Option<Instant>)>,
     /// Which one new devices get, by its time to live.
     current: BTreeMap<i64, Arc<Lease>>,
 }
@@ -96,20 +102,24 @@ impl Leases {
         lease
     }
 
-    /// Takes one over that keys are found under. Until it is kept alive for the first time, it is taken
-    /// to last the shortest time.
-    pub(super) fn adopt(&self, id: i64, ttl: i64) -> Arc<Lease> {
+    fn adopt(&self, id: i64, ttl: i64) -> Arc<Lease> {
         let mut known = self.lock();
         let fresh = || {
             let lease = Lease { id, ttl, is_lost: AtomicBool::new(false) };
-            (Arc::new(lease), Instant::now())
+            (Arc::new(lease), Some(Instant::now()))
         };
         Arc::clone(&known.all.entry(id).or_insert_with(fresh).0)
     }
 
-    /// The same, for a lease of which only the id is known.
+    /// The same, for a lease that is found. How long it lasts is not known, nor for how long it will still
+    /// do so: it is due at once.
     pub(super) fn adopt_unknown(&self, id: i64) -> Arc<Lease> {
-        self.adopt(id, SHORTEST)
+        let mut known = self.lock();
+        let fresh = || {
+            let lease = Lease { id, ttl: SHORTEST, is_lost: AtomicBool::new(false) };
+            (Arc::new(lease), None)
+        };
+        Arc::clone(&known.all.entry(id).or_insert_with(fresh).0)
     }
 
     /// Which leases are due to be kept alive. Those that nobody holds any more are let go.
@@ -124,8 +134,8 @@ impl Leases {
         all.retain(|_, (lease, _)| held(lease, current));
         current.retain(|_, lease| all.contains_key(&lease.id));
         let third = |lease: &Lease| Duration::from_secs(lease.ttl.unsigned_abs()) / 3;
-        let is_due = |(lease, kept): &&(Arc<Lease>, Instant)| {
-            now.saturating_duration_since(*kept) >= third(lease)
+        let is_due = |(lease, kept): &&(Arc<Lease>, Option<Instant>)| {
+            kept.is_none_or(|kept| now.saturating_duration_since(kept) >= third(lease))
         };
         all.values().filter(is_due).map(|(lease, _)| lease.id).collect()
     }
@@ -133,7 +143,7 @@ impl Leases {
     /// Notes that one was kept alive.
     pub(super) fn kept(&self, id: i64, now: Instant) {
         if let Some((_, kept)) = self.lock().all.get_mut(&id) {
-            *kept = now;
+            *kept = Some(now);
         }
     }
 

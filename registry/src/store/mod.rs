@@ -21,6 +21,7 @@ use bulkhead_policy::{DeviceId, TenantId};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -60,11 +61,36 @@ pub(crate) struct Remembered<'a> {
     document: &'a RawValue,
 }
 
+/// What becomes of something that is remembered.
+enum Outlook {
+    Stays,
+    /// It is written again, with the time of now.
+    Renewed(String),
+    Over,
+}
+
 impl Remembered<'_> {
     /// What is written of a document.
     fn write(document: &str, at: Timestamp) -> Option<String> {
         let document = serde_json::from_str(document).ok()?;
         serde_json::to_string(&Remembered { at, document }).ok()
+    }
+
+    /// What becomes of it when it is looked at after a while. A device that is present has not to change
+    /// to be remembered.
+    fn outlook(text: &[u8], keep: SignedDuration, is_present: bool) -> Outlook {
+        let Ok(remembered) = serde_json::from_slice::<Remembered<'_>>(text) else {
+            return Outlook::Over;
+        };
+        let age = Timestamp::now().duration_since(remembered.at);
+        if !is_present {
+            return if age <= keep { Outlook::Stays } else { Outlook::Over };
+        }
+        if age <= keep / 2 {
+            return Outlook::Stays;
+        }
+        let renewed = Remembered { at: Timestamp::now(), ..remembered };
+        serde_json::to_string(&renewed).map_or(Outlook::Stays, Outlook::Renewed)
     }
 
     /// The document, unless it is older than what is remembered.
@@ -131,11 +157,35 @@ impl Store {
         }
     }
 
-    /// Removes what was remembered for long enough. Returns how much that was.
-    pub(crate) async fn tidy(&self, tenant: &TenantId, fence: &Fence) -> Result<usize, StoreError> {
+    /// Makes sure that what is here of a tenant is of the one that was created then.
+    pub(crate) async fn enter(
+        &self,
+        tenant: &TenantId,
+        created: Timestamp,
+        fence: &Fence,
+    ) -> Result<(), StoreError> {
         match self {
-            Self::Etcd(etcd) => etcd.tidy(tenant, fence).await,
-            Self::File(file) => file.tidy(tenant).await,
+            Self::Etcd(etcd) => etcd.enter(tenant, created, fence).await,
+            Self::File(file) => file.enter(tenant, created).await,
+        }
+    }
+
+    /// Whether a key that is under no lease would stay for ever.
+    pub(crate) fn needs_leases(&self) -> bool {
+        matches!(self, Self::Etcd(_))
+    }
+
+    /// Removes what was remembered for long enough, but of devices that are present. Returns how much that
+    /// was.
+    pub(crate) async fn tidy(
+        &self,
+        tenant: &TenantId,
+        fence: &Fence,
+        present: HashSet<DeviceId>,
+    ) -> Result<usize, StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.tidy(tenant, fence, &present).await,
+            Self::File(file) => file.tidy(tenant, present).await,
         }
     }
 

@@ -15,5 +15,5 @@ pub use heartbeat::Heartbeat;
 pub(crate) use lifecycle::seconds;
 pub use lifecycle::{Transition, lifecycle};
 pub use registration::{MAX_TTL, Registration};
-pub use rpc::{Code, Request, RpcError, pull_request, pulled, with_result};
+pub use rpc::{Code, Request, RpcError, fitting, pull_request, pulled, with_result};
 pub use subject::{Subject, is_reply_topic};

@@ -2,6 +2,9 @@ use super::Registration;
 use bulkhead_policy::DeviceId;
 use serde_json::{Map, Value, json};
 
+/// Longest id of a request, which comes back in the answer, in bytes.
+const MAX_ID_BYTES: usize = 1024;
+
 /// A request that has been read, and is to be answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -74,7 +77,9 @@ impl Request {
             return Err(invalid(&Value::Null, "a request is an object"));
         };
         let id = match request.remove("id") {
-            Some(id @ (Value::String(_) | Value::Number(_))) => id,
+            Some(id @ Value::Number(_)) => id,
+            Some(Value::String(id)) if id.len() <= MAX_ID_BYTES => Value::String(id),
+            Some(Value::String(_)) => return Err(invalid(&Value::Null, "id is too long")),
             _ => Value::Null,
         };
         let method = match request.remove("method") {
@@ -95,6 +100,15 @@ pub fn with_result(id: &Value, result: &str) -> Vec<u8> {
     format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}").into_bytes()
 }
 
+/// An answer, or an error in its place if it has more than `most` bytes.
+pub fn fitting(answer: Vec<u8>, id: &Value, most: usize) -> Vec<u8> {
+    if answer.len() <= most {
+        return answer;
+    }
+    let message = "the answer is larger than a message may be; ask for pages with limit";
+    RpcError::new(Code::Failed, message).answer(id)
+}
+
 /// The question to a device for its registration; `nonce` tells one question from another.
 pub fn pull_request(device: &DeviceId, nonce: i64) -> Vec<u8> {
     let id = format!("re-reg-{device}-{nonce}");
@@ -113,7 +127,7 @@ pub fn pulled(bytes: &[u8], device: &DeviceId) -> Option<Registration> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Code, Request, RpcError, pull_request, pulled, with_result};
+    use super::{Code, Request, RpcError, fitting, pull_request, pulled, with_result};
     use serde_json::{Value, json};
 
     #[test]
@@ -147,6 +161,18 @@ mod tests {
         let error = RpcError::new(Code::Failed, "no").answer(&Value::Null);
         let error: Value = serde_json::from_slice(&error).unwrap();
         assert_eq!(error["error"], json!({"code": -32000, "message": "no"}));
+    }
+
+    #[test]
+    fn no_answer_is_larger_than_a_message_may_be() {
+        let long = json!({"id": "x".repeat(1_025), "method": "m"}).to_string();
+        let refused: Value =
+            serde_json::from_slice(&Request::parse(long.as_bytes()).unwrap_err()).unwrap();
+        assert_eq!((&refused["id"], &refused["error"]["code"]), (&Value::Null, &json!(-32602)));
+        let answer = with_result(&json!(1), "\"0123456789\"");
+        assert_eq!(fitting(answer.clone(), &json!(1), answer.len()), answer);
+        let short: Value = serde_json::from_slice(&fitting(answer, &json!(1), 10)).unwrap();
+        assert_eq!((&short["id"], &short["error"]["code"]), (&json!(1), &json!(-32000)));
     }
 
     #[test]
