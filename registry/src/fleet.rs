@@ -374,6 +374,17 @@ impl Fleet {
         }
     }
 
+    /// Looks at a device whose key was removed: if it was not by this registry, it is let go.
+    pub(crate) async fn removed(&self, device: &DeviceId) {
+        let Some(lease) = lock(&self.presence).settled_lease(device) else { return };
+        let removed = self.common.store.is_removed(&self.tenant, device, &lease).await;
+        if matches!(removed, Ok(true)) {
+            tracing::info!(tenant = %self.tenant, %device, "somebody has removed a device's key");
+            lock(&self.presence).evict(device, Instant::now());
+            self.wake.notify_one();
+        }
+    }
+
     /// Hears a heartbeat in its turn. It comes from where those of other tenants come too.
     pub(crate) fn post(&self, device: Option<DeviceId>, payload: Vec<u8>, via: Via) {
         let is_lost = payload.len() > MAX_BEAT

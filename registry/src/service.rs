@@ -5,12 +5,12 @@ use crate::fleet::{Common, Fleet};
 use crate::metrics::Metrics;
 use crate::ownership::{self, Owned, Replica, partition_of};
 use crate::presence::Limits;
-use crate::store::{Store, StoreError};
+use crate::store::{REMOVALS, Removed, Store, StoreError};
 use crate::watch::{self as watching, Changes};
 use bulkhead_control::Control;
 use bulkhead_control::config::{Config, RegistryConfig};
 use bulkhead_control::directory::Snapshot;
-use bulkhead_policy::TenantId;
+use bulkhead_policy::{DeviceId, TenantId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +89,10 @@ pub async fn start(control: &Control) -> Result<Registry, RegistryError> {
     let backends = backends(config, own, &metrics, stop).await?;
     let changes = Changes::new();
     let (owned, released) = ownership(control, own, &store, &metrics);
+    let (removals, removed) = mpsc::channel(REMOVALS);
+    if let Store::Etcd(etcd) = &store {
+        control.tasks().spawn(Arc::clone(etcd).watch_removals(removals, stop.clone()));
+    }
     let common = Arc::new(Common {
         store,
         backends,
@@ -117,6 +121,7 @@ pub async fn start(control: &Control) -> Result<Registry, RegistryError> {
         served: BTreeMap::new(),
         forgetting: BTreeMap::new(),
         released,
+        removed,
         settled: Arc::clone(&settled),
         stop: stop.clone(),
     };
@@ -178,6 +183,7 @@ struct Tenants {
     /// Tenants that were deleted, and whose devices are being removed.
     forgetting: BTreeMap<TenantId, JoinHandle<()>>,
     released: Option<mpsc::Sender<u8>>,
+    removed: mpsc::Receiver<Removed>,
     settled: Arc<AtomicBool>,
     stop: CancellationToken,
 }
@@ -217,6 +223,7 @@ impl Tenants {
                     () = stop.cancelled() => return self.end(&snapshot).await,
                     changed = directory.changed() => if changed.is_ok() { break },
                     changed = owned.changed() => if changed.is_ok() { break },
+                    Some((tenant, device)) = self.removed.recv() => self.look_at(&tenant, device),
                     _ = count.tick() => self.count(),
                     _ = tidy.tick() => self.tidy(),
                 }
@@ -274,6 +281,13 @@ impl Tenants {
                 let common = Arc::clone(&self.common);
                 self.forgetting.insert(id, tokio::spawn(forget(common, fleet)));
             }
+        }
+    }
+
+    fn look_at(&self, tenant: &TenantId, device: DeviceId) {
+        if let Some(served) = self.served.get(tenant) {
+            let fleet = Arc::clone(&served.fleet);
+            tokio::spawn(async move { fleet.removed(&device).await });
         }
     }
 

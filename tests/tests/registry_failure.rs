@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::Tenant;
-use bulkhead_tests::registry::{Keys, Party};
+use bulkhead_tests::registry::{Keys, Party, registration};
 use bulkhead_tests::{Stack, eventually_async};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use futures::StreamExt;
@@ -390,4 +390,28 @@ async fn a_tenant_that_was_created_again_while_the_registry_was_away_finds_nothi
     assert_eq!(next.devices().await, [""; 0]);
     let mut keys = Keys::of(&mut stack).await;
     assert_eq!(keys.count("/device-connect/acme/").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_key_somebody_removes_is_gone_and_comes_back_if_it_is_alive() {
+    let mut stack = Stack::new().etcd().registry("").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    let mut lifecycle = console.lifecycle().await;
+    for device in ["alive", "dead"] {
+        register(&console, device, 600).await;
+        assert_eq!(lifecycle.next().await, format!("online {device}"));
+    }
+    let mut keys = Keys::of(&mut stack).await;
+    let options = Some(etcd_client::DeleteOptions::new().with_prefix());
+    keys.client().delete("/device-connect/acme/devices/", options).await.unwrap();
+    let mut told = [lifecycle.next().await, lifecycle.next().await];
+    told.sort();
+    assert_eq!(told, ["offline alive", "offline dead"]);
+    let mut asked = console.actor.subscribe("device-connect.acme.alive.cmd").await;
+    console.beat("alive", json!({})).await;
+    let question = bulkhead_tests::next(&mut asked).await;
+    let answer = json!({"id": 1, "result": registration("alive")["params"]}).to_string();
+    console.actor.client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+    assert_eq!(lifecycle.next().await, "online alive");
+    assert_eq!(console.devices().await, ["alive"]);
 }

@@ -185,6 +185,21 @@ impl Presence {
         self.queue.push_back(id.clone());
     }
 
+    /// The lease of a device of which the store has what is here.
+    pub(crate) fn settled_lease(&self, id: &DeviceId) -> Option<Arc<Lease>> {
+        let device = self.devices.get(id)?;
+        device.lease.clone().filter(|_| device.told && device.pending.is_none())
+    }
+
+    /// Lets a device go that somebody else has removed from the store.
+    pub(crate) fn evict(&mut self, id: &DeviceId, now: Instant) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        if device.pending.is_none() {
+            device.leaving = true;
+            self.mark(id, now, true, |_| {});
+        }
+    }
+
     /// Takes a device out of the queue. Whoever still waits for it hears that in vain.
     fn settle(&mut self, id: &DeviceId) {
         let pending = self.devices.get_mut(id).and_then(|device| device.pending.take());

@@ -329,7 +329,7 @@ impl EtcdStore {
         Ok(())
     }
 
-    async fn check(&self, lease: &Lease) -> Result<(), StoreError> {
+    pub(super) async fn check(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut client = self.client().await?;
         self.asked("lease");
         if client.lease_time_to_live(lease.id, None).await?.ttl() < 0 {

@@ -7,11 +7,13 @@
 mod etcd;
 mod file;
 mod leases;
+mod removals;
 mod space;
 
 pub(crate) use etcd::{EtcdStore, keep_alive};
 pub(crate) use file::FileStore;
 pub(crate) use leases::Lease;
+pub(crate) use removals::{Removed, WAITING as REMOVALS};
 
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
@@ -186,6 +188,19 @@ impl Store {
         match self {
             Self::Etcd(etcd) => etcd.tidy(tenant, fence, &present).await,
             Self::File(file) => file.tidy(tenant, present).await,
+        }
+    }
+
+    /// Whether a device's key is gone although its lease is not: somebody has removed it.
+    pub(crate) async fn is_removed(
+        &self,
+        tenant: &TenantId,
+        device: &DeviceId,
+        lease: &Lease,
+    ) -> Result<bool, StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.is_removed(tenant, device, lease).await,
+            Self::File(_) => Ok(false),
         }
     }
 
