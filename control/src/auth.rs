@@ -181,7 +181,7 @@ impl Authenticator {
         }
         let tenant = self.directory.admit(&principal)?;
         let rules = self.rules.load();
-        let quotas = tenant.quotas.or(rules.quotas);
+        let quotas = quotas_of(&principal, &tenant, &rules);
         if let Some(id) = principal.tenant()
             && !self.limits.admits(id, quotas.authentications_per_minute)
         {
@@ -238,7 +238,7 @@ impl Authenticator {
         };
         let rules = self.rules.load();
         let (role, rights) = rules.role(&tenant, &principal.role)?;
-        let quotas = tenant.quotas.or(rules.quotas);
+        let quotas = quotas_of(principal, &tenant, &rules);
         if rights == admission.rights && quotas == admission.quotas {
             return Ok(None);
         }
@@ -330,6 +330,14 @@ impl Authenticator {
     pub(crate) fn replace_rules(&self, config: &Config) {
         self.rules.store(Arc::new(Rules::new(config.role_set(), config.quotas)));
         self.rules_changes.send_replace(());
+    }
+}
+
+/// What bounds a tenant does not bound the platform's own services, which work for all of them.
+fn quotas_of(principal: &Principal, tenant: &Tenant, rules: &Rules) -> Quotas {
+    match principal.tenant() {
+        Some(_) => tenant.quotas.or(rules.quotas),
+        None => Quotas::default(),
     }
 }
 

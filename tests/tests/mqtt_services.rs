@@ -53,6 +53,19 @@ async fn a_service_hears_all_tenants_and_speaks_to_one_at_a_time(mode: Mode) {
     stack.denied("publish_denied").await;
 }
 
+async fn what_bounds_a_tenant_does_not_bound_a_service(mode: Mode) {
+    let quotas = "[quotas]\nmessages_per_second = 2\npayload_bytes = 4";
+    let stack = Stack::mqtt_in(mode).config(SERVICE_ISSUER).config(quotas).start().await;
+    let mut service = service(&stack, "registry").await;
+    for _ in 0..20 {
+        let topic = "device-connect/acme/device/online";
+        assert_eq!(service.publish1(topic, "longer than four bytes").await, TAKEN);
+    }
+    let mut acme = stack.member("acme", "member").await;
+    let told = acme.publish1("device-connect/acme/x", "longer than four bytes").await;
+    assert_eq!(told, ReasonCode::QUOTA_EXCEEDED);
+}
+
 /// Names that carry no tenant: a service says the tenant before them.
 async fn a_service_answers_into_the_tenant_that_it_names(mode: Mode) {
     let stack = start(mode).await;
@@ -249,6 +262,7 @@ async fn a_message_of_a_service_waits_for_a_session_that_is_away(mode: Mode) {
 bulkhead_tests::in_both_modes! {
     a_service_hears_all_tenants_and_speaks_to_one_at_a_time,
     a_service_answers_into_the_tenant_that_it_names,
+    what_bounds_a_tenant_does_not_bound_a_service,
     nobody_becomes_a_service_by_a_claim,
     a_client_id_of_a_service_is_no_tenants,
     what_a_service_has_retained_is_kept_once_and_with_its_tenant,

@@ -166,7 +166,20 @@ fn others(config: &Config) -> Vec<Check> {
     let upstream = mqtt.and_then(|mqtt| mqtt.upstream.as_ref());
     let zenoh = config.zenoh.as_ref();
     let zenoh_tls = zenoh.and_then(|zenoh| zenoh.tls.as_ref());
+    let registry = config.registry.as_ref();
+    let registry_nats = registry.and_then(|registry| registry.nats.as_ref());
+    let registry_mqtt = registry.and_then(|registry| registry.mqtt.as_ref());
+    let registry_zenoh = registry.and_then(|registry| registry.zenoh.as_ref());
+    let in_keys = nats.and_then(|nats| nats.operator.as_ref()).filter(|_| registry.is_some());
+    let in_keys = in_keys.map(|operator| operator.keys.join("registry.creds"));
+    let credentials = registry_nats.and_then(|nats| nats.credentials_file.as_ref());
     let files = [
+        ("registry.nats.credentials_file", credentials.or(in_keys.as_ref())),
+        ("registry.nats.ca_file", registry_nats.and_then(|nats| nats.ca_file.as_ref())),
+        ("registry.mqtt.token_file", registry_mqtt.and_then(|mqtt| mqtt.token_file.as_ref())),
+        ("registry.mqtt.ca_file", registry_mqtt.and_then(|mqtt| mqtt.ca_file.as_ref())),
+        ("registry.zenoh.token_file", registry_zenoh.and_then(|zenoh| zenoh.token_file.as_ref())),
+        ("registry.zenoh.ca_file", registry_zenoh.and_then(|zenoh| zenoh.ca_file.as_ref())),
         ("admin.token_file", config.admin.token_file.as_ref()),
         ("exchange.tls.cert_file", tls.map(|tls| &tls.cert_file)),
         ("exchange.tls.key_file", tls.map(|tls| &tls.key_file)),

@@ -312,6 +312,10 @@ impl Backend for Nats {
         let connection = self.connections.of(tenant);
         Box::pin(async move {
             let Some(connection) = connection else { return };
+            if connection.client.connection_state() != State::Connected {
+                // What is told to nobody is not heaped up, and nobody waits for it.
+                return;
+            }
             if let Err(error) = connection.client.publish(name, payload.into()).await {
                 tracing::debug!(%error, "not published");
             }
