@@ -71,6 +71,16 @@ impl Script {
             .unwrap_or_else(|| panic!("{name} could not be run: {log}"))
     }
 
+    /// Stops the program where it is, as a device that sleeps.
+    pub fn pause(&self) {
+        self.server.pause().unwrap();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.server.resume().unwrap();
+    }
+
     /// Asks the program to end, if it has not, and returns its result.
     pub async fn stop(self) -> Value {
         let this = spawn_blocking(move || {

@@ -3,7 +3,7 @@
 use crate::client::Actor;
 use crate::stack::{Stack, Token};
 use crate::wait::{WITHIN, eventually_async};
-use async_nats::Subscriber;
+use async_nats::{ConnectOptions, Subscriber};
 use etcd_client::{Client, GetOptions};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -27,6 +27,19 @@ impl Party {
     /// Somebody with a role.
     pub async fn role(stack: &Stack, tenant: &str, role: &str) -> Self {
         Self::with(stack, tenant, &Token::role(tenant, role)).await
+    }
+
+    /// The same, as soon as a server that has just come back lets anybody in.
+    pub async fn role_again(stack: &Stack, tenant: &str, role: &str) -> Self {
+        let token = stack.token(&Token::role(tenant, role));
+        let mut actor = None;
+        eventually_async("somebody is let in again", async || {
+            let options = ConnectOptions::with_token(token.clone());
+            actor = Actor::try_connect(stack.url(), options).await.ok();
+            actor.is_some()
+        })
+        .await;
+        Self { tenant: tenant.to_owned(), actor: actor.unwrap() }
     }
 
     async fn with(stack: &Stack, tenant: &str, token: &Token) -> Self {

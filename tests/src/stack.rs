@@ -324,10 +324,11 @@ impl StackBuilder {
             let (address, prefix) = (mosquitto.address(), &self.prefix);
             format!("upstream = {{ url = \"mqtt://{address}\", prefix = \"{prefix}\" }}\n")
         });
+        let has_registry = self.registry.is_some() || self.registry_elsewhere;
         let (mut mqtt_port, mut zenoh_port) = (0, 0);
         let mqtt = self.mqtt.as_ref().map_or_else(String::new, |own| {
             // Only a registry has to know where its broker will be.
-            let port = if self.registry.is_some() { free_port().unwrap() } else { 0 };
+            let port = if has_registry { free_port().unwrap() } else { 0 };
             let listeners = TRANSPORTS.map(|transport| match transport {
                 Transport::Tcp => format!("{transport}://127.0.0.1:{port}"),
                 _ => format!("{transport}://127.0.0.1:0"),
@@ -340,7 +341,7 @@ impl StackBuilder {
             )
         });
         let zenoh = self.zenoh.as_ref().map_or_else(String::new, |own| {
-            let port = if self.registry.is_some() { free_port().unwrap() } else { 0 };
+            let port = if has_registry { free_port().unwrap() } else { 0 };
             let listeners = LINKS.map(|(link, name)| match link {
                 ZenohLink::Tcp => format!("{name}/127.0.0.1:{port}"),
                 _ => format!("{name}/127.0.0.1:0"),

@@ -12,6 +12,8 @@ use bulkhead_tests::{Stack, Token, eventually_async};
 use data_encoding::BASE64;
 use script::Script;
 use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::sleep;
 
 /// A client of MQTT 3.1.1, as devices have it.
 async fn client(stack: &Stack, token: &Token, id: &str) -> Client {
@@ -121,7 +123,7 @@ async fn over_zenoh_a_device_speaks_for_itself_alone() {
             Some(told) => get.attachment(told),
             None => get,
         };
-        let replies = get.timeout(std::time::Duration::from_secs(5)).await.unwrap();
+        let replies = get.timeout(Duration::from_secs(5)).await.unwrap();
         let reply = replies.recv_async().await.ok()?;
         let sample = reply.into_result().ok()?;
         serde_json::from_slice::<Value>(&sample.payload().to_bytes()).ok()
@@ -195,7 +197,7 @@ async fn unmodified_devices_of_all_backends_find_each_other() {
     assert_eq!(answer["result"], json!(["cam-mqtt", "cam-nats", "cam-zenoh"]), "{answer}");
 
     // They stay, beat after beat, and go when they end.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(4)).await;
     assert_eq!(console.devices().await.len(), 3);
     let mut lifecycle = console.lifecycle().await;
     for device in devices {
@@ -206,4 +208,47 @@ async fn unmodified_devices_of_all_backends_find_each_other() {
     let mut gone = [lifecycle.next().await, lifecycle.next().await, lifecycle.next().await];
     gone.sort();
     assert_eq!(gone, ["offline cam-mqtt", "offline cam-nats", "offline cam-zenoh"]);
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_replica");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unmodified_devices_outlast_registry_etcd_and_broker_and_wake_up_again() {
+    let stack = Stack::new().etcd().mqtt("").zenoh("").issues().registry_elsewhere();
+    let mut stack = stack.start().await;
+    let first = stack.registry_replica(PROGRAM, "first").await;
+    let mut devices = Vec::new();
+    for backend in ["nats", "mqtt", "zenoh"] {
+        devices.push(start(&stack, backend, "acme", &format!("cam-{backend}")).await);
+    }
+    let all = ["cam-mqtt", "cam-nats", "cam-zenoh"];
+    let console = Party::role(&stack, "acme", "member").await;
+    eventually_async("all are there", async || console.devices().await == all).await;
+
+    first.kill().unwrap();
+    let _second = stack.registry_replica(PROGRAM, "second").await;
+    eventually_async("the next registry knows them", async || console.devices().await == all).await;
+    stack.etcd().restart().unwrap();
+    for _ in 0..8 {
+        assert_eq!(console.devices().await, all);
+        sleep(Duration::from_millis(500)).await;
+    }
+
+    // Who sleeps for too long is gone, and back when it wakes up, asked or remembered.
+    let mut lifecycle = console.lifecycle().await;
+    devices.iter().for_each(Script::pause);
+    let mut told = [lifecycle.next().await, lifecycle.next().await, lifecycle.next().await];
+    told.sort();
+    assert_eq!(told, ["offline cam-mqtt", "offline cam-nats", "offline cam-zenoh"]);
+    devices.iter().for_each(Script::resume);
+    let mut told = [lifecycle.next().await, lifecycle.next().await, lifecycle.next().await];
+    told.sort();
+    assert_eq!(told, ["online cam-mqtt", "online cam-nats", "online cam-zenoh"]);
+
+    stack.servers()[0].restart().unwrap();
+    let console = Party::role_again(&stack, "acme", "member").await;
+    for _ in 0..16 {
+        assert_eq!(console.devices().await, all);
+        sleep(Duration::from_millis(500)).await;
+    }
 }
