@@ -4,6 +4,7 @@
 #
 #   bootstrap.sh init [nats] [exchange] [registry-token] [mosquitto]   makes what is missing, and ends
 #   bootstrap.sh renew                               keeps the registry's token fresh, until it is ended
+#   bootstrap.sh rotate-exchange                     new keys for the exchange, trusted beside the old ones
 #   bootstrap.sh fresh                               says by its exit code whether that token is fresh
 #
 # BULKHEAD_ROOT is the folder that holds keys/ (default /bulkhead), BULKHEAD_HOST the name by which tenants
@@ -177,6 +178,29 @@ registry_token() {
     say "signed a token for the registry"
 }
 
+# The keys of two key sets in one, those of the first before those of the second.
+both_key_sets() {
+    printf '{"keys":[%s,%s]}\n' "$(tr -d '\n' < "$1" | sed 's/^{"keys":\[//; s/\]}$//')" \
+        "$(tr -d '\n' < "$2" | sed 's/^{"keys":\[//; s/\]}$//')"
+}
+
+# Brokers trust the new keys before anything is signed with them. What the old ones signed stays good until somebody
+# takes their public halves out.
+rotate_exchange() {
+    bulkhead init exchange --dir "$work/next" > /dev/null
+    cat "$keys/public/exchange-ca.pem" "$work/next/ca.pem" > "$work/public-ca"
+    both_key_sets "$keys/public/exchange.jwks.json" "$work/next/tokens.jwks.json" > "$work/public-jwks"
+    cat "$work/next/ca.pem" "$keys/exchange/ca.pem" > "$work/own-ca"
+    both_key_sets "$work/next/tokens.jwks.json" "$keys/exchange/tokens.jwks.json" > "$work/own-jwks"
+    place "$work/public-ca" "$keys/public/exchange-ca.pem"
+    place "$work/public-jwks" "$keys/public/exchange.jwks.json"
+    place "$work/own-ca" "$keys/exchange/ca.pem"
+    place "$work/next/ca.key" "$keys/exchange/ca.key"
+    place "$work/own-jwks" "$keys/exchange/tokens.jwks.json"
+    place "$work/next/tokens.key" "$keys/exchange/tokens.key"
+    say "brokers trust new and old keys; restart the service that has the exchange, which signs with the new ones then"
+}
+
 # Certificates by which the front and the health check are known to mosquitto.
 mosquitto() {
     certificate "$keys/mosquitto/mosquitto" mosquitto serverAuth "mosquitto localhost 127.0.0.1"
@@ -207,6 +231,7 @@ case ${1:-} in
             wait $!
         done
         ;;
+    rotate-exchange) rotate_exchange ;;
     fresh) is_fresh 3 ;;
-    *) say "name what to do: init, renew or fresh" && exit 2 ;;
+    *) say "name what to do: init, renew, rotate-exchange or fresh" && exit 2 ;;
 esac
