@@ -25,7 +25,7 @@ STACKS = ["nats", "mqtt", "mqtt-upstream", "zenoh", "all"]
 CRATES = ["control", "auth-callout", "mqtt-broker", "zenoh-plugin", "registry"]
 
 # Services that end by themselves, or that a person runs: no health check, no restart.
-ONCE = {"bootstrap", "bulkhead"}
+ONCE = {"bootstrap", "bulkhead", "devices"}
 # What tenants need, by container port. Everything else that is published has to be on loopback.
 FOR_TENANTS = {4222, 7447, 7448, 8443, 8883, 8884}
 # Images of this repository, which the Dockerfile builds; all others come with a tag of digits.
@@ -193,7 +193,7 @@ def check_service(stack, name, service, rendered):
     if not (OWN.fullmatch(image) if service.get("build") or image.startswith("bulkhead") else PINNED.fullmatch(image)):
         wrong(where, f"image {image or '(none)'} is not pinned to a release")
     networks = service.get("networks") or {}
-    if not networks and service.get("network_mode") != "none":
+    if not networks and service.get("network_mode") not in ("none", "service:registry"):
         wrong(where, "is on the default network; name its networks, or network_mode: none")
     if name != "bootstrap":
         after = service.get("depends_on") or {}
