@@ -98,7 +98,7 @@ CMD ["--config", "/bulkhead/config/zenohd.json5"]
 FROM base AS bootstrap
 LABEL org.opencontainers.image.title="bulkhead-bootstrap" \
     org.opencontainers.image.description="Makes the keys and secrets of a stack, once"
-USER root
+USER 0:0
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssl \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
