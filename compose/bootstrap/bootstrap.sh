@@ -148,13 +148,18 @@ nats() {
 }
 
 exchange() {
-    if [ ! -e "$keys/exchange/tokens.jwks.json" ]; then
+    # Half a pair is an error, which this says with its remedy.
+    if [ ! -e "$keys/exchange/ca.key" ] || [ ! -e "$keys/exchange/tokens.key" ]; then
         bulkhead init exchange --dir "$keys/exchange" > /dev/null
         say "made the keys of the exchange"
     fi
     # Brokers get the public halves alone.
     once "$keys/public/exchange-ca.pem" cat "$keys/exchange/ca.pem"
     once "$keys/public/exchange.jwks.json" cat "$keys/exchange/tokens.jwks.json"
+    if ! grep -qF "$(ed25519_public "$keys/exchange/tokens.key")" "$keys/public/exchange.jwks.json"; then
+        say "brokers do not trust keys/exchange/tokens.key: add its public half to keys/public/exchange.jwks.json"
+        exit 1
+    fi
 }
 
 # A token of the issuer `platform`, for the registry (RFC 7519, RFC 8037).
