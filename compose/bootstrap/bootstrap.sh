@@ -156,7 +156,7 @@ exchange() {
     # Brokers get the public halves alone.
     once "$keys/public/exchange-ca.pem" cat "$keys/exchange/ca.pem"
     once "$keys/public/exchange.jwks.json" cat "$keys/exchange/tokens.jwks.json"
-    if ! grep -qF "$(ed25519_public "$keys/exchange/tokens.key")" "$keys/public/exchange.jwks.json"; then
+    if ! grep -qF -e "$(ed25519_public "$keys/exchange/tokens.key")" "$keys/public/exchange.jwks.json"; then
         say "brokers do not trust keys/exchange/tokens.key: add its public half to keys/public/exchange.jwks.json"
         exit 1
     fi
