@@ -241,7 +241,7 @@ def registered():
             text = file.read_text().split("#[cfg(test)]")[0]
             for match in re.finditer(r'"(bulkhead_[a-z0-9_]+)"\s*,\s*' + literal, text):
                 rest = text[match.end() : match.end() + 200]
-                labels = re.match(r"\s*\)?\s*(?:\.buckets\([^;]*?\)\s*)?,?\s*\)?\s*,?\s*(?:&\[([^\]]*)\]|" + literal + r"\s*,?\s*\))", rest)
+                labels = re.match(r"\s*,?\s*\)?\s*(?:\.buckets\([^;]*?\)\s*)?,?\s*\)?\s*,?\s*(?:&\[([^\]]*)\]|" + literal + r"\s*,?\s*\))", rest)
                 names = re.findall(r'"(\w+)"', labels[1]) if labels and labels[1] else [labels[2]] if labels and labels[2] else []
                 found[match[1]] = set(names)
                 if match[1].endswith("_seconds") and "HistogramOpts" in text[max(0, match.start() - 120) : match.start()]:
