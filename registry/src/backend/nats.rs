@@ -50,6 +50,7 @@ struct Info {
 /// The way over NATS.
 pub(crate) struct Nats {
     settings: Settings,
+    placing: tokio::sync::Mutex<()>,
     connections: Arc<Connections<Connection>>,
 }
 
@@ -180,10 +181,12 @@ impl Nats {
         let connections = Arc::<Connections<Connection>>::default();
         // What is wrong with the settings is said at the start.
         connections.add(settings.connect().await?);
-        Ok(Self { settings, connections })
+        Ok(Self { settings, placing: tokio::sync::Mutex::new(()), connections })
     }
 
     async fn connection(&self, tenant: &TenantId) -> Option<(u64, Arc<Connection>)> {
+        // One after the other, so that no two take the same free one for theirs.
+        let _turn = self.placing.lock().await;
         let wanted = self.connections.wants_another();
         let another = if wanted { self.settings.connect().await.ok() } else { None };
         self.connections.place(tenant, || another)
