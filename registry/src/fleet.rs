@@ -3,7 +3,7 @@
 use crate::backend::Backend;
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
-use crate::presence::{Beat, Device, Event, Full, Limits, Presence, Via, Written, transition_of};
+use crate::presence::{Beat, Device, Event, Full, Limits, Presence, Via, Written};
 use crate::store::{Store, StoreError};
 use crate::watch::{Change, Changes};
 use crate::wire::{
@@ -350,7 +350,7 @@ impl Fleet {
             Event::Changed { device } => (device, "changed", None),
         };
         self.common.metrics.transitions.with_label_values(&[kind]).inc();
-        if let Some(transition) = transition_of(event) {
+        if let Some(transition) = event.transition() {
             self.publish(transition, device, at).await;
         }
         self.common.changes.send(|| {
@@ -391,14 +391,14 @@ impl Fleet {
             || self.inbox.try_send(Heard { device, payload, via }).is_err();
         if is_lost {
             *lock(&self.gap) = Some(Instant::now());
-            self.common.metrics.beats.with_label_values(&[label(via), "lost"]).inc();
+            self.common.metrics.beats.with_label_values(&[via.label(), "lost"]).inc();
         }
     }
 
     /// Hears a heartbeat that came under a device's name.
     pub(crate) fn beat(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) {
         let outcome = self.hear(device, payload, via);
-        self.common.metrics.beats.with_label_values(&[label(via), outcome]).inc();
+        self.common.metrics.beats.with_label_values(&[via.label(), outcome]).inc();
     }
 
     fn hear(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) -> &'static str {
@@ -410,7 +410,7 @@ impl Fleet {
         if let Some(sent) = beat.sent {
             // A device whose clock is ahead is not older than new.
             let age = Timestamp::now().as_duration().as_secs_f64() - sent;
-            self.common.metrics.lag.with_label_values(&[label(via)]).observe(age.max(0.0));
+            self.common.metrics.lag.with_label_values(&[via.label()]).observe(age.max(0.0));
         }
         let heard = lock(&self.presence).beat(&device, &beat.status, via, Instant::now());
         match heard {
@@ -460,7 +460,7 @@ impl Fleet {
             } else {
                 fleet.pull(&device, via).await
             };
-            fleet.common.metrics.pulls.with_label_values(&[label(via), outcome]).inc();
+            fleet.common.metrics.pulls.with_label_values(&[via.label(), outcome]).inc();
         });
     }
 
@@ -526,7 +526,7 @@ impl Fleet {
             Asked::Registration => &metrics.registrations,
             Asked::Discovery => &metrics.discoveries,
         };
-        counter.with_label_values(&[label(via), outcome]).inc();
+        counter.with_label_values(&[via.label(), outcome]).inc();
     }
 
     /// Answers a request.
@@ -666,22 +666,16 @@ impl Fleet {
         (presence.len(), presence.waiting())
     }
 
-    /// What people see of the devices: id, type, location, and the document.
-    pub(crate) fn listing(&self, discover: &Discover, own: Option<&DeviceId>) -> String {
+    /// What people see of the devices: type, location, and when each was last heard of.
+    pub(crate) fn listing(&self, discover: &Discover, own: Option<&DeviceId>) -> Vec<Value> {
         let presence = lock(&self.presence);
-        let mut out = String::from("[");
         let visible = presence
             .visible(|id, device| discover.admits(device.device_type.as_deref(), own == Some(id)));
-        for (i, (id, device)) in visible.enumerate() {
-            if i > 0 {
-                out.push(',');
-            }
-            let entry = json!({"tenant": self.tenant, "device": id, "type": device.device_type,
-                "location": device.location, "seen": seconds(device.seen_at())});
-            out += &entry.to_string();
-        }
-        out.push(']');
-        out
+        let entry = |(id, device): (&DeviceId, &Device)| {
+            json!({"tenant": self.tenant, "device": id, "type": device.device_type,
+                "location": device.location, "seen": seconds(device.seen_at())})
+        };
+        visible.map(entry).collect()
     }
 }
 
@@ -693,14 +687,5 @@ async fn lost(losses: &mut Option<watch::Receiver<u64>>) {
             }
         }
         None => std::future::pending().await,
-    }
-}
-
-fn label(via: Via) -> &'static str {
-    match via {
-        Via::Nats => "nats",
-        Via::Mqtt => "mqtt",
-        Via::Zenoh => "zenoh",
-        Via::Unknown => "unknown",
     }
 }

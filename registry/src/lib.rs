@@ -23,4 +23,4 @@ mod store;
 mod watch;
 pub mod wire;
 
-pub use service::{Registry, RegistryError, start};
+pub use service::{RegistryError, start};

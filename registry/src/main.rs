@@ -8,8 +8,7 @@ async fn main() -> ExitCode {
     program::run("bulkhead-registry", async |control| {
         bulkhead_registry::start(control)
             .await
-            .map_err(|cause| StartError::Backend { backend: "registry", cause: cause.into() })?;
-        Ok(())
+            .map_err(|cause| StartError::Backend { backend: "registry", cause: cause.into() })
     })
     .await
 }

@@ -62,31 +62,18 @@ impl From<BackendError> for RegistryError {
     }
 }
 
-/// A running registry. It ends with its [`Control`].
-#[derive(Debug)]
-pub struct Registry {
-    settled: Arc<AtomicBool>,
-}
-
-impl Registry {
-    /// Whether every tenant that is this replica's is served.
-    pub fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
-    }
-}
-
-/// Starts the registry of a process.
+/// Starts the registry of a process, which ends with its [`Control`].
 ///
 /// # Errors
 /// [`RegistryError`] for a configuration that cannot be used. Brokers and stores that are away are waited
 /// for.
-pub async fn start(control: &Control) -> Result<Registry, RegistryError> {
+pub async fn start(control: &Control) -> Result<(), RegistryError> {
     let config = control.config();
     let own = config.registry.as_ref().ok_or(RegistryError::NotConfigured)?;
     let metrics = Metrics::new(control.auth().metrics().registry())?;
     let stop = control.stop();
     let store = Store::open(own, &metrics)?;
-    let backends = backends(config, own, &metrics, stop).await?;
+    let backends = backends(config, own, stop).await?;
     let changes = Changes::new();
     let (owned, released) = ownership(control, own, &store, &metrics);
     let (removals, removed) = mpsc::channel(REMOVALS);
@@ -122,12 +109,12 @@ pub async fn start(control: &Control) -> Result<Registry, RegistryError> {
         forgetting: BTreeMap::new(),
         released,
         removed,
-        settled: Arc::clone(&settled),
+        settled,
         stop: stop.clone(),
     };
     let directory = control.auth().directory().changes();
     control.tasks().spawn(tenants.follow(directory, owned));
-    Ok(Registry { settled })
+    Ok(())
 }
 
 fn duration(signed: jiff::SignedDuration) -> Duration {
@@ -158,20 +145,19 @@ fn ownership(
 async fn backends(
     config: &Config,
     own: &RegistryConfig,
-    metrics: &Metrics,
     stop: &CancellationToken,
 ) -> Result<Vec<Arc<dyn Backend>>, RegistryError> {
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
     let in_operator_mode = config.nats.as_ref().is_some_and(|nats| nats.operator.is_some());
     if own.nats.is_some() || in_operator_mode {
         let nats = own.nats.clone().unwrap_or_default();
-        backends.push(Arc::new(Nats::start(config, &nats, metrics, stop.clone()).await?));
+        backends.push(Arc::new(Nats::start(config, &nats, stop.clone()).await?));
     }
     if let Some(mqtt) = &own.mqtt {
-        backends.push(Arc::new(Mqtt::start(mqtt, metrics, stop.clone())?));
+        backends.push(Arc::new(Mqtt::start(mqtt, stop.clone())?));
     }
     if let Some(zenoh) = &own.zenoh {
-        backends.push(Arc::new(Zenoh::start(zenoh, metrics, stop.clone())?));
+        backends.push(Arc::new(Zenoh::start(zenoh, stop.clone())?));
     }
     Ok(backends)
 }
@@ -309,6 +295,10 @@ impl Tenants {
         let metrics = &self.common.metrics;
         metrics.devices.set(i64::try_from(devices).unwrap_or(i64::MAX));
         metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        for backend in &self.common.backends {
+            let up = metrics.backend_up.with_label_values(&[backend.via().label()]);
+            up.set(backend.is_heard().into());
+        }
         // Once it was, an etcd that is away makes no difference: what is known is served.
         let has_loaded = self.served.values().all(|served| served.fleet.has_loaded());
         if metrics.store_up.get() == 1 && has_loaded {

@@ -128,17 +128,13 @@ async fn devices(
         Ok(view) => view,
         Err(refused) => return refused,
     };
-    let mut parts = Vec::new();
+    let mut all = Vec::new();
     for fleet in watching.changes.fleets() {
-        let Some(discover) = view.discovers(&fleet.tenant) else { continue };
-        let listing = fleet.listing(&discover, view.principal.device.as_ref());
-        let inner = listing.trim_start_matches('[').trim_end_matches(']');
-        if !inner.is_empty() {
-            parts.push(inner.to_owned());
+        if let Some(discover) = view.discovers(&fleet.tenant) {
+            all.extend(fleet.listing(&discover, view.principal.device.as_ref()));
         }
     }
-    let body = format!("[{}]", parts.join(","));
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    Json(all).into_response()
 }
 
 async fn events(
@@ -151,7 +147,8 @@ async fn events(
         Err(refused) => return refused,
     };
     if watching.changes.sender.receiver_count() >= MAX_WATCHERS {
-        return (StatusCode::SERVICE_UNAVAILABLE, "too many watch already\n").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many watch already; end another watch\n")
+            .into_response();
     }
     let stream = watching.stream(view);
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()

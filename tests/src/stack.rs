@@ -424,7 +424,7 @@ impl Stack {
         if std::env::var_os("BULKHEAD__LOG__FILTER").is_some() {
             bulkhead_control::log::init(&config.log).unwrap();
         }
-        let Services { control, exchange, mqtt, zenoh, .. } =
+        let Services { control, exchange, mqtt, zenoh } =
             start_services(config, Some(self.config_path())).await.unwrap();
         eventually("the service is ready", || control.readiness().missing().is_empty()).await;
         self.control = Some(control);

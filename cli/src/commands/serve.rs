@@ -5,7 +5,6 @@ use bulkhead_control::config::Config;
 use bulkhead_control::program::interrupted;
 use bulkhead_control::{Control, StartError};
 use bulkhead_mqtt_broker::Broker;
-use bulkhead_registry::Registry;
 use bulkhead_zenoh::Router;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,8 +39,6 @@ pub struct Services {
     pub mqtt: Option<Broker>,
     /// The Zenoh router of this process.
     pub zenoh: Option<Router>,
-    /// The registry of devices.
-    pub registry: Option<Registry>,
 }
 
 /// Starts what the configuration has.
@@ -72,16 +69,14 @@ pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Services, St
         tracing::info!(addresses = ?router.gate().addresses(), "Zenoh clients are served");
         zenoh = Some(router);
     }
-    let mut registry = None;
     if control.config().registry.is_some() {
-        let started = bulkhead_registry::start(&control)
+        bulkhead_registry::start(&control)
             .await
             .map_err(|cause| StartError::Backend { backend: "registry", cause: cause.into() })?;
-        registry = Some(started);
     }
     let exchange = control.start_exchange(issuers).await?;
     if let Some(address) = exchange {
         tracing::info!(%address, "credentials are issued at /v1/credentials");
     }
-    Ok(Services { control, exchange, mqtt, zenoh, registry })
+    Ok(Services { control, exchange, mqtt, zenoh })
 }

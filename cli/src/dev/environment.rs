@@ -115,7 +115,7 @@ impl Environment {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Services { control, exchange, mqtt, zenoh, .. } =
+        let Services { control, exchange, mqtt, zenoh } =
             start_services(config, Some(path)).await?;
         let zenoh = zenoh.ok_or_else(|| DevError::Client("Zenoh is not served".to_owned()))?;
         let mqtt = mqtt.and_then(|broker| broker.addresses().first().copied());

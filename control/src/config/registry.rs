@@ -299,3 +299,41 @@ impl RegistryMqtt {
         (!host.is_empty()).then_some((host, port, encrypted))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::RegistryConfig;
+
+    fn check(text: &str) -> Result<(), String> {
+        let text = format!("store = {{ file = \"r.redb\" }}\n{text}");
+        let config: RegistryConfig = toml::from_str(&text).unwrap();
+        config.check(true).map_err(|problem| problem.setting)
+    }
+
+    #[test]
+    fn a_token_does_not_cross_the_network_in_the_clear() {
+        let mqtt = |url| check(&format!("mqtt = {{ url = \"{url}\", token_file = \"t\" }}"));
+        for url in
+            ["mqtt://127.0.0.1:1883", "mqtt://[::1]:1883", "mqtt://localhost", "mqtts://b:8883"]
+        {
+            assert_eq!(mqtt(url), Ok(()), "{url}");
+        }
+        for url in ["mqtt://broker:1883", "mqtt://10.0.0.1", "http://b", "mqtt://"] {
+            assert_eq!(mqtt(url), Err("mqtt.url".to_owned()), "{url}");
+        }
+        let zenoh = |at| check(&format!("zenoh = {{ connect = [\"{at}\"], token_file = \"t\" }}"));
+        for at in ["tls/router:7447", "quic/router:7447", "tcp/127.0.0.1:7447", "tcp/[::1]:7447"] {
+            assert_eq!(zenoh(at), Ok(()), "{at}");
+        }
+        for at in ["tcp/router:7447", "ws/10.0.0.1:7449"] {
+            assert_eq!(zenoh(at), Err("zenoh.connect".to_owned()), "{at}");
+        }
+        assert_eq!(check("zenoh = { connect = [\"tcp/router:7447\"] }"), Ok(()), "it has no token");
+    }
+
+    #[test]
+    fn what_etcd_would_refuse_is_refused() {
+        assert_eq!(check("max_document_bytes = 1000000"), Err("max_document_bytes".to_owned()));
+        assert_eq!(check("takeover_after = \"1s\""), Err("takeover_after".to_owned()));
+    }
+}

@@ -30,7 +30,7 @@ const MAX_CONNECTIONS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendError {
     /// A file.
-    #[error("{setting}: {cause}")]
+    #[error("{setting}: {cause}; check the path and its permissions")]
     File {
         /// The setting that names it.
         setting: &'static str,

@@ -6,7 +6,6 @@
 
 use super::{Backend, BackendError, Connections, Hearing};
 use crate::fleet::{Asked, Asker, Fleet};
-use crate::metrics::Metrics;
 use crate::presence::Via;
 use crate::wire::{Subject, is_reply_topic};
 use bulkhead_control::config::RegistryMqtt;
@@ -14,7 +13,6 @@ use bulkhead_control::files::read_text;
 use bulkhead_policy::{Broker, DeviceId, Requester, TenantId, service};
 use data_encoding::BASE64;
 use futures::future::BoxFuture;
-use prometheus::IntGauge;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAckProperties, Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode,
@@ -58,7 +56,6 @@ struct Envelope {
 /// queue at the broker.
 pub(crate) struct Mqtt {
     config: RegistryMqtt,
-    up: IntGauge,
     stop: CancellationToken,
     connections: Arc<Connections<Shared>>,
 }
@@ -67,7 +64,6 @@ pub(crate) struct Mqtt {
 struct Shared {
     config: RegistryMqtt,
     hearing: Hearing,
-    up: IntGauge,
     inside: Mutex<Inside>,
 }
 
@@ -95,11 +91,9 @@ impl Mqtt {
     /// [`BackendError`] for a configuration that cannot be used.
     pub(crate) fn start(
         config: &RegistryMqtt,
-        metrics: &Metrics,
         stop: CancellationToken,
     ) -> Result<Self, BackendError> {
-        let up = metrics.backend_up.with_label_values(&["mqtt"]);
-        let mqtt = Self { config: config.clone(), up, stop, connections: Arc::default() };
+        let mqtt = Self { config: config.clone(), stop, connections: Arc::default() };
         let first = mqtt.open();
         // What is wrong with the settings is said at the start.
         first.options()?;
@@ -111,7 +105,6 @@ impl Mqtt {
         let shared = Arc::new(Shared {
             config: self.config.clone(),
             hearing: Hearing::default(),
-            up: self.up.clone(),
             inside: Mutex::default(),
         });
         tokio::spawn(keep_connected(Arc::clone(&shared), self.stop.clone()));
@@ -198,7 +191,6 @@ async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
                 let was_there = shared.hearing.span().is_some();
                 shared.lock().connection = None;
                 shared.hearing.ends();
-                shared.up.set(0);
                 let Some(error) = ended else {
                     let _ = client.try_disconnect();
                     return;
@@ -237,7 +229,6 @@ async fn converse(shared: &Arc<Shared>, client: &AsyncClient, events: &mut Event
                 };
                 here = Some(connection);
                 shared.hearing.begins();
-                shared.up.set(1);
                 let client = client.clone();
                 // The queue of requests is emptied by this loop alone.
                 tokio::spawn(async move {

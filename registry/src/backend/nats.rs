@@ -6,7 +6,6 @@
 
 use super::{Backend, BackendError, Connections, Hearing, PULL_TIMEOUT};
 use crate::fleet::{Asked, Asker, Fleet};
-use crate::metrics::Metrics;
 use crate::presence::Via;
 use crate::wire::Subject;
 use async_nats::connection::State;
@@ -17,7 +16,6 @@ use bulkhead_control::identity::Session;
 use bulkhead_policy::{Broker, DeviceId, Requester, TenantId};
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use prometheus::IntGauge;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,7 +57,6 @@ struct Settings {
     servers: Vec<String>,
     credentials: String,
     ca_file: Option<PathBuf>,
-    up: IntGauge,
     stop: CancellationToken,
 }
 
@@ -73,7 +70,7 @@ struct Connection {
 impl Settings {
     async fn connect(&self) -> Result<Arc<Connection>, BackendError> {
         let hearing = Arc::new(Hearing::default());
-        let (noted, up, stop) = (Arc::clone(&hearing), self.up.clone(), self.stop.clone());
+        let (noted, stop) = (Arc::clone(&hearing), self.stop.clone());
         let options = ConnectOptions::with_credentials(&self.credentials).map_err(|error| {
             BackendError::Setting {
                 setting: "registry.nats.credentials_file",
@@ -92,13 +89,9 @@ impl Settings {
             .subscription_capacity(WAITING)
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => {
-                        noted.begins();
-                        up.set(1);
-                    }
+                    Event::Connected => noted.begins(),
                     Event::Disconnected | Event::Closed => {
                         noted.ends();
-                        up.set(0);
                         if !stop.is_cancelled() {
                             tracing::warn!("a connection of the registry to NATS is away");
                         }
@@ -160,7 +153,6 @@ impl Nats {
     pub(crate) async fn start(
         config: &Config,
         own: &RegistryNats,
-        metrics: &Metrics,
         stop: CancellationToken,
     ) -> Result<Self, BackendError> {
         let nats = config.nats.as_ref();
@@ -176,8 +168,7 @@ impl Nats {
             setting: "registry.nats.credentials_file",
             cause: named(cause, &path),
         })?;
-        let up = metrics.backend_up.with_label_values(&["nats"]);
-        let settings = Settings { servers, credentials, ca_file, up, stop };
+        let settings = Settings { servers, credentials, ca_file, stop };
         let connections = Arc::<Connections<Connection>>::default();
         // What is wrong with the settings is said at the start.
         connections.add(settings.connect().await?);

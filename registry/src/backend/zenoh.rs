@@ -5,7 +5,6 @@
 
 use super::{Backend, BackendError, Hearing, PULL_TIMEOUT};
 use crate::fleet::{Asked, Asker, Fleet};
-use crate::metrics::Metrics;
 use crate::presence::Via;
 use crate::wire::Subject;
 use bulkhead_control::config::RegistryZenoh;
@@ -13,7 +12,6 @@ use bulkhead_control::files::read_text;
 use bulkhead_policy::service::is_told_who_asks;
 use bulkhead_policy::{Broker, DeviceId, Requester, TenantId};
 use futures::future::BoxFuture;
-use prometheus::IntGauge;
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -42,7 +40,6 @@ pub(crate) struct Zenoh {
 struct Shared {
     config: RegistryZenoh,
     hearing: Hearing,
-    up: IntGauge,
     inside: Mutex<Inside>,
 }
 
@@ -60,13 +57,11 @@ impl Zenoh {
     /// [`BackendError`] for a configuration that cannot be used.
     pub(crate) fn start(
         config: &RegistryZenoh,
-        metrics: &Metrics,
         stop: CancellationToken,
     ) -> Result<Self, BackendError> {
         let shared = Arc::new(Shared {
             config: config.clone(),
             hearing: Hearing::default(),
-            up: metrics.backend_up.with_label_values(&["zenoh"]),
             inside: Mutex::default(),
         });
         // What is wrong with the settings is said at the start.
@@ -143,7 +138,6 @@ async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
                 stop.run_until_cancelled(while_connected(&shared, &session, token)).await;
                 shared.lock().session = None;
                 shared.hearing.ends();
-                shared.up.set(0);
                 let _ = session.close().await;
             }
             Some(Err(error)) => {
@@ -168,12 +162,10 @@ async fn while_connected(shared: &Shared, session: &Session, token: Option<Strin
         let is_there = session.info().routers_zid().await.next().is_some();
         if is_there && shared.hearing.span().is_none() {
             shared.hearing.begins();
-            shared.up.set(1);
         } else if is_there {
             shared.hearing.lives();
         } else if shared.hearing.span().is_some() {
             shared.hearing.ends();
-            shared.up.set(0);
             tracing::warn!("the registry's Zenoh router is away");
         }
         alone_since = if is_there { None } else { alone_since.or(Some(Instant::now())) };

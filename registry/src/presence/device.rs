@@ -40,6 +40,16 @@ pub(crate) enum Via {
 }
 
 impl Via {
+    /// The metric label.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Mqtt => "mqtt",
+            Self::Zenoh => "zenoh",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// Whether the device cannot be asked for its document, which has to be remembered then.
     pub(crate) fn is_deaf(self) -> bool {
         self == Self::Mqtt
@@ -47,8 +57,7 @@ impl Via {
 }
 
 impl Device {
-    pub(super) fn new(document: Document, ttl: u32, via: Via, now: Instant) -> Self {
-        debug_assert_eq!(ttl, document.ttl());
+    pub(super) fn new(document: Document, via: Via, now: Instant) -> Self {
         let (device_type, location, functions) = document.facts();
         Self {
             document,
@@ -67,8 +76,8 @@ impl Device {
         }
     }
 
-    pub(super) fn replace(&mut self, document: Document, ttl: u32, via: Via, now: Instant) {
-        let new = Self::new(document, ttl, via, now);
+    pub(super) fn replace(&mut self, document: Document, via: Via, now: Instant) {
+        let new = Self::new(document, via, now);
         *self = Self {
             lease: self.lease.take(),
             told: self.told,

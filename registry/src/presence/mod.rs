@@ -17,7 +17,7 @@ pub(crate) use document::Document;
 pub(crate) use writes::{Event, Write, Written};
 
 use crate::store::{Lease, Stored};
-use crate::wire::{Registration, Transition};
+use crate::wire::Registration;
 use bulkhead_policy::DeviceId;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -44,11 +44,13 @@ pub(crate) struct Limits {
 /// Why a tenant cannot have more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
-    #[error("the tenant has as many devices as it may have")]
+    #[error("the tenant has as many devices as it may have (registry.max_devices)")]
     Devices,
-    #[error("the documents of the tenant's devices are as large as they may be")]
+    #[error(
+        "the documents of the tenant's devices are as large as they may be (registry.max_bytes)"
+    )]
     Bytes,
-    #[error("the device's document is larger than it may be")]
+    #[error("the device's document is larger than it may be (registry.max_document_bytes)")]
     Document,
     #[error("this replica gives the tenant to another; try again")]
     Closed,
@@ -124,9 +126,9 @@ impl Presence {
         at: Timestamp,
     ) -> Result<(Uuid, oneshot::Receiver<()>), Full> {
         let id = Uuid::new_v4();
-        let (device, ttl) = (registration.device.clone(), registration.ttl);
+        let device = registration.device.clone();
         let document = Document::new(registration, id, at);
-        let written = self.admit(device, document, ttl, via, now)?;
+        let written = self.admit(device, document, via, now)?;
         Ok((id, written))
     }
 
@@ -141,15 +143,13 @@ impl Presence {
         via: Via,
         now: Instant,
     ) -> Result<(), Full> {
-        let ttl = document.ttl();
-        self.admit(device, document, ttl, via, now).map(drop)
+        self.admit(device, document, via, now).map(drop)
     }
 
     fn admit(
         &mut self,
         id: DeviceId,
         document: Document,
-        ttl: u32,
         via: Via,
         now: Instant,
     ) -> Result<oneshot::Receiver<()>, Full> {
@@ -170,9 +170,9 @@ impl Presence {
         }
         self.bytes = bytes;
         match self.devices.get_mut(&id) {
-            Some(device) => device.replace(document, ttl, via, now),
+            Some(device) => device.replace(document, via, now),
             None => {
-                self.devices.insert(id.clone(), Device::new(document, ttl, via, now));
+                self.devices.insert(id.clone(), Device::new(document, via, now));
             }
         }
         self.schedule_end(&id);
@@ -180,6 +180,8 @@ impl Presence {
         let version = self.devices.get(&id).map_or(0, |device| device.version);
         self.mark(&id, now, true, |pending| {
             pending.announce = Some(version);
+            // Whoever has gone on without is not kept, or a store that is away would let them heap up.
+            pending.waiting.retain(|(_, waiting)| !waiting.is_closed());
             pending.waiting.push((version, sender));
         });
         Ok(receiver)
@@ -234,10 +236,9 @@ impl Presence {
             if self.devices.contains_key(&id) {
                 continue;
             }
-            let ttl = document.ttl();
             self.bytes += document.len();
             // Over which backend it comes is known with its next beat.
-            let mut device = Device::new(document, ttl, Via::Unknown, now);
+            let mut device = Device::new(document, Via::Unknown, now);
             device.lease = lease;
             device.told = true;
             device.handed = true;
@@ -356,14 +357,5 @@ impl Presence {
             self.urgent += 1;
         }
         note(pending);
-    }
-}
-
-/// What happened to a device, for whoever watches.
-pub(crate) fn transition_of(event: &Event) -> Option<Transition> {
-    match event {
-        Event::Online { .. } => Some(Transition::Online),
-        Event::Offline { .. } => Some(Transition::Offline),
-        Event::Changed { .. } => None,
     }
 }

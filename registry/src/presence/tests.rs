@@ -1,6 +1,6 @@
 //! Random operations against a simple account of what has to be true.
 
-use super::{Beat, Event, Limits, Presence, Via};
+use super::{Beat, Event, Full, Limits, Presence, Via};
 use crate::wire::Registration;
 use bulkhead_policy::DeviceId;
 use jiff::Timestamp;
@@ -208,4 +208,37 @@ fn what_grows_has_a_bound() {
     large.identity.insert("x".to_owned(), Value::String("x".repeat(1_000)));
     assert!(presence.register(large, Via::Nats, now, at).is_err());
     assert_eq!(presence.len(), 3);
+}
+
+#[test]
+fn whoever_has_gone_on_without_is_not_kept() {
+    let mut presence = Presence::new(LIMITS);
+    let (now, at) = (Instant::now(), Timestamp::UNIX_EPOCH);
+    // Nothing is written meanwhile, as while the store is away.
+    for _ in 0..1_000 {
+        drop(presence.register(registration(0, 9), Via::Nats, now, at).unwrap());
+    }
+    let waiting =
+        |presence: &Presence| presence.devices[&id(0)].pending.as_ref().unwrap().waiting.len();
+    assert!(waiting(&presence) <= 1);
+    let (_, mut last) = presence.register(registration(0, 9), Via::Nats, now, at).unwrap();
+    let writes = presence.writes(9);
+    for written in presence.written(writes, vec![None], now) {
+        for waiting in written.waiting {
+            let _ = waiting.send(());
+        }
+    }
+    assert_eq!(last.try_recv(), Ok(()), "whoever waits is told");
+}
+
+#[test]
+fn a_presence_that_is_given_away_takes_nobody_in() {
+    let mut presence = Presence::new(LIMITS);
+    let (now, at) = (Instant::now(), Timestamp::UNIX_EPOCH);
+    presence.close();
+    assert_eq!(
+        presence.register(registration(0, 9), Via::Nats, now, at).unwrap_err(),
+        Full::Closed
+    );
+    assert_eq!((presence.len(), presence.waiting()), (0, 0));
 }

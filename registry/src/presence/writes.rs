@@ -1,5 +1,6 @@
 use super::Presence;
 use crate::store::Lease;
+use crate::wire::Transition;
 use bulkhead_policy::DeviceId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,17 @@ pub(crate) enum Event {
     Online { device: DeviceId },
     Offline { device: DeviceId, device_type: Option<Box<str>> },
     Changed { device: DeviceId },
+}
+
+impl Event {
+    /// What others are told of it; a change of status is not.
+    pub(crate) fn transition(&self) -> Option<Transition> {
+        match self {
+            Self::Online { .. } => Some(Transition::Online),
+            Self::Offline { .. } => Some(Transition::Offline),
+            Self::Changed { .. } => None,
+        }
+    }
 }
 
 impl Presence {

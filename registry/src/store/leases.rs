@@ -167,6 +167,15 @@ mod tests {
     #[test]
     fn a_lease_outlasts_its_devices() {
         assert_eq!([1, 15, 16, 86_400].map(Leases::class), [30, 30, 60, 245_760]);
+        let short = Leases::new().granted(7, 30);
+        assert!(short.suits(15) && !short.suits(16));
+    }
+
+    #[test]
+    fn one_that_is_found_is_kept_alive_at_once() {
+        let leases = Leases::new();
+        let found = leases.adopt_unknown(7);
+        assert_eq!(leases.due(Instant::now()), [found.id]);
     }
 
     #[test]
