@@ -83,6 +83,11 @@ impl EtcdStore {
         self.config.endpoints.first().map(|endpoint| endpoint.trim_end_matches('/'))
     }
 
+    /// For what it tells over HTTP. Certificates are read anew, since they are renewed.
+    pub(super) fn pages(&self) -> std::io::Result<reqwest::Client> {
+        etcd::pages(&self.config)
+    }
+
     /// A connection, which all share. It mends itself.
     pub(crate) async fn client(&self) -> Result<Client, StoreError> {
         let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
