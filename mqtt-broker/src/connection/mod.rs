@@ -130,6 +130,13 @@ impl Connection {
             // Whoever does not take it goes without.
             let _ = timeout(GOODBYE, goodbye).await;
         }
+        // The rights that it was cut off with may be newer than those that it last looked at.
+        let access = match end {
+            End::TakenOver => Arc::clone(&self.access),
+            _ => Arc::clone(&self.session.lock().access),
+        };
+        drop(self);
+        access.note(Noted::Closed);
     }
 
     async fn serve(&mut self) -> End {

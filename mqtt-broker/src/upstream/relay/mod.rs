@@ -187,6 +187,7 @@ impl Relay {
         let outlives = Duration::from_secs(self.expiry.into());
         let counter = &seat.tenancy.usage.subscriptions;
         seat.tenancy.sessions.detach(&seat.handle, outlives, counter);
+        let access = seat.handle.access();
         // The place is free before the last bytes have left.
         drop(seat);
         if let Some(reason) = reason {
@@ -201,10 +202,12 @@ impl Relay {
                 let _ = timeout(FAREWELL, broker.finish()).await;
             }
         };
-        let ends_client = async {
+        let ends_client = async move {
             if reason.is_some() {
                 let _ = timeout(GOODBYE, client.finish()).await;
             }
+            drop(client);
+            access.note(Noted::Closed);
         };
         tokio::join!(ends_broker, ends_client);
     }
