@@ -377,8 +377,11 @@ fn read_key(path: &Path) -> Result<KeyPair, TransportError> {
 
 fn create_key(path: &Path) -> Result<KeyPair, TransportError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-    create_secret(path, key.serialize_pem().as_bytes())?;
-    Ok(key)
+    match create_secret(path, key.serialize_pem().as_bytes()) {
+        // Somebody else made one at the same time.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_key(path),
+        made => Ok(made.map(|()| key)?),
+    }
 }
 
 /// Makes the certificate of an authority, for the key that is there or a new one.
@@ -402,7 +405,10 @@ fn create(cert_file: &Path, key_file: &Path) -> Result<(), TransportError> {
     let begin = now.checked_sub(LEEWAY).map_err(failed)?;
     set_validity(&mut params, begin, now.checked_add(AUTHORITY_LIFE).map_err(failed)?);
     let made = params.self_signed(&key).map_err(failed)?;
-    Ok(create_secret(cert_file, made.pem().as_bytes())?)
+    match create_secret(cert_file, made.pem().as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => Ok(made?),
+    }
 }
 
 fn sign(

@@ -321,3 +321,18 @@ fn what_no_certificate_can_say_is_refused() {
     }
     assert!(!site.path("tls.key").exists());
 }
+
+#[test]
+fn of_many_that_begin_at_once_all_have_the_same_authority() {
+    let site = Site::new();
+    let names: Vec<String> = (0..8).map(|n| format!("t{n}")).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| site.ensure(name, &server(&["a.test"])));
+        }
+    });
+    for name in &names {
+        assert_eq!(site.ensure(name, &server(&["a.test"])).state, State::Kept, "{name}");
+        assert_eq!(site.connect(name, "a.test", None), Ok(()), "{name}");
+    }
+}

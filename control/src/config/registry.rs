@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_certificate_has_a_key_and_is_shown() {
-        let mqtt = |rest| check(&format!("mqtt = {{ url = {rest} }}"));
+        let mqtt = |rest: &str| check(&format!("mqtt = {{ url = {rest} }}"));
         let both = "cert_file = \"c\", key_file = \"k\"";
         assert_eq!(mqtt(&format!("\"mqtts://b:8883\", {both}")), Ok(()));
         assert_eq!(mqtt(&format!("\"mqtt://[::1]\", {both}")), Err("mqtt.url".to_owned()));

@@ -183,11 +183,14 @@ impl Relay {
             let normal = ReasonCode::NORMAL_DISCONNECTION;
             client_disconnect(self.broker.out(), self.version, normal, &[]);
         }
+        let access = match end {
+            End::Denied(_) => Arc::clone(&self.access),
+            _ => self.seat.handle.access(),
+        };
         let Self { seat, mut client, mut broker, version, .. } = self;
         let outlives = Duration::from_secs(self.expiry.into());
         let counter = &seat.tenancy.usage.subscriptions;
         seat.tenancy.sessions.detach(&seat.handle, outlives, counter);
-        let access = seat.handle.access();
         // The place is free before the last bytes have left.
         drop(seat);
         if let Some(reason) = reason {
