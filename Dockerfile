@@ -36,12 +36,11 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     && cp zenoh-plugin/dylib/target/release/libzenoh_plugin_bulkhead.so /out/lib/ \
     && strip --strip-debug /out/bin/zenohd /out/lib/libzenoh_plugin_bulkhead.so
 
-# Debian without a package manager's leftovers: a C library, certificates of public authorities for issuers' keys, and
-# busybox, whose wget asks /readyz for the health check.
+# Debian without a package manager's leftovers: a C library, and certificates of public authorities for issuers' keys.
 FROM debian:bookworm-20250811-slim AS base
 RUN apt-get update \
     && apt-get upgrade --yes \
-    && apt-get install --yes --no-install-recommends busybox-static ca-certificates \
+    && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* \
     && groupadd --gid 65532 bulkhead \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /bulkhead --shell /usr/sbin/nologin bulkhead
@@ -62,7 +61,11 @@ LABEL org.opencontainers.image.vendor="Bulkhead" \
     org.opencontainers.image.revision="${REVISION}" \
     org.opencontainers.image.created="${CREATED}"
 
-FROM base AS callout
+# With the command, by which health checks ask whether a service is ready: once, for all of its images.
+FROM base AS service
+COPY --from=build /out/bulkhead /usr/local/bin/
+
+FROM service AS callout
 LABEL org.opencontainers.image.title="bulkhead-callout" \
     org.opencontainers.image.description="Tenant isolation for NATS: the auth-callout service and the exchange"
 COPY --from=build /out/bulkhead-auth-callout /usr/local/bin/
@@ -70,7 +73,7 @@ EXPOSE 8443 9180
 ENTRYPOINT ["/usr/local/bin/bulkhead-auth-callout"]
 CMD ["/bulkhead/config/bulkhead.toml"]
 
-FROM base AS mqtt
+FROM service AS mqtt
 LABEL org.opencontainers.image.title="bulkhead-mqtt" \
     org.opencontainers.image.description="An MQTT broker, or a front before another one, that keeps tenants apart"
 COPY --from=build /out/bulkhead-mqtt-broker /usr/local/bin/
@@ -78,7 +81,7 @@ EXPOSE 8443 8883 8884 9180
 ENTRYPOINT ["/usr/local/bin/bulkhead-mqtt-broker"]
 CMD ["/bulkhead/config/bulkhead.toml"]
 
-FROM base AS registry
+FROM service AS registry
 LABEL org.opencontainers.image.title="bulkhead-registry" \
     org.opencontainers.image.description="Which devices are present, over NATS, MQTT and Zenoh"
 COPY --from=build /out/bulkhead-registry /usr/local/bin/
@@ -86,7 +89,7 @@ EXPOSE 9180
 ENTRYPOINT ["/usr/local/bin/bulkhead-registry"]
 CMD ["/bulkhead/config/bulkhead.toml"]
 
-FROM base AS zenohd
+FROM service AS zenohd
 LABEL org.opencontainers.image.title="bulkhead-zenohd" \
     org.opencontainers.image.description="zenohd 1.10.2 with the gate that keeps tenants apart"
 COPY --from=build-zenoh /out/bin/zenohd /usr/local/bin/
@@ -95,13 +98,10 @@ EXPOSE 7447 7448/udp 9180
 ENTRYPOINT ["/usr/local/bin/zenohd"]
 CMD ["--config", "/bulkhead/config/zenohd.json5"]
 
-FROM base AS bootstrap
+FROM service AS bootstrap
 LABEL org.opencontainers.image.title="bulkhead-bootstrap" \
     org.opencontainers.image.description="Makes the keys and secrets of a stack, once"
 USER 0:0
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends openssl \
-    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 # A new volume takes owner and mode of the folder that it is mounted on: here, and only here (`nocopy` elsewhere).
 RUN set -eu; \
     for folder in keys/offline keys/public keys/tls keys/etcd keys/client keys/front keys/metrics keys/grafana keys/issuer \
@@ -110,14 +110,12 @@ RUN set -eu; \
         install --directory --mode=0700 --owner=65532 --group=65532 "/bulkhead/$folder"; \
     done
 USER 65532:65532
-COPY --from=build /out/bulkhead /usr/local/bin/
 COPY --chmod=0755 compose/bootstrap/bootstrap.sh /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/bootstrap.sh"]
 CMD ["init"]
 
-FROM base AS bulkhead
+FROM service AS bulkhead
 LABEL org.opencontainers.image.title="bulkhead" \
     org.opencontainers.image.description="Tenant isolation for NATS, MQTT and Zenoh: the command"
-COPY --from=build /out/bulkhead /usr/local/bin/
 EXPOSE 8443 9180
 ENTRYPOINT ["/usr/local/bin/bulkhead"]

@@ -2,7 +2,7 @@
 
 use crate::accounts;
 use crate::jwt::{Account, Claims, JwtError, Operator, Permission, User};
-use crate::keyring::{AccountKeys, Keyring, KeyringError, KeyringFile, Rotation};
+use crate::keyring::{AccountKeys, Keyring, KeyringError, KeyringFile, RotateError, Rotation};
 use crate::nkey::{NkeyError, SigningKey};
 use bulkhead_control::files;
 use jiff::Timestamp;
@@ -44,6 +44,9 @@ pub enum InitError {
     /// The keyring.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// A new key.
+    #[error(transparent)]
+    Rotate(#[from] RotateError),
     /// A key.
     #[error("a key cannot be made: {0}")]
     Key(#[from] NkeyError),

@@ -31,7 +31,7 @@ pub mod xkey;
 pub use callout::{BACKEND, Callout};
 pub use credentials::NatsCredentials;
 pub use init::{InitError, Initialized, init, rotate};
-pub use keyring::{Keyring, KeyringError, KeyringFile, Rotation};
+pub use keyring::{Keyring, KeyringError, KeyringFile, RotateError, Rotation};
 pub use live::{Provisioner, SystemClient};
 pub use mode::{ConfigMode, ConfigModeError, Mode};
 pub use operator::Operator;

@@ -28,13 +28,14 @@ pub struct Args {
 pub enum Command {
     /// Start everything on this machine, measure the isolation of two tenants, and stay up to be tried.
     Dev(Dev),
-    /// Write a configuration, with `nats` the keys and configuration of a nats-server, or with
-    /// `exchange` the keys of the exchange.
+    /// Write a configuration, or keys: of NATS, of the exchange, of an issuer, of TLS.
     Init(Init),
     /// Check the configuration and what it refers to.
     Check,
     /// Run the configured services.
     Serve,
+    /// Ask a running service whether it is ready: exits with 3 if it is not.
+    Ready(Ready),
     /// Add, list and change tenants.
     #[command(subcommand)]
     Tenant(Tenant),
@@ -50,6 +51,9 @@ pub enum Command {
     /// Issue credentials files for devices.
     #[command(subcommand)]
     Creds(Creds),
+    /// Rotate the keys of the exchange.
+    #[command(subcommand)]
+    Exchange(Exchange),
     /// Rotate the keys of NATS's operator mode.
     #[command(subcommand)]
     Nats(Nats),
@@ -94,6 +98,82 @@ pub enum InitWhat {
         /// The folder to write.
         #[arg(long, default_value = "exchange")]
         dir: PathBuf,
+    },
+    /// An Ed25519 key that signs tokens, and the key set (JWKS) that verifies them. What is there stays.
+    Issuer {
+        /// The folder to write.
+        #[arg(long, default_value = "issuer")]
+        dir: PathBuf,
+        /// What the files are called: NAME.key and NAME.jwks.json.
+        #[arg(long, default_value = "issuer", value_parser = file_name)]
+        name: String,
+        /// Where the key set goes, which is all that others need. Default: beside the key.
+        #[arg(long)]
+        jwks: Option<PathBuf>,
+    },
+    /// A certificate for TLS and its key, and the authority that signs it. What is there stays, but a
+    /// certificate that ends within 30 days, or lacks something, is issued again for its old key.
+    ///
+    /// Exits with 3 if that wants the authority's key, which is elsewhere, and the old one has not ended.
+    Tls(Tls),
+}
+
+/// `bulkhead init tls`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("purpose").args(["host", "client"]).required(true).multiple(true))]
+pub struct Tls {
+    /// The folder to write.
+    #[arg(long, default_value = "tls")]
+    pub dir: PathBuf,
+    /// What the files are called: NAME.pem and NAME.key.
+    #[arg(long, default_value = "tls", value_parser = file_name)]
+    pub name: String,
+    /// A DNS name or address by which clients reach the server. May be given more than once.
+    #[arg(long)]
+    pub host: Vec<String>,
+    /// Its owner is a client, who is known by the common name.
+    #[arg(long)]
+    pub client: bool,
+    /// The common name. Default: the first host, or the files' name.
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub common_name: Option<String>,
+    /// The authority's certificate. Default: ca.pem in the folder.
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
+    /// The authority's key, which may be kept elsewhere in between. Default: ca.key in the folder.
+    #[arg(long)]
+    pub ca_key: Option<PathBuf>,
+}
+
+/// `bulkhead ready`.
+#[derive(Debug, clap::Args)]
+pub struct Ready {
+    /// Ask the service on this host, at the configured port or another one (host:port). Default: this
+    /// machine.
+    #[arg(long, value_name = "HOST")]
+    pub service: Option<String>,
+    /// How long it may take to answer.
+    #[arg(long, default_value = "4s")]
+    pub timeout: SignedDuration,
+}
+
+/// `bulkhead exchange`.
+#[derive(Debug, Subcommand)]
+pub enum Exchange {
+    /// Make new keys, and have brokers trust them beside the old ones. The exchange signs with them from
+    /// its next start on.
+    Rotate {
+        /// The folder of the keys. Default: `exchange.keys` of the configuration, and the files that it
+        /// names for brokers to verify by.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// A file of authorities by which a broker verifies devices' certificates. May be given more than
+        /// once.
+        #[arg(long)]
+        client_ca_file: Vec<PathBuf>,
+        /// A key set by which a broker verifies MQTT passwords. May be given more than once.
+        #[arg(long)]
+        exchange_jwks_file: Vec<PathBuf>,
     },
 }
 
@@ -233,7 +313,8 @@ pub enum Device {
 /// `bulkhead token`.
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Sign a token. For development and tests: in production your identity provider does.
+    /// Sign a token: for a service of the platform, or for development and tests. Tenants' tokens are
+    /// your identity provider's in production.
     Mint(Mint),
     /// Show what a token says and whether it would be accepted.
     Inspect {
@@ -261,12 +342,16 @@ pub enum Token {
 #[derive(Debug, clap::Args)]
 pub struct Mint {
     /// The tenant.
-    #[arg(long)]
-    pub tenant: TenantId,
+    #[arg(long, required_unless_present = "service")]
+    pub tenant: Option<TenantId>,
+    /// A service of the platform, instead of a tenant: its name, which becomes the token's `sub`.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tenant", "device"])]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub service: Option<String>,
     /// The device.
     #[arg(long)]
     pub device: Option<DeviceId>,
-    /// The role. Default: the issuer's default role.
+    /// The role. Default: `service` for a service, else the issuer's default role.
     #[arg(long)]
     pub role: Option<RoleName>,
     /// How long it is valid.
@@ -275,9 +360,18 @@ pub struct Mint {
     /// The issuer's private Ed25519 key in PEM.
     #[arg(long)]
     pub key: PathBuf,
-    /// Which configured issuer to sign as. Default: the first.
+    /// Which configured issuer to sign as. Default: the first that signs for tenants, or for services.
     #[arg(long)]
     pub issuer: Option<String>,
+    /// Sign as this issuer (`iss`) without a configuration.
+    #[arg(long, conflicts_with = "issuer")]
+    pub iss: Option<String>,
+    /// Whom the token is for (`aud`), where there is no configuration.
+    #[arg(long, requires = "iss", default_value = "bulkhead")]
+    pub aud: String,
+    /// The file to write, readable by its owner alone. Default: standard output.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 /// `bulkhead creds`.
@@ -347,7 +441,8 @@ impl Backend {
 /// `bulkhead nats`.
 #[derive(Debug, Subcommand)]
 pub enum Nats {
-    /// Add a new key. Running services take it over; older ones stay good until two more rotations.
+    /// Add a new key, which running services take over and use ten seconds later. Older ones stay good
+    /// until two more rotations.
     Rotate {
         /// Which key.
         what: RotateWhat,
@@ -408,6 +503,15 @@ pub enum Audit {
 
 fn number() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(..=MAX_LIMIT)
+}
+
+/// The beginning of a file's name.
+fn file_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err("write letters, digits, '.', '-' and '_'; the folder is --dir".to_owned())
 }
 
 /// What may stand in a server's configuration and in a URL without being read as anything else.

@@ -15,6 +15,9 @@ pub struct TokenRequest {
     pub iss: String,
     /// `aud`.
     pub aud: String,
+    /// `sub`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
     /// The tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
@@ -44,6 +47,7 @@ impl TokenRequest {
         Ok(Self {
             iss: iss.to_owned(),
             aud: aud.to_owned(),
+            sub: None,
             tenant: None,
             device: None,
             role: None,

@@ -211,16 +211,17 @@ fn files_that_only_a_service_reads_are_checked_too() {
 #[test]
 fn the_exchanges_keys_and_what_is_verified_by_them_are_checked() {
     let home = Home::new();
-    home.configure(
-        "directory = { file = \"tenants.toml\" }\n\
-         exchange = { listen = \"127.0.0.1:0\", keys = \"exchange\" }\n\
-         [mqtt]\nlisteners = [\"tls://127.0.0.1:8883\"]\n\
-         tls = { cert_file = \"tls.crt\", key_file = \"tls.key\", \
-         client_ca_file = \"exchange/ca.pem\" }\n\
+    home.configure(&format!(
+        "directory = {{ file = \"tenants.toml\" }}\n\
+         exchange = {{ listen = \"127.0.0.1:0\", keys = \"exchange\" }}\n\
+         [mqtt]\nlisteners = [\"tls://127.0.0.1:{}\"]\n\
+         tls = {{ cert_file = \"tls.crt\", key_file = \"tls.key\", \
+         client_ca_file = \"exchange/ca.pem\" }}\n\
          [zenoh]\nlisteners = [\"tls/127.0.0.1:7447\"]\n\
-         tls = { cert_file = \"tls.crt\", key_file = \"tls.key\", \
-         client_ca_file = \"exchange/ca.pem\" }\n",
-    );
+         tls = {{ cert_file = \"tls.crt\", key_file = \"tls.key\", \
+         client_ca_file = \"exchange/ca.pem\" }}\n",
+        bulkhead_devkit::free_port().unwrap(),
+    ));
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     home.write("tls.crt", &made.cert.pem());
     home.write("tls.key", &made.signing_key.serialize_pem());

@@ -10,6 +10,7 @@
 mod common;
 
 use common::{Home, Ran, secrets, start};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 /// What can be rotated, and where its keys stand in the keyring.
@@ -55,6 +56,17 @@ fn a_new_key_comes_before_the_old_ones_and_nothing_else_changes() {
     home.run(["nats", "rotate", "xkey"]).ok().says(&["in use in "]);
 }
 
+/// Lets time pass for the keys of one kind.
+fn age(home: &Home, place: &str, seconds: i64) {
+    let mut keyring = keyring(home);
+    for key in keyring.pointer_mut(place).unwrap().as_array_mut().unwrap() {
+        let from: Timestamp = key["from"].as_str().unwrap().parse().unwrap();
+        let earlier = from.checked_sub(SignedDuration::from_secs(seconds)).unwrap();
+        key["from"] = earlier.to_string().into();
+    }
+    home.write("nats/keyring.json", &keyring.to_string());
+}
+
 #[test]
 fn an_old_key_stays_for_two_more_rotations() {
     for (what, place) in KINDS {
@@ -64,8 +76,35 @@ fn an_old_key_stays_for_two_more_rotations() {
             home.run(["nats", "rotate", what]).ok();
             let kept = values(&keyring(&home), place);
             assert_eq!(kept.contains(&first), left, "{what}: {} keys", kept.len());
+            age(&home, place, 60);
         }
         assert_eq!(values(&keyring(&home), place).len(), 3, "{what}");
+    }
+}
+
+#[test]
+fn the_key_that_is_in_use_is_not_pushed_out_by_those_that_are_not_yet() {
+    for (what, place) in KINDS {
+        let home = Home::with_nats(&[]);
+        let rotate = || home.run(["nats", "rotate", what]);
+        for _ in 0..2 {
+            rotate().ok();
+        }
+        let before = home.read("nats/keyring.json");
+        let refused = rotate().failed(1);
+        refused.says(&["are not in use yet", "drop the one that is", "rotate again in"]);
+        assert_eq!(home.read("nats/keyring.json"), before, "{what}");
+        let keys = keyring(&home).pointer(place).unwrap().as_array().unwrap().clone();
+        let from = |key: &Value| key["from"].as_str().unwrap().parse::<Timestamp>().unwrap();
+        let in_use = keys.iter().filter(|key| from(key) <= Timestamp::now());
+        assert_eq!(in_use.count(), 1, "{what}");
+
+        // In use, but only just: what the one before signed may still be under way.
+        age(&home, place, 12);
+        rotate().failed(1);
+        age(&home, place, 12);
+        rotate().ok();
+        home.run(["check"]).ok();
     }
 }
 

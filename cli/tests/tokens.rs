@@ -196,13 +196,63 @@ fn an_issuer_is_chosen_by_name() {
 }
 
 #[test]
+fn a_service_of_the_platform_gets_a_token_of_its_own() {
+    let home = Home::of(&["acme"]);
+    let config = home.read("bulkhead.toml");
+    let mint = ["--json", "token", "mint", "--key", "issuer.pem", "--service", "registry"];
+    home.run(mint).failed(1).says(&["services", "service = true", "--iss"]);
+    let platform = "\n[[issuers]]\nname = \"platform\"\nissuer = \"bulkhead:platform\"\n\
+                    audiences = [\"bulkhead\"]\nalgorithms = [\"EdDSA\"]\n\
+                    keys.jwks_file = \"issuer.jwks.json\"\nservice = true\nroles = [\"service\"]\n\
+                    default_role = \"service\"\n";
+    home.write("bulkhead.toml", &(config.clone() + platform));
+    let check = |token: &str| {
+        let said = home.run(["--json", "token", "inspect", token]).ok().json();
+        let claims = &said["claims"];
+        assert_eq!(
+            (&claims["iss"], &claims["sub"]),
+            (&json!("bulkhead:platform"), &json!("registry"))
+        );
+        assert_eq!((&claims["role"], &claims["tenant"]), (&json!("service"), &Value::Null));
+        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap()
+    };
+    assert_eq!(check(home.run(mint).ok().json()["token"].as_str().unwrap()), 3600);
+    // A tenant's is still the first issuer's that signs for tenants.
+    accepted(&home, &home.token("acme", &["--role", "member"])).says(&["issuer corp"]);
+
+    // Where there is no configuration, who signs and for how long is said, and where it goes.
+    let empty = Home::empty();
+    let key = home.path("issuer.pem");
+    let ran = empty.run([
+        "token",
+        "mint",
+        "--service",
+        "registry",
+        "--iss",
+        "bulkhead:platform",
+        "--ttl",
+        "168h",
+        "--out",
+        "platform.token",
+        "--key",
+        key.to_str().unwrap(),
+    ]);
+    assert_eq!(ran.ok().stdout, "the token is in platform.token\n");
+    assert_eq!(empty.mode("platform.token"), 0o600);
+    assert_eq!(check(&empty.read("platform.token")), 168 * 3600);
+    let nowhere = ["token", "mint", "--service", "a", "--iss", "b", "--key", key.to_str().unwrap()];
+    let ran = empty.run(nowhere.iter().chain(&["--out", "no/token"])).failed(1);
+    ran.says(&["no/token", "--out"]);
+}
+
+#[test]
 fn a_key_that_cannot_sign_is_named_with_how_to_make_one() {
     let home = Home::of(&["acme"]);
     home.write("empty.pem", "");
     home.write("public.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
     let mint = |key: &str| home.run(["token", "mint", "--tenant", "acme", "--key", key]).failed(1);
     for key in ["empty.pem", "public.pem", "issuer.jwks.json"] {
-        mint(key).says(&[key, "no private Ed25519 key", "openssl genpkey -algorithm ed25519"]);
+        mint(key).says(&[key, "no private Ed25519 key", "bulkhead init issuer"]);
     }
     mint("nowhere.pem").says(&["nowhere.pem", "check the path"]);
     mint(".").says(&["check the path"]);

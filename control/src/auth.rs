@@ -74,6 +74,8 @@ pub struct Rights(u64);
 struct Rules {
     roles: HashMap<RoleName, (Role, Rights)>,
     quotas: Quotas,
+    /// Since when they hold.
+    learned: Instant,
 }
 
 impl Authenticator {
@@ -306,6 +308,11 @@ impl Authenticator {
         self.rules_changes.subscribe()
     }
 
+    /// Since when the present issuers, roles and default limits hold.
+    pub(crate) fn rules_learned(&self) -> Instant {
+        self.rules.load().learned
+    }
+
     /// Where decisions are written down.
     pub fn audit(&self) -> &Audit {
         &self.audit
@@ -358,7 +365,8 @@ impl Rules {
             let rights = Rights::of(&role);
             (name, (role, rights))
         };
-        Self { roles: roles.into_iter().map(with_rights).collect(), quotas }
+        let roles = roles.into_iter().map(with_rights).collect();
+        Self { roles, quotas, learned: Instant::now() }
     }
 
     fn role<'a>(&'a self, tenant: &'a Tenant, name: &RoleName) -> Verdict<(&'a Role, Rights)> {

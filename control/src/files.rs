@@ -1,6 +1,6 @@
 //! Small files: read within bounds, written whole or not at all, watched for changes.
 
-use std::fs::Metadata;
+use std::fs::{Metadata, Permissions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -52,7 +52,17 @@ pub fn create_private_folder(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// What the system says, with the file's name.
 pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
-    persist(path, content, true)
+    persist(path, content, true, None)
+}
+
+/// Replaces a file in one step, and leaves it to those who may read it as before.
+///
+/// # Errors
+/// What the system says, with the file's name; also if there is no such file.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    persist(path, content, true, Some(metadata.permissions()))
 }
 
 /// Makes a new file, readable by its owner alone, and never replaces one.
@@ -60,10 +70,15 @@ pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What the system says, with the file's name; [`io::ErrorKind::AlreadyExists`] if there is one.
 pub fn create_secret(path: &Path, content: &[u8]) -> io::Result<()> {
-    persist(path, content, false)
+    persist(path, content, false, None)
 }
 
-fn persist(path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
+fn persist(
+    path: &Path,
+    content: &[u8],
+    replace: bool,
+    permissions: Option<Permissions>,
+) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -71,7 +86,11 @@ fn persist(path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)
         // What it says names the temporary file, which tells nobody anything.
         .map_err(|error| named(error.kind().into()))?;
-    file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(named)?;
+    file.write_all(content).map_err(named)?;
+    if let Some(permissions) = permissions {
+        file.as_file().set_permissions(permissions).map_err(named)?;
+    }
+    file.as_file().sync_all().map_err(named)?;
     let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
     persisted.map_err(|error| named(error.error))?;
     // The rename itself is on disk only when its folder is.
@@ -156,7 +175,7 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
-    use super::{Watched, create_secret, read_text, write_secret};
+    use super::{Watched, create_secret, read_text, replace, write_secret};
 
     #[test]
     fn secrets_are_private_and_replaced_whole() {
@@ -171,7 +190,12 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+            replace(&path, b"four").unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!((read_text(&path).unwrap().as_str(), mode & 0o777), ("four", 0o644));
         }
+        assert!(replace(&folder.path().join("none"), b"five").is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
     }
 

@@ -16,6 +16,10 @@ const OTHER: &str = "_other";
 const BUCKETS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0];
 
+/// Upper bounds of the time to cut, in seconds.
+const CUT_BUCKETS: &[f64] =
+    &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
 /// The metrics of one process. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -37,6 +41,7 @@ pub struct Metrics {
     /// Changes of the directory that could not be taken over.
     pub(crate) directory_errors: IntCounterVec,
     terminations: IntCounterVec,
+    cut_seconds: HistogramVec,
     quota_rejections: IntCounterVec,
     issued: IntCounterVec,
     /// Audit records that could not be written.
@@ -72,6 +77,15 @@ impl Metrics {
             &["backend"],
         )?;
         registry.register(Box::new(auth_seconds.clone()))?;
+        let cut_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "bulkhead_time_to_cut_seconds",
+                "Time from the reason to the end of a connection",
+            )
+            .buckets(CUT_BUCKETS.to_vec()),
+            &["backend", "since"],
+        )?;
+        registry.register(Box::new(cut_seconds.clone()))?;
         let keys_updated = IntGaugeVec::new(
             Opts::new(
                 "bulkhead_keys_updated_timestamp_seconds",
@@ -136,6 +150,7 @@ impl Metrics {
                 "Audit records that could not be written since the start",
             )?,
             auth_seconds,
+            cut_seconds,
             keys_updated,
             registry,
         })
@@ -165,6 +180,11 @@ impl Metrics {
     /// Counts live connections that were cut.
     pub fn terminated(&self, backend: &str, reason: DenyReason, connections: u64) {
         self.terminations.with_label_values(&[backend, reason.code()]).inc_by(connections);
+    }
+
+    /// Counts one connection that was cut, and the time since this.
+    pub(crate) fn time_to_cut(&self, backend: &str, since: &str, took: Duration) {
+        self.cut_seconds.with_label_values(&[backend, since]).observe(took.as_secs_f64());
     }
 
     /// Counts an issued credentials file.

@@ -241,7 +241,11 @@ async fn an_etcd_that_freezes_makes_the_state_stale_until_it_goes_on() {
     world.kept.server(|etcd| etcd.pause().unwrap()).await;
     let then = Instant::now();
     assert_eq!(world.outcome("acme").await, Ok(()), "the last good state");
+    // It is seen to grow while etcd is waited for, and not only when that is given up.
+    let age = || metric(&world.control, "bulkhead_directory_age_seconds");
+    until_true("the age grows", || (1.0..=4.0).contains(&age())).await;
     world.is_closed_past_the_limit(then).await;
+    until_true("the age is past the limit", || age() > LIMIT.as_secs_f64()).await;
     world.kept.server(|etcd| etcd.resume().unwrap()).await;
     world.until_outcome("acme", Ok(())).await;
     ready(&world.control).await;

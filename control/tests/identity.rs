@@ -8,12 +8,12 @@ use bulkhead_control::Control;
 use bulkhead_control::http::exchange::{CredentialIssuer, CredentialsFile, ISSUER, Subject};
 use bulkhead_control::identity::{
     Accepted, CertificateAuthority, ClientCertificate, DeviceTrust, ExchangeKeys, MqttCredentials,
-    Sources, TOKEN_KEYS,
+    Sources, TOKEN_KEYS, Trusting,
 };
 use bulkhead_policy::{Broker, DenyReason, Principal, Scope, TokenId, Verdict};
 use common::signer::{Signer, claims, jwks, now};
 use common::site::{Site, config, enter, issuer};
-use common::until_true;
+use common::{until, until_true};
 use data_encoding::BASE64URL_NOPAD;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -438,8 +438,8 @@ fn keys_that_do_not_go_together_are_named() {
         ExchangeKeys::open_or_create(folder).unwrap();
     }
     for (name, says) in [
-        ("ca.pem", "is not the key of the first certificate"),
-        ("ca.key", "is not the key of the first certificate"),
+        ("ca.pem", "is not the key of any certificate"),
+        ("ca.key", "is not the key of any certificate"),
         ("tokens.key", "does not hold the public key of tokens.key"),
         (TOKEN_KEYS, "does not hold the public key of tokens.key"),
     ] {
@@ -454,16 +454,18 @@ fn keys_that_do_not_go_together_are_named() {
         }
         std::fs::write(one.join(name), own).unwrap();
     }
-    // Of several certificates the first signs; more keys may verify.
+    // Of several certificates that of the key signs, wherever it stands; more keys may verify.
     let read = |folder: &Path, name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
-    let both = read(&one, "ca.pem") + &read(&other, "ca.pem");
-    std::fs::write(one.join("ca.pem"), both).unwrap();
-    let keys = ExchangeKeys::open(&one).unwrap();
-    let leaf = der(&keys.authority().issue(&subject("acme", "cam-1", None)).unwrap());
-    let trust = DeviceTrust::open(&one.join("ca.pem")).unwrap();
-    trust.identify(&leaf, Timestamp::now()).unwrap();
-    let only_other = DeviceTrust::open(&other.join("ca.pem")).unwrap();
-    assert!(only_other.identify(&leaf, Timestamp::now()).is_err());
+    let (own, more) = (read(&one, "ca.pem"), read(&other, "ca.pem"));
+    for both in [format!("{own}{more}"), format!("{more}{own}")] {
+        std::fs::write(one.join("ca.pem"), both).unwrap();
+        let keys = ExchangeKeys::open(&one).unwrap();
+        let leaf = der(&keys.authority().issue(&subject("acme", "cam-1", None)).unwrap());
+        let trust = DeviceTrust::open(&one.join("ca.pem")).unwrap();
+        trust.identify(&leaf, Timestamp::now()).unwrap();
+        let only_other = DeviceTrust::open(&other.join("ca.pem")).unwrap();
+        assert!(only_other.identify(&leaf, Timestamp::now()).is_err());
+    }
 }
 
 /// A process that verifies, with the keys of an exchange.
@@ -704,4 +706,44 @@ async fn the_section_is_what_devices_read() {
     let password = section["credentials"]["password"].as_str().unwrap();
     let both = door.identify(Some(password), Some(&leaf.unwrap())).await.unwrap();
     assert_eq!(both.0.token_id, both.1.unwrap().token_id, "one id revokes both");
+}
+
+#[tokio::test]
+async fn new_keys_are_trusted_before_they_sign_and_old_ones_go_on() {
+    let door = Door::open("").await;
+    let folder = door.site.path("exchange");
+    // A broker with copies of its own.
+    let copies = ["ca.pem", TOKEN_KEYS].map(|name| {
+        let copy = door.site.path(&format!("copy-of-{name}"));
+        std::fs::copy(folder.join(name), &copy).unwrap();
+        copy
+    });
+    let sources = Sources {
+        broker: Broker::Mqtt,
+        jwks_file: Some(&copies[1]),
+        client_ca_file: Some(&copies[0]),
+    };
+    let elsewhere = Accepted::open(sources, &door.control).unwrap();
+    let [ca, keys] = copies.clone();
+    let trusting = Trusting { client_ca_files: vec![ca], jwks_files: vec![keys] };
+    let subject = subject("acme", "cam-1", None);
+    let old = (door.password(&subject), door.certificate(&subject));
+    let next = Arc::new(ExchangeKeys::rotate(&folder, &trusting).unwrap());
+    let new = MqttCredentials::new(Arc::clone(&next), Vec::new()).issue(&subject).unwrap();
+    let password = new["credentials"]["password"].as_str().unwrap().to_owned();
+    let new = (password, der(&next.authority().issue(&subject).unwrap()));
+    let auth = door.control.auth();
+    for accepted in [&door.accepted, &elsewhere] {
+        for (password, certificate) in [&old, &new] {
+            until("both are accepted", async || {
+                let (token, leaf) = (Some(password.as_str()), Some(certificate.as_slice()));
+                auth.identify_client(accepted, token, leaf, None).await.ok()
+            })
+            .await;
+        }
+    }
+    // The process that has the exchange signs with the old ones until it starts again.
+    assert_ne!(next.tokens().key_id(), door.keys.tokens().key_id());
+    let reopened = ExchangeKeys::open(&folder).unwrap();
+    assert_eq!(reopened.tokens().key_id(), next.tokens().key_id());
 }

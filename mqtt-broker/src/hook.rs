@@ -122,8 +122,10 @@ pub enum Noted {
     Connected,
     /// Something that it wanted was refused.
     Denied(Operation, DenyReason),
-    /// It was cut off.
+    /// It is cut off: it is told, and its connection ends.
     Terminated(DenyReason),
+    /// The connection of one that was served has ended, whatever for.
+    Closed,
 }
 
 /// What a client wants.

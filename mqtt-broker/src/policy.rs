@@ -3,14 +3,14 @@
 use crate::hook::{Access, Answer, Attempt, Hook, Noted, Operation, Renewal};
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::identity::Accepted;
-use bulkhead_control::{Admission, Authenticator, Identified};
+use bulkhead_control::{Admission, Authenticator, Cut, Identified};
 use bulkhead_policy::{
     Broker, DenyReason, DeviceId, Principal, Quotas, Requester, Scope, TenantId, TokenBucket,
     Verdict,
 };
 use jiff::Timestamp;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The backend's name in metrics and the audit log.
@@ -94,6 +94,7 @@ impl TenantPolicy {
             source,
             started,
             records: Mutex::new(records),
+            cut: OnceLock::new(),
         }
     }
 }
@@ -119,6 +120,8 @@ struct TenantAccess {
     source: IpAddr,
     started: Instant,
     records: Mutex<TokenBucket>,
+    /// Since when it may not stay, once it is cut off.
+    cut: OnceLock<Cut>,
 }
 
 impl TenantAccess {
@@ -192,9 +195,17 @@ impl Access for TenantAccess {
             }
             Noted::Denied(operation, reason) => self.denied(operation, reason),
             Noted::Terminated(reason) => {
+                if let Some(cut) = self.auth.cut(principal, self.beside.as_deref(), reason) {
+                    let _ = self.cut.set(cut);
+                }
                 self.auth.metrics().terminated(BACKEND, reason, 1);
                 let record = Record::new(Event::Terminate, BACKEND).of(principal);
                 self.auth.audit().record(record.because(reason).from(Some(self.source)));
+            }
+            Noted::Closed => {
+                if let Some(cut) = self.cut.get() {
+                    self.auth.metrics().closed(BACKEND, cut);
+                }
             }
         }
     }

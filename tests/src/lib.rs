@@ -31,4 +31,5 @@ pub use client::{Actor, connect_error, next, nothing};
 pub use config_mode::ConfigModeSite;
 pub use process::Replica;
 pub use stack::{AUDIENCE, ISSUER, Stack, StackBuilder, Token};
+pub use tls::client as tls_client;
 pub use wait::{WITHIN, eventually, eventually_async};

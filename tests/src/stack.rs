@@ -608,6 +608,13 @@ impl Stack {
         self.metric(&format!("bulkhead_terminations_total{{{labels}}}"))
     }
 
+    /// For how many connections of MQTT or Zenoh the time to cut was measured, since it was `learned` or
+    /// since somebody `revoked` it.
+    pub fn cuts(&self, since: &str) -> u64 {
+        let labels = format!("backend=\"{}\",since=\"{since}\"", self.backend());
+        self.metric(&format!("bulkhead_time_to_cut_seconds_count{{{labels}}}"))
+    }
+
     fn backend(&self) -> &'static str {
         if self.zenoh.is_some() { "zenoh" } else { "mqtt" }
     }

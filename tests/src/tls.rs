@@ -11,7 +11,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// What is wrong with the certificates.
-pub(crate) fn client(
+pub fn client(
     trusted: &Path,
     identity: Option<&(String, String)>,
 ) -> Result<ClientConfig, Box<dyn std::error::Error + Send + Sync>> {

@@ -80,6 +80,8 @@ async fn a_suspended_tenant_is_cut_off_and_comes_back_when_resumed(mode: Mode) {
     assert_eq!(stack.tcp().refuse(&device).await, DENIED);
     stack.denied("tenant_suspended").await;
     eventually("all are counted", || stack.terminations("tenant_suspended") == expected).await;
+    eventually("and how long it took", || stack.cuts("learned") == expected).await;
+    assert_eq!(stack.cuts("revoked"), 0, "the directory does not say since when");
     eventually("and written down", || {
         let cut = |r: &&serde_json::Value| r["event"] == "terminate" && r["device"] == "cam-1";
         stack.audit().iter().filter(cut).count() as u64 == expected
@@ -102,6 +104,7 @@ async fn a_deleted_tenant_is_cut_off(mode: Mode) {
     let mut clients = connect_all(&stack, &[acme.clone(), globex]).await;
     stack.store().await.delete(&"acme".parse().unwrap()).await.unwrap();
     assert_eq!(clients[0].closed().await, CUT);
+    eventually("how long it took is counted", || stack.cuts("learned") == 1).await;
     assert_eq!(stack.tcp().refuse(&stack.hello("cam-1", &acme)).await, DENIED);
     stack.denied("tenant_unknown").await;
     clients[1].ping().await;
@@ -130,9 +133,16 @@ async fn a_revoked_device_is_cut_off_alone(mode: Mode) {
     assert_eq!(stack.tcp().refuse(&stack.hello("again", &revoked)).await, DENIED);
     stack.denied("device_revoked").await;
     eventually("it is counted once", || stack.terminations("device_revoked") == 1).await;
+    let cuts = || (stack.cuts("learned"), stack.cuts("revoked"));
+    eventually("and how long it took", || cuts() == (1, 1)).await;
     for client in &mut clients[1..] {
         client.ping().await;
     }
+    // Who leaves is not cut, whatever is true of it by then.
+    let mut leaver = clients.pop().unwrap();
+    leaver.disconnect(ReasonCode::NORMAL_DISCONNECTION).await;
+    eventually("it has left", || stack.metric("bulkhead_mqtt_connections") == 2).await;
+    assert_eq!(cuts(), (1, 1));
     stack.change("acme", |t| t.revoked_devices.clear()).await;
     eventually_async("the device is admitted again", async || {
         !stack.tcp().knock(&stack.hello("again", &revoked)).await.1.is_error()
@@ -183,6 +193,7 @@ async fn a_connection_ends_with_its_token(mode: Mode) {
     assert_eq!(five.closed().await, Some(ReasonCode::MAXIMUM_CONNECT_TIME));
     assert_eq!(three.closed().await, None);
     eventually("both are counted", || stack.terminations("token_expired") == 2).await;
+    eventually("and how long it took", || stack.cuts("learned") == 2).await;
     assert_eq!(stack.tcp().refuse(&brief).await, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
     lasting.ping().await;
 }
@@ -437,6 +448,7 @@ async fn whoever_does_not_read_is_cut_off_all_the_same(mode: Mode) {
     eventually("it is cut off", || stack.terminations("tenant_suspended") >= 1).await;
     deaf.publish("device-connect/acme/cam-1/cmd", "after").await;
     eventually("only the service is left", || stack.metric("bulkhead_mqtt_connections") == 1).await;
+    eventually("how long it took is counted", || stack.cuts("learned") == 1).await;
     service.nothing().await;
 }
 

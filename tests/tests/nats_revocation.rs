@@ -14,6 +14,16 @@ async fn connect_all(stack: &Stack, tokens: &[Token]) -> Vec<Actor> {
     actors
 }
 
+/// For how many connections the time to cut was measured: since it was learnt, and since the directory says
+/// that somebody revoked the device.
+fn cuts(stack: &Stack) -> (u64, u64) {
+    let count = |since: &str| {
+        let labels = format!("backend=\"nats\",since=\"{since}\"");
+        stack.metric(&format!("bulkhead_time_to_cut_seconds_count{{{labels}}}"))
+    };
+    (count("learned"), count("revoked"))
+}
+
 async fn admitted(stack: &Stack, token: &str) -> bool {
     let options = async_nats::ConnectOptions::with_token(token.to_owned());
     Actor::try_connect(stack.url(), options).await.is_ok()
@@ -37,6 +47,7 @@ async fn a_suspended_tenant_is_cut_off_and_comes_back_when_resumed() {
     for actor in &acme {
         actor.cut().await;
     }
+    eventually("how long it took is counted", || cuts(&stack) == (3, 0)).await;
     let token = stack.token(&Token::device("acme", "cam-1"));
     connect_error(&stack, &token).await;
     stack.denied("tenant_suspended").await;
@@ -61,6 +72,7 @@ async fn a_deleted_tenant_is_cut_off() {
             .await;
     stack.store().await.delete(&"acme".parse().unwrap()).await.unwrap();
     actors[0].cut().await;
+    eventually("how long it took is counted", || cuts(&stack) == (1, 0)).await;
     connect_error(&stack, &stack.token(&Token::device("acme", "cam-1"))).await;
     stack.denied("tenant_unknown").await;
     assert!(!actors[1].is_cut());
@@ -89,6 +101,7 @@ async fn a_revoked_device_is_cut_off_alone() {
     stack.denied("device_revoked").await;
     let terminated = "bulkhead_terminations_total{backend=\"nats\",reason=\"device_revoked\"} 1";
     eventually("the termination is counted once", || stack.metrics().contains(terminated)).await;
+    eventually("and how long it took", || cuts(&stack) == (1, 1)).await;
     eventually("and written down", || {
         stack.audit().iter().any(|r| r["event"] == "terminate" && r["device"] == "cam-1")
     })
@@ -143,6 +156,7 @@ async fn an_issuer_that_is_taken_out_vouches_for_nobody_any_more() {
     let config = std::fs::read_to_string(stack.config_path()).unwrap();
     std::fs::write(stack.config_path(), config.replace(other, "")).unwrap();
     actors[0].cut().await;
+    eventually("how long it took is counted", || cuts(&stack) == (1, 0)).await;
     connect_error(&stack, &stack.token(&theirs)).await;
     stack.denied("issuer_unknown").await;
     assert!(!actors[1].is_cut());

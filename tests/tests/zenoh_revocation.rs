@@ -59,6 +59,8 @@ async fn a_suspended_tenant_is_cut_off_and_comes_back_when_resumed(link: Link) {
     assert_eq!(stack.entrance(link).refuse(&greeting).await, INVALID);
     stack.denied("tenant_suspended").await;
     eventually("all three are counted", || stack.terminations("tenant_suspended") == 3).await;
+    eventually("and how long it took", || stack.cuts("learned") == 3).await;
+    assert_eq!(stack.cuts("revoked"), 0, "the directory does not say since when");
     eventually("and written down", || {
         stack.audit().iter().filter(|r| r["event"] == "terminate").count() == 3
     })
@@ -142,6 +144,8 @@ async fn a_revoked_device_is_cut_off_alone() {
     assert_eq!(stack.zenoh_tcp().refuse(&stack.greeting(&revoked)).await, INVALID);
     stack.denied("device_revoked").await;
     eventually("it is counted once", || stack.terminations("device_revoked") == 1).await;
+    let cuts = || (stack.cuts("learned"), stack.cuts("revoked"));
+    eventually("and how long it took", || cuts() == (1, 1)).await;
     for session in &mut sessions {
         goes_on(session).await;
     }
@@ -192,6 +196,7 @@ async fn a_session_ends_with_its_token() {
     let mut raw = stack.zenoh_tcp().enter(&brief).await;
     assert_eq!(raw.closed().await, EXPIRED);
     eventually("it is counted", || stack.terminations("token_expired") == 1).await;
+    eventually("and how long it took", || stack.cuts("learned") == 1).await;
     assert_eq!(stack.zenoh_tcp().refuse(&brief).await, EXPIRED);
     goes_on(&mut lasting[0]).await;
 }
@@ -213,6 +218,7 @@ async fn whose_rights_change_has_to_come_again() {
         .await;
     assert_eq!(sessions[0].closed().await, INVALID);
     eventually("it is counted once", || stack.terminations("rights_changed") == 1).await;
+    eventually("and how long it took", || stack.cuts("learned") == 1).await;
     for session in &mut sessions[1..] {
         goes_on(session).await;
     }
@@ -281,6 +287,7 @@ async fn whoever_does_not_read_is_cut_off_all_the_same() {
     .await;
     let mut loud = flood.await.unwrap();
     loud.closed().await;
+    eventually("how long it took is counted", || stack.cuts("learned") == 2).await;
     witness.undisturbed().await;
 }
 

@@ -184,11 +184,12 @@ impl Gate {
 
     /// Ends a session for a reason. Says whether it was the first one.
     pub(crate) fn cut(&self, seat: &Seat, reason: DenyReason) -> bool {
-        let first = seat.cut(reason);
+        let principal = &seat.admission.principal;
+        let first = seat.cut(reason, self.auth.cut(principal, seat.beside.as_deref(), reason));
         if first {
             self.auth.metrics().terminated(BACKEND, reason, 1);
             let record = Record::new(Event::Terminate, BACKEND);
-            let record = record.of(&seat.admission.principal).because(reason);
+            let record = record.of(principal).because(reason);
             self.auth.audit().record(record.from(Some(seat.source)));
         }
         first

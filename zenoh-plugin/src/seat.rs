@@ -2,7 +2,7 @@
 
 use crate::declarations::{Declaration, Declarations};
 use crate::pressure::Pressure;
-use bulkhead_control::Admission;
+use bulkhead_control::{Admission, Cut};
 use bulkhead_policy::{DenyReason, Principal, Quotas, TenantId, TokenBucket};
 use jiff::Timestamp;
 use prometheus::IntCounter;
@@ -44,7 +44,8 @@ pub(crate) struct Seat {
     pub(crate) since: Instant,
     /// How long the client may be silent.
     lease: Duration,
-    cut: Mutex<Option<DenyReason>>,
+    /// Why, and since when, it may not stay.
+    cut: Mutex<Option<(DenyReason, Option<Cut>)>>,
     /// When the client was last heard, in milliseconds after `since`.
     heard: AtomicU64,
     /// When a client that is behind last took something, in milliseconds after `since`; 0 while it is
@@ -95,18 +96,18 @@ impl Seat {
     }
 
     /// Ends the session for a reason. The first one counts.
-    pub(crate) fn cut(&self, reason: DenyReason) -> bool {
+    pub(crate) fn cut(&self, reason: DenyReason, since: Option<Cut>) -> bool {
         let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         let first = cut.is_none() && !self.kill.is_cancelled();
         if first {
-            *cut = Some(reason);
+            *cut = Some((reason, since));
             self.kill.cancel();
         }
         first
     }
 
-    /// Why it was cut off, if it was.
-    pub(crate) fn cut_for(&self) -> Option<DenyReason> {
+    /// Why it was cut off, if it was, and since when it had to be.
+    pub(crate) fn cut_for(&self) -> Option<(DenyReason, Option<Cut>)> {
         *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

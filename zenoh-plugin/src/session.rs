@@ -211,7 +211,7 @@ impl Session {
         let close = Close { reason: close::reason::GENERIC, session: true };
         let _ = timeout(FAREWELL, send(&mut to_router, close)).await;
         let reason = match (end, seat.cut_for()) {
-            (_, Some(reason)) => close_reason(reason),
+            (_, Some((reason, _))) => close_reason(reason),
             (End::Violation(violation), _) => {
                 let principal = &seat.admission.principal;
                 tracing::info!(backend = BACKEND, %principal, %violation, "session closed");
@@ -231,6 +231,9 @@ impl Session {
             tokio::io::AsyncWriteExt::shutdown(&mut writer).await
         };
         let _ = timeout(FAREWELL, farewell).await;
+        if let Some((_, Some(since))) = seat.cut_for() {
+            gate.auth.metrics().closed(BACKEND, &since);
+        }
     }
 }
 

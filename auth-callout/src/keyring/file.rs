@@ -53,9 +53,23 @@ impl<T> Dated<T> {
     }
 
     /// Puts a new one first and drops those beyond the number that is kept.
-    fn rotate(all: &mut Vec<Self>, value: T, from: Timestamp) {
+    ///
+    /// What is dropped may still be what everybody uses, or what was signed or sealed a moment ago: so
+    /// another that is kept has to have been in use for as long as it takes for all to know.
+    fn rotate(all: &mut Vec<Self>, value: T, now: Timestamp) -> Result<Timestamp, RotateError> {
+        let kept = all.iter().take(KEPT - 1);
+        if all.len() >= KEPT
+            && let Some(first) = kept.map(|dated| dated.from).min()
+        {
+            let until = later(first)?;
+            if until > now {
+                return Err(RotateError::TooSoon { wait: until.duration_since(now) });
+            }
+        }
+        let from = later(now)?;
         all.insert(0, Self { from, value });
         all.truncate(KEPT);
+        Ok(from)
     }
 }
 
@@ -108,6 +122,21 @@ pub enum Rotation {
     Tenants,
     /// The key that requests are sealed for.
     Curve,
+}
+
+/// Why there is no new key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// The oldest key is in use, or was a moment ago, and only three are kept.
+    #[error("the keys of the last rotations are not in use yet, and this would drop the one that is; rotate again in {} s", wait.as_secs().saturating_add(1))]
+    TooSoon {
+        /// How long that takes.
+        wait: SignedDuration,
+    },
+    /// No randomness, above all.
+    #[error("a key cannot be made: {0}")]
+    Generate(#[from] NkeyError),
 }
 
 /// Why there is no keyring.
@@ -205,22 +234,26 @@ impl KeyringFile {
     /// good until two more rotations have pushed them out.
     ///
     /// # Errors
-    /// [`NkeyError`] if the system has no randomness.
-    pub fn rotate(&mut self, what: Rotation) -> Result<Timestamp, NkeyError> {
-        let from = Timestamp::now().checked_add(LEAD).map_err(|_| NkeyError::NONE_CURRENT)?;
+    /// [`RotateError`]; nothing has changed then.
+    pub fn rotate(&mut self, what: Rotation) -> Result<Timestamp, RotateError> {
+        let now = Timestamp::now();
         match what {
             Rotation::Issuer => {
                 let seed = Seed(SigningKey::generate(KeyPairType::Account)?.seed().clone());
-                Dated::rotate(&mut self.auth.signers, seed, from);
+                Dated::rotate(&mut self.auth.signers, seed, now)
             }
             Rotation::Tenants => {
                 let newest = self.tenant_signers.iter().map(|dated| dated.value).max();
-                Dated::rotate(&mut self.tenant_signers, newest.unwrap_or(0) + 1, from);
+                Dated::rotate(&mut self.tenant_signers, newest.unwrap_or(0) + 1, now)
             }
-            Rotation::Curve => Dated::rotate(&mut self.curves, new_curve()?, from),
+            Rotation::Curve => Dated::rotate(&mut self.curves, new_curve()?, now),
         }
-        Ok(from)
     }
+}
+
+/// When everybody knows of what is new at this time.
+fn later(time: Timestamp) -> Result<Timestamp, RotateError> {
+    Ok(time.checked_add(LEAD).map_err(|_| NkeyError::NONE_CURRENT)?)
 }
 
 fn new_curve() -> Result<Seed, NkeyError> {

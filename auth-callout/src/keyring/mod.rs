@@ -6,7 +6,7 @@
 
 mod file;
 
-pub use file::{AccountSeeds, Dated, KeyringError, KeyringFile, Rotation, Seed};
+pub use file::{AccountSeeds, Dated, KeyringError, KeyringFile, RotateError, Rotation, Seed};
 
 use crate::nkey::{NkeyError, SigningKey};
 use crate::xkey::CurveKey;

@@ -92,7 +92,9 @@ impl Follower {
                         return;
                     }
                     let sweeper = self.sweeper.clone();
-                    replace(&mut sweeps, None, self.tasks.spawn(async move { sweeper.run(None).await }).abort_handle());
+                    let closings = sweeper.listen(None).await;
+                    let sweep = self.tasks.spawn(async move { sweeper.run(None, closings).await });
+                    replace(&mut sweeps, None, sweep.abort_handle());
                     // The defaults of quotas may be others now.
                     self.reconcile().await;
                 }
@@ -125,7 +127,10 @@ impl Follower {
                 continue;
             };
             let sweeper = self.sweeper.clone();
-            let sweep = self.tasks.spawn(async move { sweeper.run(Some(&account)).await });
+            // Asked by the same connection as the change below, and so before it.
+            let closings = sweeper.listen(Some(&account)).await;
+            let sweep =
+                self.tasks.spawn(async move { sweeper.run(Some(&account), closings).await });
             replace(sweeps, Some(id.clone()), sweep.abort_handle());
         }
         sweeps.retain(|_, sweep| !sweep.is_finished());

@@ -8,4 +8,4 @@ mod system;
 pub use follow::{Accounts, Follower};
 pub use provision::Provisioner;
 pub use sweep::Sweeper;
-pub use system::{Connection, SystemClient, SystemError};
+pub use system::{Closings, Connection, SystemClient, SystemError};

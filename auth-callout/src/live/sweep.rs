@@ -1,6 +1,6 @@
 //! Cutting live connections whose rights have changed.
 
-use super::system::{SystemClient, SystemError};
+use super::system::{Closings, SystemClient, SystemError};
 use crate::callout::BACKEND;
 use bulkhead_control::Authenticator;
 use bulkhead_control::audit::{Event, Record};
@@ -20,6 +20,9 @@ const LOOKS: &[Duration] = &[
     Duration::from_millis(2_500),
 ];
 
+/// How long after the last look a server may take to tell of a connection's end.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// Looks at live connections and cuts those that may not stay.
 #[derive(Clone, Debug)]
 pub struct Sweeper {
@@ -33,15 +36,50 @@ impl Sweeper {
         Self { system, auth }
     }
 
-    /// Looks now and a few times more, at the connections of one account or of all.
-    pub async fn run(&self, account: Option<&str>) {
-        let mut cut = HashSet::new();
-        let started = tokio::time::Instant::now();
-        for look in LOOKS {
-            tokio::time::sleep_until(started + *look).await;
-            if let Err(error) = self.look(account, &mut cut).await {
-                tracing::warn!(%error, "live connections could not be looked at; trying again");
+    /// Hears from now on which connections end, of one account or of all: to be asked before anything
+    /// is done that ends some. `None` if that cannot be heard, which ends them no less.
+    pub async fn listen(&self, account: Option<&str>) -> Option<Closings> {
+        let listening = self.system.closings(account).await;
+        listening
+            .inspect_err(|error| tracing::warn!(%error, "nobody tells when connections end"))
+            .ok()
+    }
+
+    /// Looks now and a few times more, at the connections of one account or of all, and notes when those
+    /// have ended that may not stay.
+    pub async fn run(&self, account: Option<&str>, closings: Option<Closings>) {
+        let looks = async {
+            let mut cut = HashSet::new();
+            let started = tokio::time::Instant::now();
+            for look in LOOKS {
+                tokio::time::sleep_until(started + *look).await;
+                if let Err(error) = self.look(account, &mut cut).await {
+                    tracing::warn!(%error, "live connections could not be looked at; trying again");
+                }
             }
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        let closings = async {
+            if let Some(mut closings) = closings {
+                while let Some(user) = closings.next().await {
+                    self.closed(&user);
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = looks => {}
+            () = closings => {}
+        }
+    }
+
+    /// Counts the time to cut of a connection that has ended, if it was not to stay.
+    fn closed(&self, user: &str) {
+        let Some(Session { principal, rights }) = Session::parse(user) else { return };
+        if let Err(reason) = self.auth.reassess(&principal, rights)
+            && let Some(cut) = self.auth.cut(&principal, None, reason)
+        {
+            self.auth.metrics().closed(BACKEND, &cut);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Asking the servers through the system account.
 
-use async_nats::{Client, Message};
+use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
@@ -200,6 +200,17 @@ impl SystemClient {
         if answered { Ok(()) } else { Err(SystemError::Silent(WHAT)) }
     }
 
+    /// Hears of connections that end from now on, of one account or of all.
+    ///
+    /// # Errors
+    /// [`SystemError`]; nothing waits for it for long.
+    pub async fn closings(&self, account: Option<&str>) -> Result<Closings, SystemError> {
+        let subject = format!("$SYS.ACCOUNT.{}.DISCONNECT", account.unwrap_or("*"));
+        let listening = timeout(QUIET, self.client.subscribe(subject)).await;
+        let silent = |_| SystemError::Silent("for connections that end");
+        Ok(Closings(listening.map_err(silent)?.map_err(client)?))
+    }
+
     async fn kick(&self, server: &str, cid: u64) -> Result<(), SystemError> {
         let subject = format!("$SYS.REQ.SERVER.{server}.KICK");
         // A server does nothing for a request that it could not answer, so it is given an inbox,
@@ -220,6 +231,38 @@ impl SystemClient {
             .map_err(|_| SystemError::Silent(what))?
             .map_err(client)
     }
+}
+
+/// Connections that end, as servers tell of them.
+#[derive(Debug)]
+pub struct Closings(Subscriber);
+
+impl Closings {
+    /// The name of the next one's user, unless its client left by itself; `None` when nothing is heard
+    /// any more.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            let message = self.0.next().await?;
+            if let Ok(told) = serde_json::from_slice::<Closing>(&message.payload)
+                && told.reason != "Client Closed"
+            {
+                return Some(told.client.user);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Closing {
+    client: ClosedClient,
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct ClosedClient {
+    #[serde(default)]
+    user: String,
 }
 
 fn client(error: impl std::fmt::Display) -> SystemError {

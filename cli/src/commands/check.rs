@@ -178,6 +178,8 @@ fn others(config: &Config) -> Vec<Check> {
         ("registry.nats.ca_file", registry_nats.and_then(|nats| nats.ca_file.as_ref())),
         ("registry.mqtt.token_file", registry_mqtt.and_then(|mqtt| mqtt.token_file.as_ref())),
         ("registry.mqtt.ca_file", registry_mqtt.and_then(|mqtt| mqtt.ca_file.as_ref())),
+        ("registry.mqtt.cert_file", registry_mqtt.and_then(|mqtt| mqtt.cert_file.as_ref())),
+        ("registry.mqtt.key_file", registry_mqtt.and_then(|mqtt| mqtt.key_file.as_ref())),
         ("registry.zenoh.token_file", registry_zenoh.and_then(|zenoh| zenoh.token_file.as_ref())),
         ("registry.zenoh.ca_file", registry_zenoh.and_then(|zenoh| zenoh.ca_file.as_ref())),
         ("admin.token_file", config.admin.token_file.as_ref()),

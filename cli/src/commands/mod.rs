@@ -5,8 +5,10 @@ mod check;
 mod creds;
 mod dev;
 mod devices;
+mod exchange;
 mod init;
 mod nats;
+mod ready;
 mod serve;
 mod tenant;
 mod token;
@@ -99,11 +101,13 @@ pub(crate) async fn run(args: Args) -> Outcome {
         Command::Init(args) => init::run(&context, args),
         Command::Check => check::run(&context).await,
         Command::Serve => serve::run(&context).await,
+        Command::Ready(args) => ready::run(&context, args).await,
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Device(command) => tenant::run_device(&context, command).await,
         Command::Devices(command) => devices::run(&context, command).await,
         Command::Token(command) => token::run(&context, command).await,
         Command::Creds(command) => creds::run(&context, command).await,
+        Command::Exchange(command) => exchange::run(&context, command),
         Command::Nats(command) => nats::run(&context, command),
         Command::Audit(command) => audit::run(&context, command),
     }

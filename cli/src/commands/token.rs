@@ -6,7 +6,8 @@ use crate::output::relative;
 use crate::signer::{Signer, TokenRequest};
 use bulkhead_control::Control;
 use bulkhead_control::config::Config;
-use bulkhead_policy::{Broker, Tenant, TokenId};
+use bulkhead_control::files;
+use bulkhead_policy::{Broker, RoleName, Tenant, TokenId};
 use data_encoding::BASE64URL_NOPAD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 /// How long the keys of an issuer may take to arrive.
 const READY: Duration = Duration::from_secs(3);
+
+/// The role of the platform's own services.
+const SERVICE: &str = "service";
 
 /// How long the entry of a revoked token is kept where nobody says when it expires.
 const REVOKED_FOR: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -78,24 +82,53 @@ fn decode_part(token: &str, part: usize) -> Option<Value> {
 }
 
 fn mint(context: &Context, args: Mint) -> Outcome {
-    let config = context.config()?;
-    let issuer = config
-        .issuers
-        .iter()
-        .find(|issuer| args.issuer.as_ref().is_none_or(|name| issuer.name.as_str() == name))
-        .ok_or_else(|| {
-            let names: Vec<_> = config.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
-            format!("no issuer has the name given with --issuer; there are: {}", names.join(", "))
-        })?;
-    let audience = issuer.audiences.first().ok_or("the issuer has no audience")?;
+    let (iss, aud) = match args.iss {
+        Some(iss) => (iss, args.aud),
+        None => configured(context, args.issuer.as_deref(), args.service.is_some())?,
+    };
     let signer = Signer::read(&args.key)?;
-    let mut request = TokenRequest::new(&issuer.issuer, audience, args.ttl)?;
-    request.tenant = Some(args.tenant);
+    let mut request = TokenRequest::new(&iss, &aud, args.ttl)?;
+    let service = args.service.as_ref().map(|_| RoleName::parse(SERVICE)).transpose()?;
+    request.role = args.role.or(service);
+    request.tenant = args.tenant;
+    request.sub = args.service;
     request.device = args.device;
-    request.role = args.role;
     let token = signer.sign(&request)?;
-    let value = json!({"token": token, "jti": request.jti, "exp": request.exp});
-    context.done(value, token)
+    let Some(path) = args.out else {
+        let value = json!({"token": token, "jti": request.jti, "exp": request.exp});
+        return context.done(value, token);
+    };
+    files::write_secret(&path, token.as_bytes())
+        .map_err(|error| format!("{error}; check the path of --out"))?;
+    let file = path.display().to_string();
+    let text = format!("the token is in {file}");
+    context.done(json!({"file": file, "jti": request.jti, "exp": request.exp}), text)
+}
+
+/// `iss` and `aud` of a configured issuer.
+fn configured(
+    context: &Context,
+    name: Option<&str>,
+    service: bool,
+) -> Result<(String, String), Box<dyn std::error::Error>> {
+    let config = context.config()?;
+    let mut issuers = config.issuers.iter();
+    let found = match name {
+        Some(name) => issuers.find(|issuer| issuer.name.as_str() == name),
+        None => issuers.find(|issuer| issuer.service == service),
+    };
+    let issuer = found.ok_or_else(|| {
+        if name.is_none() {
+            let kind = if service { "services: none has service = true" } else { "tenants" };
+            return format!(
+                "no configured issuer signs for {kind}; add one, or name it with --iss"
+            );
+        }
+        let names: Vec<_> = config.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+        format!("no issuer has the name given with --issuer; there are: {}", names.join(", "))
+    })?;
+    let audience = issuer.audiences.first().ok_or("the issuer has no audience")?;
+    Ok((issuer.issuer.clone(), audience.clone()))
 }
 
 /// Shows a token's claims, and what the configured issuers and directory say about it.

@@ -84,6 +84,12 @@ pub struct RegistryMqtt {
     /// PEM file of the broker's certificate authority, instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// The registry's own certificate, for a broker that asks for one. It is read at each connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// The key of that certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// The registry's way to a Zenoh router.
@@ -198,6 +204,20 @@ impl RegistryConfig {
                 "use mqtts://, or a broker on loopback",
             ));
         }
+        if let Some(mqtt) = &self.mqtt {
+            if mqtt.cert_file.is_some() != mqtt.key_file.is_some() {
+                let remedy = "set cert_file and key_file both";
+                return Err(Problem::new("mqtt.cert_file", "has no key", remedy));
+            }
+            let encrypted = mqtt.host_and_port().is_some_and(|(_, _, encrypted)| encrypted);
+            if mqtt.cert_file.is_some() && !encrypted {
+                return Err(Problem::new(
+                    "mqtt.url",
+                    "does not use the certificate that is given",
+                    "write mqtts://, or leave cert_file and key_file out",
+                ));
+            }
+        }
         if let Some(zenoh) = &self.zenoh
             && zenoh.token_file.is_some()
             && let Some(open) = zenoh.connect.iter().find(|endpoint| is_open(endpoint))
@@ -264,7 +284,9 @@ impl RegistryConfig {
             paths.extend(nats.credentials_file.iter_mut().chain(&mut nats.ca_file));
         }
         if let Some(mqtt) = &mut self.mqtt {
-            paths.extend(mqtt.token_file.iter_mut().chain(&mut mqtt.ca_file));
+            let files =
+                [&mut mqtt.token_file, &mut mqtt.ca_file, &mut mqtt.cert_file, &mut mqtt.key_file];
+            paths.extend(files.into_iter().flatten());
         }
         if let Some(zenoh) = &mut self.zenoh {
             paths.extend(zenoh.token_file.iter_mut().chain(&mut zenoh.ca_file));
@@ -329,6 +351,18 @@ mod tests {
             assert_eq!(zenoh(at), Err("zenoh.connect".to_owned()), "{at}");
         }
         assert_eq!(check("zenoh = { connect = [\"tcp/router:7447\"] }"), Ok(()), "it has no token");
+    }
+
+    #[test]
+    fn a_certificate_has_a_key_and_is_shown() {
+        let mqtt = |rest: &str| check(&format!("mqtt = {{ url = {rest} }}"));
+        let both = "cert_file = \"c\", key_file = \"k\"";
+        assert_eq!(mqtt(&format!("\"mqtts://b:8883\", {both}")), Ok(()));
+        assert_eq!(mqtt(&format!("\"mqtt://[::1]\", {both}")), Err("mqtt.url".to_owned()));
+        for half in ["cert_file = \"c\"", "key_file = \"k\""] {
+            let found = mqtt(&format!("\"mqtts://b:8883\", {half}"));
+            assert_eq!(found, Err("mqtt.cert_file".to_owned()), "{half}");
+        }
     }
 
     #[test]

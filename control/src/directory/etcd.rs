@@ -44,7 +44,7 @@ async fn follow_once(
     directory: &Directory,
     config: &EtcdConfig,
 ) -> Result<std::convert::Infallible, etcd_client::Error> {
-    let mut client = connect(config).await?;
+    let mut client = within(connect(config)).await?;
     let progress = PROGRESS.min(directory.stale_after() / 4);
     let options = GetOptions::new().with_prefix();
     let found = all(&client).get(PREFIX, Some(options)).await?;
@@ -53,7 +53,7 @@ async fn follow_once(
 
     // Without a leader the watch would be silent for ever instead of ending.
     let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
-    let mut watch = client.watch(PREFIX, Some(options)).await?;
+    let mut watch = within(client.watch(PREFIX, Some(options))).await?;
     loop {
         match tokio::time::timeout(progress, watch.message()).await {
             Ok(message) => {
@@ -77,9 +77,17 @@ async fn follow_once(
                 }
                 directory.mark_synced();
             }
-            Err(_elapsed) => confirm(directory, &mut client, &mut watch).await?,
+            Err(_elapsed) => within(confirm(directory, &mut client, &mut watch)).await?,
         }
     }
+}
+
+/// Nothing that etcd is asked may keep the state from being looked at anew, whatever its answer hangs on.
+async fn within<T>(
+    asked: impl Future<Output = Result<T, etcd_client::Error>>,
+) -> Result<T, etcd_client::Error> {
+    let silent = |_| etcd_client::Error::WatchError("etcd does not answer".to_owned());
+    tokio::time::timeout(TIMEOUT * 2, asked).await.map_err(silent)?
 }
 
 /// Asks etcd for its revision through a linearised read, and then the watch for its own: only when
@@ -91,10 +99,7 @@ async fn confirm(
 ) -> Result<(), etcd_client::Error> {
     client.get(PREFIX, Some(GetOptions::new().with_prefix().with_count_only())).await?;
     watch.request_progress().await?;
-    let answer = tokio::time::timeout(TIMEOUT, watch.message())
-        .await
-        .map_err(|_| etcd_client::Error::WatchError("the watch does not answer".to_owned()))??;
-    match answer {
+    match watch.message().await? {
         Some(message) if !message.canceled() => {
             for event in message.events() {
                 apply(directory, event.event_type(), event.kv());

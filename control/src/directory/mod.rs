@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// How often the state's age is shown.
+const SHOW: Duration = Duration::from_secs(1);
+
 /// The current state of the directory, kept current in the background. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Directory {
@@ -103,6 +106,11 @@ impl Directory {
         self.shared.current.load_full()
     }
 
+    /// When what is known of a tenant now was learnt; of one that is gone, when anything last was.
+    pub(crate) fn learned(&self, id: &TenantId) -> Option<Instant> {
+        self.shared.current.load().learned(id)
+    }
+
     /// A receiver of each new state. Who is slow sees the newest only.
     pub fn changes(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.shared.changes.subscribe()
@@ -124,7 +132,8 @@ impl Directory {
         self.shared.stale_after
     }
 
-    /// Keeps the state current until it is told to stop.
+    /// Keeps the state current until it is told to stop. Its age is shown meanwhile, whatever the source
+    /// is waited for.
     pub async fn maintain(&self, config: &DirectoryConfig, stop: CancellationToken) {
         let follow = async {
             match config.source() {
@@ -133,9 +142,16 @@ impl Directory {
                 None => {}
             }
         };
+        let show = async {
+            loop {
+                self.show_age();
+                tokio::time::sleep(SHOW).await;
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => {}
             () = follow => {}
+            () = show => {}
         }
     }
 
@@ -154,7 +170,7 @@ impl Directory {
         let elapsed = self.shared.started.elapsed().as_millis();
         let synced = u64::try_from(elapsed).unwrap_or(u64::MAX - 1) + 1;
         self.shared.synced.store(synced, Ordering::Release);
-        self.shared.metrics.directory_age.set(0);
+        self.show_age();
     }
 
     /// Notes that the state could not be brought up to date.

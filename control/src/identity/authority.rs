@@ -5,31 +5,22 @@ use super::keys::IdentityError;
 use crate::files::{create_secret, read_text};
 use crate::http::exchange::Subject;
 use crate::tls::certificates;
+use crate::x509::{AUTHORITY_LIFE, LEEWAY, NoAuthority, Signing, named, set_validity};
 use bulkhead_policy::{DenyReason, Verdict};
 use data_encoding::HEXLOWER;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use secrecy::SecretString;
 use std::fmt::Display;
 use std::path::Path;
-use std::time::Duration;
-use x509_parser::parse_x509_certificate;
-
-/// How long an authority that is made here lives: ten years.
-const LIFE: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
-
-/// How much earlier than its making a certificate is valid, for clocks that are behind.
-const LEEWAY: SignedDuration = SignedDuration::from_mins(1);
 
 /// Signs certificates by which devices prove who they are (RFC 5280), ECDSA with P-256.
 #[derive(Debug)]
 pub struct CertificateAuthority {
-    issuer: Issuer<'static, KeyPair>,
-    begins_at: Timestamp,
-    expires_at: Timestamp,
+    signing: Signing,
 }
 
 /// What a device presents in a TLS handshake.
@@ -53,7 +44,7 @@ impl CertificateAuthority {
         let mut suffix = [0; 4];
         aws_lc_rs::rand::fill(&mut suffix).map_err(|e| failed(&e))?;
         let now = Timestamp::now();
-        let end = now.checked_add(LIFE).map_err(|e| failed(&e))?;
+        let end = now.checked_add(AUTHORITY_LIFE).map_err(|e| failed(&e))?;
         let mut params = CertificateParams::default();
         // Two authorities that are trusted side by side have names of their own.
         let name = format!("Bulkhead device authority {}", HEXLOWER.encode(&suffix));
@@ -69,8 +60,8 @@ impl CertificateAuthority {
         Self::open(cert_file, key_file)
     }
 
-    /// Reads an authority. Of several certificates in the file the first is the one that signs; the
-    /// others are only trusted.
+    /// Reads an authority. Of several certificates in the file the one that goes with the key signs;
+    /// the others are only trusted.
     ///
     /// # Errors
     /// [`IdentityError`] if one of the files is not what it should be, or they do not go together.
@@ -79,34 +70,18 @@ impl CertificateAuthority {
             path: path.to_owned(),
             what: what.to_owned(),
         };
-        let all = certificates(&read_text(cert_file)?);
-        let der = all.and_then(|all| all.into_iter().next());
-        let der = der.ok_or_else(|| wrong(cert_file, "holds no certificate in PEM"))?;
-        let (_, parsed) = parse_x509_certificate(&der)
-            .map_err(|_| wrong(cert_file, "holds a certificate that cannot be read"))?;
-        if !parsed.is_ca() {
-            return Err(wrong(cert_file, "holds a certificate that is no authority's"));
-        }
-        // What is wrong with the key is not said: it could show some of it.
-        let key = KeyPair::from_pem(&read_text(key_file)?)
-            .map_err(|_| wrong(key_file, "holds no private key in PEM (PKCS #8)"))?;
-        if key.subject_public_key_info() != parsed.public_key().raw {
-            return Err(wrong(key_file, "is not the key of the first certificate of ca.pem"));
-        }
-        let time = |time: x509_parser::time::ASN1Time| {
-            Timestamp::from_second(time.timestamp())
-                .map_err(|_| wrong(cert_file, "has a date that cannot be"))
-        };
-        let begins_at = time(parsed.validity().not_before)?;
-        let expires_at = time(parsed.validity().not_after)?;
-        let issuer = Issuer::from_ca_cert_der(&der, key)
-            .map_err(|_| wrong(cert_file, "holds a certificate that cannot sign others"))?;
-        Ok(Self { issuer, begins_at, expires_at })
+        let all = certificates(&read_text(cert_file)?)
+            .ok_or_else(|| wrong(cert_file, "holds no certificate in PEM"))?;
+        let signing = Signing::open(&all, &read_text(key_file)?).map_err(|why| match why {
+            NoAuthority::Certificates(what) => wrong(cert_file, what),
+            NoAuthority::Key(what) => wrong(key_file, what),
+        })?;
+        Ok(Self { signing })
     }
 
     /// When its certificate ends; none that it signs lives longer.
     pub fn expires_at(&self) -> Timestamp {
-        self.expires_at
+        self.signing.expires_at
     }
 
     /// Makes a key and a certificate for a device: for client authentication only, with the subject's
@@ -120,8 +95,8 @@ impl CertificateAuthority {
     }
 
     fn sign(&self, subject: &Subject) -> Option<ClientCertificate> {
-        let begin = subject.issued_at.checked_sub(LEEWAY).ok()?.max(self.begins_at);
-        let end = subject.expires_at.min(self.expires_at);
+        let begin = subject.issued_at.checked_sub(LEEWAY).ok()?.max(self.signing.begins_at);
+        let end = subject.expires_at.min(self.signing.expires_at);
         if end <= subject.issued_at {
             return None;
         }
@@ -135,26 +110,10 @@ impl CertificateAuthority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, begin, end);
-        let made = params.signed_by(&key, &self.issuer).ok()?;
+        let made = params.signed_by(&key, &self.signing.issuer).ok()?;
         Some(ClientCertificate {
             cert_pem: made.pem(),
             key_pem: SecretString::from(key.serialize_pem()),
         })
     }
-}
-
-fn named(common_name: &str) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, common_name);
-    name
-}
-
-/// Sets from when to when, in whole seconds.
-fn set_validity(params: &mut CertificateParams, begin: Timestamp, end: Timestamp) {
-    // What is before 1970 is 1970.
-    let date = |time: Timestamp| {
-        let seconds = u64::try_from(time.as_second()).unwrap_or_default();
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
-    };
-    (params.not_before, params.not_after) = (date(begin), date(end));
 }

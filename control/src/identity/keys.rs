@@ -1,6 +1,7 @@
 //! The exchange's keys.
 
 use super::authority::CertificateAuthority;
+use super::merge;
 use crate::files::{self, create_private_folder, create_secret, read_text};
 use crate::issuer::{KeySet, Signer, SignerError};
 use crate::tls::TlsError;
@@ -8,7 +9,7 @@ use jsonwebtoken::Algorithm;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The authority's certificate: the first signs, further ones are trusted besides. Public.
+/// The authority's certificate, and further ones that are trusted besides. Public.
 const CA_CERT: &str = "ca.pem";
 
 /// The authority's private key.
@@ -25,6 +26,15 @@ const TOKEN_KEY: &str = "tokens.key";
 pub struct ExchangeKeys {
     authority: CertificateAuthority,
     tokens: Signer,
+}
+
+/// The files outside of the keys' folder by which brokers verify what the exchange issues.
+#[derive(Clone, Debug, Default)]
+pub struct Trusting {
+    /// Authorities of devices' certificates.
+    pub client_ca_files: Vec<PathBuf>,
+    /// Keys of tokens.
+    pub jwks_files: Vec<PathBuf>,
 }
 
 /// Why keys or what verifies identities cannot be had.
@@ -105,6 +115,58 @@ impl ExchangeKeys {
         Self::open(folder)
     }
 
+    /// Puts new keys in the place of the old ones, for whoever opens the folder next. Before anything can
+    /// be signed with them, they are trusted beside the old ones: in the folder itself, and in the files
+    /// that `trusting` names. If this ends half way, some keys are new and some old, and all are trusted.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if a file is not there, or holds something else.
+    pub fn rotate(folder: &Path, trusting: &Trusting) -> Result<Self, IdentityError> {
+        // What is not there cannot be rotated, nor may its folder be made.
+        Self::open(folder)?;
+        let _lock = files::lock(&folder.join("keys"))?;
+        let before = Self::open(folder)?;
+        let scratch = tempfile::tempdir_in(folder)?;
+        let next = Self::create(scratch.path())?;
+        let ([ca, tokens], [next_ca, next_tokens]) = (Pair::all(folder), Pair::all(scratch.path()));
+        let own_ca = read_text(&ca.public)?;
+        let new_ca = read_text(&next_ca.public)?;
+        let (own_keys, new_keys) = (read_text(&tokens.public)?, next.tokens.jwks().to_string());
+        // All are read before any is written.
+        let authorities = trusting.client_ca_files.iter().map(|path| {
+            let trusted = merge::authorities(path, &[&read_text(path)?, &own_ca, &new_ca])?;
+            Ok((path, trusted))
+        });
+        let authorities = authorities.collect::<Result<Vec<_>, IdentityError>>()?;
+        let published = before.tokens.jwks().to_string();
+        let key_sets = trusting.jwks_files.iter().map(|path| {
+            let trusted = merge::keys(path, &[&read_text(path)?, &published, &new_keys])?;
+            Ok((path, trusted))
+        });
+        let key_sets = key_sets.collect::<Result<Vec<_>, IdentityError>>()?;
+        let authorities_here = merge::authorities(&ca.public, &[&new_ca, &own_ca])?;
+        let keys_here = merge::keys(&tokens.public, &[&new_keys, &own_keys])?;
+        for (path, text) in authorities.iter().chain(&key_sets) {
+            files::replace(path, text.as_bytes())?;
+        }
+        for (here, text, next) in
+            [(ca, authorities_here, next_ca), (tokens, keys_here, next_tokens)]
+        {
+            files::replace(&here.public, text.as_bytes())?;
+            files::write_secret(&here.private, read_text(&next.private)?.as_bytes())?;
+        }
+        Self::open(folder)
+    }
+
+    fn create(folder: &Path) -> Result<Self, IdentityError> {
+        let [ca, tokens] = Pair::all(folder);
+        let signer = Signer::create(&tokens.private)?;
+        Ok(Self {
+            authority: CertificateAuthority::create(&ca.public, &ca.private)?,
+            tokens: signer,
+        })
+    }
+
     /// What signs certificates.
     pub fn authority(&self) -> &CertificateAuthority {
         &self.authority
@@ -117,12 +179,7 @@ impl ExchangeKeys {
 
     /// A token that nobody can verify would be of no use.
     fn check_published(&self, file: &Path) -> Result<(), IdentityError> {
-        let text = read_text(file)?;
-        let set: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let keys = set.get("keys").and_then(|keys| keys.as_array());
-        let own = self.tokens.jwks();
-        let own = own.get("keys").and_then(|keys| keys.get(0)).and_then(|key| key.get("x"));
-        if keys.is_some_and(|keys| keys.iter().any(|key| key.get("x") == own)) {
+        if self.tokens.is_in(&read_text(file)?) {
             return Ok(());
         }
         let what = "does not hold the public key of tokens.key".to_owned();

@@ -17,6 +17,7 @@ mod accepted;
 mod authority;
 mod certificate;
 mod keys;
+mod merge;
 mod mqtt;
 mod session;
 mod trust;
@@ -24,7 +25,7 @@ mod zenoh;
 
 pub use accepted::{Accepted, Sources};
 pub use authority::{CertificateAuthority, ClientCertificate};
-pub use keys::{ExchangeKeys, IdentityError, TOKEN_KEYS, check_token_keys};
+pub use keys::{ExchangeKeys, IdentityError, TOKEN_KEYS, Trusting, check_token_keys};
 pub use mqtt::MqttCredentials;
 pub use session::Session;
 pub use trust::DeviceTrust;

@@ -21,7 +21,7 @@ pub enum SignerError {
     #[error("{0}; check the path")]
     Io(#[from] std::io::Error),
     /// Its content.
-    #[error("{} holds no private Ed25519 key in PEM (PKCS #8); make one with `openssl genpkey -algorithm ed25519`", .0.display())]
+    #[error("{} holds no private Ed25519 key in PEM (PKCS #8); make one with `bulkhead init issuer`", .0.display())]
     NoKey(PathBuf),
     /// Randomness, above all.
     #[error("a key cannot be made: {0}")]
@@ -71,6 +71,17 @@ impl Signer {
             "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA",
             "kid": self.key_id(), "x": BASE64URL_NOPAD.encode(&self.public),
         }]})
+    }
+
+    /// Whether a key set, as JSON, holds the public half of this key.
+    pub fn is_in(&self, jwks: &str) -> bool {
+        let set: serde_json::Value = serde_json::from_str(jwks).unwrap_or_default();
+        let own = BASE64URL_NOPAD.encode(&self.public);
+        let keys = set.get("keys").and_then(|keys| keys.as_array());
+        let is_own = |key: &serde_json::Value| {
+            key.get("x").and_then(serde_json::Value::as_str) == Some(&own)
+        };
+        keys.is_some_and(|keys| keys.iter().any(is_own))
     }
 
     /// Signs a token.

@@ -113,6 +113,11 @@ impl Connection {
             End::TakenOver => Some(ReasonCode::SESSION_TAKEN_OVER),
             End::Goodbye { .. } | End::Gone => None,
         };
+        // What others cut off is what the session has, which may be newer than what was last looked at.
+        let access = match end {
+            End::Denied(_) | End::TakenOver => Arc::clone(&self.access),
+            _ => Arc::clone(&self.session.lock().access),
+        };
         // The session is free before the last bytes have left.
         let will = end != (End::Goodbye { will: false });
         self.realm.detach(&self.session, self.generation, will);
@@ -130,6 +135,8 @@ impl Connection {
             // Whoever does not take it goes without.
             let _ = timeout(GOODBYE, goodbye).await;
         }
+        drop(self);
+        access.note(Noted::Closed);
     }
 
     async fn serve(&mut self) -> End {

@@ -19,8 +19,11 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -149,8 +152,7 @@ impl Shared {
         };
         match &self.config.ca_file {
             Some(path) => {
-                use rustls::pki_types::pem::PemObject;
-                let found = rustls::pki_types::CertificateDer::pem_file_iter(path);
+                let found = CertificateDer::pem_file_iter(path);
                 for one in found.map_err(|error| failed(error.to_string()))? {
                     let one = one.map_err(|error| failed(error.to_string()))?;
                     roots.add(one).map_err(|error| failed(error.to_string()))?;
@@ -164,8 +166,18 @@ impl Shared {
         if roots.is_empty() {
             return Err(failed("there is no authority".to_owned()));
         }
-        let config =
-            rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        let config = match (&self.config.cert_file, &self.config.key_file) {
+            (Some(cert_file), Some(key_file)) => {
+                let (chain, key) = identity(cert_file, key_file)?;
+                config.with_client_auth_cert(chain, key).map_err(|error| BackendError::Setting {
+                    setting: "registry.mqtt.cert_file",
+                    cause: error.to_string(),
+                    remedy: "check that key_file is the key of cert_file",
+                })?
+            }
+            _ => config.with_no_client_auth(),
+        };
         Ok(TlsConfiguration::Rustls(Arc::new(config)))
     }
 
@@ -178,6 +190,32 @@ impl Shared {
         let (fleet, until) = inside.tenants.get(tenant)?;
         (!until.is_cancelled()).then(|| Arc::clone(fleet))
     }
+}
+
+/// What the registry shows a broker that asks for a certificate.
+fn identity(
+    cert_file: &Path,
+    key_file: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BackendError> {
+    let read =
+        |setting, path| read_text(path).map_err(|cause| BackendError::File { setting, cause });
+    let wrong = |setting, what: &str, remedy| BackendError::Setting {
+        setting,
+        cause: format!("it holds no {what} in PEM"),
+        remedy,
+    };
+    let setting = "registry.mqtt.cert_file";
+    let text = read(setting, cert_file)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty());
+    let chain = chain.ok_or_else(|| {
+        wrong(setting, "certificate", "name the certificate that the broker knows the registry by")
+    })?;
+    let setting = "registry.mqtt.key_file";
+    let text = read(setting, key_file)?;
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| wrong(setting, "private key", "name the key of cert_file"))?;
+    Ok((chain, key))
 }
 
 /// Has a connection to the broker, for as long as the process runs. Each reads the token anew.

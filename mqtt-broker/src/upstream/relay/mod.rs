@@ -183,6 +183,10 @@ impl Relay {
             let normal = ReasonCode::NORMAL_DISCONNECTION;
             client_disconnect(self.broker.out(), self.version, normal, &[]);
         }
+        let access = match end {
+            End::Denied(_) => Arc::clone(&self.access),
+            _ => self.seat.handle.access(),
+        };
         let Self { seat, mut client, mut broker, version, .. } = self;
         let outlives = Duration::from_secs(self.expiry.into());
         let counter = &seat.tenancy.usage.subscriptions;
@@ -201,10 +205,12 @@ impl Relay {
                 let _ = timeout(FAREWELL, broker.finish()).await;
             }
         };
-        let ends_client = async {
+        let ends_client = async move {
             if reason.is_some() {
                 let _ = timeout(GOODBYE, client.finish()).await;
             }
+            drop(client);
+            access.note(Noted::Closed);
         };
         tokio::join!(ends_broker, ends_client);
     }
