@@ -13,6 +13,22 @@ pub const PROGRESS: Duration = Duration::from_secs(2);
 /// How long any one answer may take.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Keeps a lease alive once. Says whether there still is one.
+///
+/// # Errors
+/// What etcd says, or that it says nothing.
+pub async fn keep_alive(client: &mut Client, lease: i64) -> Result<bool, etcd_client::Error> {
+    let silent = || etcd_client::Error::LeaseKeepAliveError("no answer".to_owned());
+    let asked = tokio::time::timeout(TIMEOUT, client.lease_keep_alive(lease));
+    match asked.await.map_err(|_| silent())? {
+        Ok(_) => Ok(true),
+        Err(etcd_client::Error::LeaseKeepAliveError(text)) if text == "lease not found" => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Connects to etcd.
 ///
 /// # Errors

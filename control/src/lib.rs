@@ -31,6 +31,7 @@ mod pending;
 pub mod program;
 mod runtime;
 pub mod tls;
+pub mod usage;
 
 pub use auth::{Admission, Authenticator, Granted, Identified, Rights};
 pub use changes::{Change, Changes};

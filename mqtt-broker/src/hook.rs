@@ -82,6 +82,14 @@ pub trait Access: Send + Sync + 'static {
     /// The limits of its tenant.
     fn quotas(&self) -> Quotas;
 
+    /// Counts a message with a payload of so many bytes against what its tenant may publish in a day.
+    ///
+    /// # Errors
+    /// Why it may not be published.
+    fn spend(&self, _bytes: usize) -> Verdict<()> {
+        Ok(())
+    }
+
     /// Which tenant a service speaks to with this topic, which it may publish to. Its message goes there
     /// and nowhere else.
     fn tenant_of(&self, _topic: &str) -> Option<TenantId> {

@@ -179,6 +179,11 @@ impl Access for TenantAccess {
         self.admission.quotas
     }
 
+    fn spend(&self, bytes: usize) -> Verdict<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.admission.meter.as_ref().map_or(Ok(()), |meter| meter.publish(bytes))
+    }
+
     fn tenant_of(&self, topic: &str) -> Option<TenantId> {
         let name = Broker::Mqtt.name(topic).ok()?;
         TenantId::parse(self.admission.grants.tenant_of(&name)?).ok()

@@ -207,7 +207,8 @@ impl Connection {
                 return Err(DenyReason::ResponseTopicDenied);
             }
         }
-        self.realm.usage.publish(&self.access.quotas(), publish.payload.len())
+        self.realm.usage.publish(&self.access.quotas(), publish.payload.len())?;
+        self.access.spend(publish.payload.len())
     }
 
     /// Tells the client, before anything is acknowledged.

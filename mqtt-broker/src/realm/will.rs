@@ -16,7 +16,9 @@ impl Realm {
             Ok(Renewal::Changed(access)) => access,
             Err(reason) => return self.denied(&*access, Operation::Will, reason),
         };
-        if let Err(reason) = access.publish(message.topic) {
+        let allowed =
+            access.publish(message.topic).and_then(|()| access.spend(message.payload.len()));
+        if let Err(reason) = allowed {
             return self.denied(&*access, Operation::Will, reason);
         }
         let deadline = will.expiry.map(Deadline::after);

@@ -139,6 +139,7 @@ impl Relay {
             None => None,
         };
         self.seat.tenancy.usage.publish(&self.access.quotas(), message.payload.len())?;
+        self.access.spend(message.payload.len())?;
         Ok((topic, response))
     }
 

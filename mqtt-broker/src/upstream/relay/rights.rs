@@ -14,7 +14,8 @@ impl Relay {
     /// The client has gone, and has not taken its will with it. Whether the broker may publish that.
     pub(in crate::upstream) fn leave_will(&self) -> bool {
         let Some(will) = &self.will else { return true };
-        if let Err(reason) = wills::may_publish(&*self.access, &will.topic) {
+        let allowed = wills::may_publish(&*self.access, &will.topic);
+        if let Err(reason) = allowed.and_then(|()| self.access.spend(will.bytes)) {
             self.denied(Operation::Will, reason);
             return false;
         }
