@@ -113,7 +113,13 @@ impl Usage {
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                heard = store.next() => self.take(heard?),
+                next = store.next() => {
+                    let heard = match next? {
+                        Some(heard) => heard,
+                        None => store.others().await?,
+                    };
+                    self.take(heard);
+                }
                 _ = flush.tick() => {
                     self.flush(store, interval * SLOWLY).await?;
                     self.shared.metrics.usage_told.set(jiff::Timestamp::now().as_second());

@@ -2,7 +2,7 @@
 
 use super::book::Gauges;
 use super::etcd::EtcdStore;
-use super::files::FileStore;
+use super::files::{FileStore, LOOK};
 use crate::config::{DirectoryConfig, Source, UsageConfig};
 use bulkhead_policy::{Amounts, Day, Mark, Resource, TenantId};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub(super) const MAX_PROCESSES: u32 = 4096;
 #[derive(Debug)]
 pub(super) enum Store {
     Etcd(Box<EtcdStore>),
-    Files(Arc<Mutex<FileStore>>),
+    Files(Arc<Mutex<FileStore>>, tokio::time::Interval),
 }
 
 /// Why it cannot be read or written.
@@ -116,7 +116,9 @@ impl Store {
             }
             Source::File(_) => {
                 let store = FileStore::new(config.folder(directory)?);
-                Some(Self::Files(Arc::new(Mutex::new(store))))
+                let mut look = tokio::time::interval(LOOK);
+                look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                Some(Self::Files(Arc::new(Mutex::new(store)), look))
             }
         }
     }
@@ -125,18 +127,27 @@ impl Store {
     pub(super) async fn open(&mut self, today: Day) -> Result<(u32, Vec<Heard>), UsageError> {
         match self {
             Self::Etcd(store) => store.open(today).await,
-            Self::Files(store) => with(store, FileStore::open).await,
+            Self::Files(store, _) => with(store, FileStore::open).await,
         }
     }
 
-    /// What others have written. It waits for that, and can be dropped meanwhile.
-    pub(super) async fn next(&mut self) -> Result<Vec<Heard>, UsageError> {
+    /// Waits until others may have written something, and says what if it is known by then; else
+    /// [`Store::others`] does. Nothing is lost if this is dropped before it is done.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Heard>>, UsageError> {
         match self {
-            Self::Etcd(store) => store.next().await,
-            Self::Files(store) => {
-                tokio::time::sleep(super::files::LOOK).await;
-                with(store, FileStore::others).await
+            Self::Etcd(store) => store.next().await.map(Some),
+            Self::Files(_, look) => {
+                look.tick().await;
+                Ok(None)
             }
+        }
+    }
+
+    /// What others have written since the last time.
+    pub(super) async fn others(&mut self) -> Result<Vec<Heard>, UsageError> {
+        match self {
+            Self::Etcd(_) => Ok(Vec::new()),
+            Self::Files(store, _) => with(store, FileStore::others).await,
         }
     }
 
@@ -150,7 +161,7 @@ impl Store {
     ) -> Result<HashSet<String>, UsageError> {
         match self {
             Self::Etcd(store) => store.write(about, writes, counters, today).await,
-            Self::Files(store) => {
+            Self::Files(store, _) => {
                 let writes = writes.to_vec();
                 with(store, move |store| store.write(about, writes, counters, today)).await
             }
@@ -162,7 +173,7 @@ impl Store {
         match self {
             Self::Etcd(store) => store.close().await,
             // The locks go with it.
-            Self::Files(_) => {}
+            Self::Files(..) => {}
         }
     }
 }
