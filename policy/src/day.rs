@@ -176,11 +176,6 @@ impl Tally {
         }
     }
 
-    /// Forgets all records, to be told of them again.
-    pub fn forget_records(&mut self) {
-        self.written.clear();
-    }
-
     /// Forgets the days before one.
     pub fn forget_before(&mut self, day: Day) {
         self.written = self.written.split_off(&(day, 0));

@@ -7,14 +7,17 @@
     reason = "a test stops at a surprise"
 )]
 
+use bulkhead_cli::{Services, start_services};
+use bulkhead_control::directory::Store;
+use bulkhead_devkit::{NatsServer, Tools};
 use bulkhead_policy::{Quotas, TenantId};
 use bulkhead_tests::mqtt::codec::{QoS, ReasonCode, Version};
 use bulkhead_tests::mqtt::{Client, Door, Mode};
 use bulkhead_tests::zenoh::say::{self, key};
 use bulkhead_tests::zenoh::settle;
 use bulkhead_tests::{
-    Actor, Replica, Stack, StackBuilder, TestClock, Token, Transport, connect_error, eventually,
-    eventually_async,
+    Actor, ConfigModeSite, Replica, Stack, StackBuilder, TestClock, Token, Transport,
+    connect_error, eventually, eventually_async,
 };
 use serde_json::Value;
 use std::process::Command;
@@ -340,9 +343,6 @@ async fn a_tenant_that_has_used_its_day_on_nats_is_cut_off_until_the_next() {
     let token = stack.token(&Token::role("acme", "member"));
     connect_error(&stack, &token).await;
     stack.denied(OVER).await;
-    let terminated = format!("bulkhead_terminations_total{{backend=\"nats\",reason=\"{OVER}\"}}");
-    // The servers close the account's connections, or the sweep does: it is told only of its own.
-    let _ = stack.metric(&terminated);
     globex.publish("device-connect.globex.x", "own").await;
     assert_eq!(bulkhead_tests::next(&mut theirs).await.payload, "own");
     // A server that begins anew counts from nothing; what was counted stays.
@@ -402,6 +402,46 @@ async fn each_message_on_a_cluster_counts_once_however_many_replicas_there_are()
         sender.publish("device-connect.acme.x", "x").await;
     }
     eventually("ten more are counted", || published(&stack) == before + 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_fixed_accounts_too() {
+    let site = ConfigModeSite::new();
+    let (home, server_config) = (site.folder().join("server"), site.server_config());
+    let server = tokio::task::spawn_blocking(move || {
+        let binary = Tools::open().unwrap().nats_server().unwrap();
+        NatsServer::start(&binary, &home, &server_config).unwrap()
+    })
+    .await
+    .unwrap();
+    let mut config = site.configure(server.client_url());
+    config.usage.interval = jiff::SignedDuration::from_millis(100);
+    let Services { control, .. } = start_services(config, None).await.unwrap();
+    eventually("ready", || control.readiness().missing().is_empty()).await;
+    let connect = async |tenant: &str| {
+        let token = site.signer.sign(&Token::role(tenant, "member").claims()).unwrap();
+        let options = async_nats::ConnectOptions::with_token(token);
+        Actor::try_connect(server.client_url(), options).await.ok()
+    };
+    let store = Store::open(&control.config().directory).await.unwrap();
+    let acme: TenantId = "acme".parse().unwrap();
+    let change = async |quotas| store.update(&acme, |t| t.quotas = quotas).await.unwrap();
+    change(per_day(5)).await;
+    let globex = connect("globex").await.unwrap();
+    let member = connect("acme").await.unwrap();
+    for _ in 0..5 {
+        member.publish("device-connect.acme.x", "x").await;
+    }
+    member.cut().await;
+    assert!(connect("acme").await.is_none() && !globex.is_cut());
+    let terminated = format!("bulkhead_terminations_total{{backend=\"nats\",reason=\"{OVER}\"}} 1");
+    eventually("it is counted", || {
+        control.auth().metrics().encode().unwrap().contains(&terminated)
+    })
+    .await;
+    change(per_day(100)).await;
+    eventually_async("it is back", async || connect("acme").await.is_some()).await;
+    control.shutdown().await;
 }
 
 /// Where a replica's MQTT clients come in.

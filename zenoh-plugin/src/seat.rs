@@ -3,7 +3,7 @@
 use crate::declarations::{Declaration, Declarations};
 use crate::pressure::Pressure;
 use bulkhead_control::Admission;
-use bulkhead_control::usage::{Gauges, Meter};
+use bulkhead_control::usage::{Gauges, Meter, Uncounted};
 use bulkhead_policy::{DenyReason, Principal, Quotas, Resource, TenantId, TokenBucket, Verdict};
 use jiff::Timestamp;
 use prometheus::IntCounter;
@@ -188,13 +188,21 @@ impl TenantUse {
         self.declarations.enter(key, None, most_names)
     }
 
-    /// Counts a message with a payload of so many bytes against what the tenant may publish in a day.
+    /// Counts a message with a payload of so many bytes against what the tenant may publish in a day, or
+    /// lets [`TenantUse::count`] do that.
     ///
     /// # Errors
     /// [`DenyReason::DailyQuotaExceeded`].
-    pub(crate) fn spend(&self, bytes: usize) -> Verdict<()> {
+    pub(crate) fn spend(&self, bytes: usize, uncounted: &mut Uncounted) -> Verdict<()> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.meter.as_ref().map_or(Ok(()), |meter| meter.publish(bytes))
+        self.meter.as_ref().map_or(Ok(()), |meter| meter.publish(bytes, uncounted))
+    }
+
+    /// Counts what was allowed and is not counted yet.
+    pub(crate) fn count(&self, uncounted: &mut Uncounted) {
+        if let Some(meter) = &self.meter {
+            meter.count(uncounted);
+        }
     }
 
     /// Takes messages and bytes out of what the tenant may publish per second, if it is there.

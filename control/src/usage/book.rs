@@ -134,17 +134,20 @@ impl Book {
         }
     }
 
-    /// Takes over everything that the store has, in the place of what was known of it. From now on this
-    /// process writes under `process`.
+    /// Takes over everything that the store has. From now on this process writes under `process`, and goes
+    /// on with what another wrote under it before.
     pub(super) fn load(&mut self, process: u32, heard: Vec<Heard>, limits: &Limits<'_>) {
-        if self.process != Some(process) {
-            self.process = Some(process);
+        let is_known = self.process == Some(process);
+        if !is_known {
+            // A record that is not this process's yet says nothing about what it has counted.
+            self.process = None;
             self.tenants.values_mut().for_each(|entry| entry.told = Gauges::new());
         }
-        self.tenants.values_mut().for_each(|entry| entry.told_at = None);
         for one in heard {
             self.note(one, limits);
         }
+        self.process = Some(process);
+        self.tenants.values_mut().for_each(|entry| entry.told_at = None);
         self.drain();
         self.settle_all();
     }
@@ -294,5 +297,217 @@ impl Entry {
     fn is_needed(&self) -> bool {
         let is_used = Arc::strong_count(&self.meter) > 1;
         is_used || !self.tally.is_empty() || !self.marks.is_empty() || !self.told.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Book, Gauges, Heard};
+    use crate::usage::Uncounted;
+    use crate::usage::store::Write;
+    use bulkhead_policy::{Amounts, Day, Mark, Quotas, Resource, TenantId};
+    use jiff::Timestamp;
+    use std::collections::{HashMap, HashSet};
+    use std::time::Duration;
+
+    const SLOWLY: Duration = Duration::from_secs(60);
+
+    fn noon() -> Timestamp {
+        "2026-01-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn today() -> Day {
+        Day::of(noon())
+    }
+
+    fn tomorrow() -> Timestamp {
+        "2026-01-02T00:00:00Z".parse().unwrap()
+    }
+
+    fn acme() -> TenantId {
+        TenantId::parse("acme").unwrap()
+    }
+
+    /// Ten messages a day for everybody.
+    fn ten(_: &TenantId) -> Quotas {
+        Quotas { messages_per_day: Some(10), ..Quotas::default() }
+    }
+
+    fn unlimited(_: &TenantId) -> Quotas {
+        Quotas::default()
+    }
+
+    fn count(process: u32, messages: u64) -> Heard {
+        let amounts = Amounts { messages, ..Amounts::default() };
+        Heard::Count { day: today(), tenant: acme(), process, amounts }
+    }
+
+    fn used(book: &mut Book) -> u64 {
+        book.today().find(|(id, ..)| **id == acme()).map_or(0, |(_, amounts, _)| amounts.messages)
+    }
+
+    fn publish(book: &mut Book, times: u64) -> usize {
+        let meter = book.meter(&acme(), &ten);
+        let mut uncounted = Uncounted::default();
+        let taken = (0..times).filter(|_| meter.publish(1, &mut uncounted).is_ok()).count();
+        meter.count(&mut uncounted);
+        taken
+    }
+
+    fn written(writes: &[Write]) -> Vec<(Day, u64)> {
+        writes.iter().flat_map(|w| &w.counts).map(|(day, a)| (*day, a.messages)).collect()
+    }
+
+    #[test]
+    fn what_others_use_is_not_left() {
+        let mut book = Book::new(noon());
+        assert_eq!(publish(&mut book, 2), 2);
+        book.load(0, vec![count(1, 3), count(2, 1)], &ten);
+        assert_eq!(used(&mut book), 6);
+        book.hear(count(1, 5), &HashSet::new(), &ten);
+        assert_eq!((publish(&mut book, 5), used(&mut book)), (2, 10));
+        assert!(!book.exhausted().contains(&acme()), "it was not looked at since");
+        book.turn(noon(), None);
+        assert!(book.exhausted().contains(&acme()));
+        // A quota that is raised, and one that is taken back.
+        let twelve = |_: &TenantId| Quotas { messages_per_day: Some(12), ..Quotas::default() };
+        book.turn(noon(), Some(&twelve));
+        assert!(book.exhausted().is_empty());
+        assert_eq!(publish(&mut book, 5), 2);
+        book.turn(noon(), Some(&unlimited));
+        assert_eq!(publish(&mut book, 5), 5);
+        book.turn(noon(), Some(&ten));
+        assert_eq!((publish(&mut book, 5), used(&mut book)), (0, 17));
+    }
+
+    #[test]
+    fn a_number_that_another_process_had_is_gone_on_with() {
+        let mut book = Book::new(noon());
+        assert_eq!(publish(&mut book, 2), 2);
+        // What was counted before the store was read is in no record.
+        book.load(0, vec![count(0, 3)], &ten);
+        assert_eq!(used(&mut book), 5);
+        let writes = book.due(HashMap::new(), Duration::ZERO, SLOWLY, &ten);
+        assert_eq!(written(&writes), [(today(), 5)]);
+        book.wrote(&writes, Duration::ZERO);
+        // The same again, after the number was lost.
+        assert_eq!(publish(&mut book, 1), 1);
+        book.load(7, vec![count(0, 5), count(7, 2)], &ten);
+        assert_eq!(used(&mut book), 8);
+        let writes = book.due(HashMap::new(), Duration::ZERO, SLOWLY, &ten);
+        assert_eq!(written(&writes), [(today(), 3)]);
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_counts_nothing_twice() {
+        let mut book = Book::new(noon());
+        book.load(0, Vec::new(), &ten);
+        publish(&mut book, 4);
+        let writes = book.due(HashMap::new(), Duration::ZERO, SLOWLY, &ten);
+        assert_eq!(written(&writes), [(today(), 4)]);
+        publish(&mut book, 1);
+        book.load(0, vec![count(0, 4)], &ten);
+        assert_eq!(used(&mut book), 5);
+    }
+
+    #[test]
+    fn a_new_day_begins_at_midnight_and_the_old_one_is_still_written() {
+        let mut book = Book::new(noon());
+        book.load(0, Vec::new(), &ten);
+        assert_eq!(publish(&mut book, 12), 10);
+        book.turn(tomorrow() - Duration::from_secs(1), None);
+        assert!(book.exhausted().contains(&acme()));
+        book.turn(tomorrow(), None);
+        assert!(book.exhausted().is_empty());
+        assert_eq!((publish(&mut book, 3), used(&mut book)), (3, 3));
+        let writes = book.due(HashMap::new(), Duration::ZERO, SLOWLY, &ten);
+        assert_eq!(written(&writes), [(today(), 10), (Day::of(tomorrow()), 3)]);
+        // Back, and forth again.
+        book.turn(noon(), None);
+        assert_eq!((used(&mut book), publish(&mut book, 1)), (10, 0));
+        book.turn(tomorrow(), None);
+        assert_eq!((used(&mut book), publish(&mut book, 1)), (3, 1));
+    }
+
+    #[test]
+    fn without_a_daily_quota_little_is_written() {
+        let mut book = Book::new(noon());
+        book.load(0, Vec::new(), &unlimited);
+        let meter = book.meter(&acme(), &unlimited);
+        let due = |book: &mut Book, seconds| {
+            let mut uncounted = Uncounted::default();
+            meter.publish(1, &mut uncounted).unwrap();
+            meter.count(&mut uncounted);
+            let now = Duration::from_secs(seconds);
+            let writes = book.due(HashMap::new(), now, SLOWLY, &unlimited);
+            book.wrote(&writes, now);
+            written(&writes)
+        };
+        assert_eq!(due(&mut book, 0), [(today(), 1)]);
+        assert_eq!(due(&mut book, 59), []);
+        assert_eq!(due(&mut book, 60), [(today(), 3)]);
+        assert_eq!(due(&mut book, 61), []);
+        book.turn(noon(), Some(&ten));
+        assert_eq!(due(&mut book, 62), [(today(), 5)]);
+    }
+
+    #[test]
+    fn gauges_are_written_when_they_change() {
+        let mut book = Book::new(noon());
+        book.load(0, Vec::new(), &ten);
+        let mut due = |n| {
+            let gauges = (n > 0).then(|| (acme(), Gauges::from([(Resource::Connections, n)])));
+            let writes = book.due(gauges.into_iter().collect(), Duration::ZERO, SLOWLY, &ten);
+            book.wrote(&writes, Duration::ZERO);
+            writes.into_iter().find_map(|write| write.gauges).map(|g| g.values().sum::<u64>())
+        };
+        assert_eq!(
+            [due(2), due(2), due(3), due(0), due(0)],
+            [Some(2), None, Some(3), Some(0), None]
+        );
+    }
+
+    #[test]
+    fn a_servers_counter_is_read_from_where_it_was_left() {
+        let mark = |messages| Mark { messages, bytes: 0 };
+        let mut book = Book::new(noon());
+        book.load(0, Vec::new(), &ten);
+        // One that has run for days has counted what is none of today's.
+        book.read("old", &acme(), mark(1_000), false, &ten);
+        assert_eq!(used(&mut book), 0);
+        book.read("old", &acme(), mark(1_002), false, &ten);
+        // One that began today has not.
+        book.read("new", &acme(), mark(3), true, &ten);
+        assert_eq!(used(&mut book), 5);
+        // One that begins anew counts from nothing, and never takes anything back.
+        book.read("old", &acme(), mark(1), false, &ten);
+        assert_eq!(used(&mut book), 6);
+        assert!(book.exhausted().is_empty());
+        book.read("new", &acme(), mark(7), true, &ten);
+        assert!(book.exhausted().contains(&acme()));
+        // Whoever reads it next goes on there.
+        let writes = book.due(HashMap::new(), Duration::ZERO, SLOWLY, &ten);
+        let marks: HashMap<_, _> = writes.iter().flat_map(|w| w.marks.clone()).collect();
+        assert_eq!(
+            marks,
+            HashMap::from([("old".to_owned(), mark(1)), ("new".to_owned(), mark(7))])
+        );
+        let mut next = Book::new(noon());
+        let heard = |(counter, mark)| Heard::Mark { counter, tenant: acme(), mark };
+        next.load(1, marks.into_iter().map(heard).chain([count(0, 10)]).collect(), &ten);
+        next.read("new", &acme(), mark(8), true, &ten);
+        assert_eq!(used(&mut next), 11);
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten() {
+        let mut book = Book::new(noon());
+        book.load(0, Vec::new(), &ten);
+        drop(book.meter(&acme(), &ten));
+        let held = book.meter(&TenantId::parse("globex").unwrap(), &ten);
+        assert_eq!(book.today().count(), 2);
+        book.turn(tomorrow(), None);
+        assert_eq!(book.today().count(), 1);
+        drop(held);
     }
 }

@@ -3,7 +3,6 @@
 use super::Usage;
 use super::store::{About, Heard, Store, UsageError};
 use crate::config::Config;
-use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,9 @@ const SLOWLY: u32 = 12;
 
 /// First and longest pause between attempts to reach the store.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// How often everything is read again, whatever was told: a watch that has gone silent tells nobody.
+const REREAD: Duration = Duration::from_secs(300);
 
 /// How long the last telling may take.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -78,10 +80,7 @@ impl Usage {
             let began = Instant::now();
             let session = self.session(&mut store, interval);
             let Some(outcome) = stop.run_until_cancelled(session).await else { break };
-            let error = match outcome {
-                Err(error) => error,
-                Ok(never) => match never {},
-            };
+            let Err(error) = outcome else { continue };
             tracing::warn!(%error, "what tenants use is counted here alone for now");
             self.shared.metrics.usage_errors.inc();
             if began.elapsed() > BACKOFF.1 {
@@ -97,11 +96,8 @@ impl Usage {
         store.close().await;
     }
 
-    async fn session(
-        &self,
-        store: &mut Store,
-        interval: Duration,
-    ) -> Result<Infallible, UsageError> {
+    /// Exchanges with others until it is time to read everything again.
+    async fn session(&self, store: &mut Store, interval: Duration) -> Result<(), UsageError> {
         let today = self.book().day();
         let (process, heard) = store.open(today).await?;
         self.book().load(process, heard, &|id| self.limits(id));
@@ -111,8 +107,10 @@ impl Usage {
         }
         let mut flush = tokio::time::interval(interval);
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let reread = tokio::time::Instant::now() + REREAD;
         loop {
             tokio::select! {
+                () = tokio::time::sleep_until(reread) => return Ok(()),
                 next = store.next() => {
                     let heard = match next? {
                         Some(heard) => heard,

@@ -22,7 +22,7 @@ mod report;
 mod store;
 
 pub use book::Gauges;
-pub use meter::Meter;
+pub use meter::{Meter, Uncounted};
 pub use report::{Report, check, look};
 pub use store::UsageError;
 

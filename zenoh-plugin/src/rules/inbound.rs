@@ -2,6 +2,7 @@ use super::Shared;
 use crate::declarations::Declaration;
 use crate::seat::TenantUse;
 use crate::wire::{Side, Violation};
+use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::DenyReason;
 use bulkhead_policy::service::is_told_who_asks;
 use std::collections::HashMap;
@@ -77,6 +78,8 @@ pub(crate) struct InboundRules {
     interests: HashMap<InterestId, Declaration>,
     /// The key of the last put that was written out, and whether it was allowed.
     last_put: Option<(Box<str>, bool)>,
+    /// What is not counted against the tenant's day yet.
+    uncounted: Uncounted,
 }
 
 /// What bounds a session.
@@ -105,7 +108,13 @@ impl InboundRules {
             tokens: HashMap::new(),
             interests: HashMap::new(),
             last_put: None,
+            uncounted: Uncounted::default(),
         }
+    }
+
+    /// Counts what was let through and is not counted yet: once for all messages of a read.
+    pub(crate) fn count(&mut self) {
+        self.tenant.count(&mut self.uncounted);
     }
 
     /// Decides on a message, and makes of it what the router may see.
@@ -153,7 +162,9 @@ impl InboundRules {
         if !allowed {
             return denied(DenyReason::PublishDenied);
         }
-        self.tenant.spend(push.payload_size()).map_or_else(denied, |()| Decision::Pass)
+        self.tenant
+            .spend(push.payload_size(), &mut self.uncounted)
+            .map_or_else(denied, |()| Decision::Pass)
     }
 
     /// A query that carries something is a message; one that carries nothing only reads.
@@ -177,7 +188,7 @@ impl InboundRules {
                 DenyReason::PublishDenied
             } else if pending.len() >= self.limits.queries && !pending.contains(&request.id) {
                 DenyReason::QueueQuotaExceeded
-            } else if let Err(reason) = self.tenant.spend(bytes) {
+            } else if let Err(reason) = self.tenant.spend(bytes, &mut self.uncounted) {
                 reason
             } else {
                 pending.insert(request.id);
@@ -194,7 +205,7 @@ impl InboundRules {
         Decision::Deny(reason, Operation::Query, answer(NetworkBody::ResponseFinal(end)))
     }
 
-    fn response(&self, response: &Response) -> Decision {
+    fn response(&mut self, response: &Response) -> Decision {
         let denied = |reason| Decision::Deny(reason, Operation::Reply, None);
         if response.payload_size() > self.limits.payload {
             return denied(DenyReason::PayloadQuotaExceeded);
@@ -205,7 +216,8 @@ impl InboundRules {
         if !allowed {
             return denied(DenyReason::PublishDenied);
         }
-        self.tenant.spend(response.payload_size()).map_or_else(denied, |()| Decision::Pass)
+        let spent = self.tenant.spend(response.payload_size(), &mut self.uncounted);
+        spent.map_or_else(denied, |()| Decision::Pass)
     }
 
     fn interest(&mut self, interest: &mut Interest) -> Result<Decision, Violation> {

@@ -4,6 +4,7 @@ use super::{End, Relay};
 use crate::codec::unsubscribe;
 use crate::hook::{Noted, Operation};
 use crate::upstream::{up, wills};
+use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::DenyReason;
 use std::sync::Arc;
 
@@ -15,7 +16,10 @@ impl Relay {
     pub(in crate::upstream) fn leave_will(&self) -> bool {
         let Some(will) = &self.will else { return true };
         let allowed = wills::may_publish(&*self.access, &will.topic);
-        if let Err(reason) = allowed.and_then(|()| self.access.spend(will.bytes)) {
+        let mut uncounted = Uncounted::default();
+        let allowed = allowed.and_then(|()| self.access.spend(will.bytes, &mut uncounted));
+        self.access.count(&mut uncounted);
+        if let Err(reason) = allowed {
             self.denied(Operation::Will, reason);
             return false;
         }
