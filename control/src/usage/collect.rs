@@ -22,12 +22,17 @@ struct Collected {
 pub(super) fn register(usage: &Usage, metrics: &Metrics) -> prometheus::Result<()> {
     let Some(labels) = metrics.labels() else { return Ok(()) };
     let gauge =
-        |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["tenant", "resource"]);
+        |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
     let used = gauge(
         "bulkhead_tenant_usage",
         "What a tenant uses: of resources per day in the whole deployment, of the others in this process",
+        &["tenant", "resource"],
     )?;
-    let quota = gauge("bulkhead_tenant_quota", "What a tenant may use, where it is limited")?;
+    let quota = gauge(
+        "bulkhead_tenant_quota",
+        "What a tenant may use, where it is limited",
+        &["tenant", "resource"],
+    )?;
     let usage = Arc::downgrade(&usage.shared);
     let collected = Collected { usage, labels, used, quota, asking: Mutex::default() };
     metrics.registry().register(Box::new(collected))
