@@ -12,8 +12,7 @@
 //! under it: there are never more records than processes were there at a time. Each write is bound to the
 //! number still being its own.
 
-use super::book::Gauges;
-use super::store::{About, Heard, MAX_PROCESSES, UsageError, Write, named, unnamed};
+use super::store::{About, Heard, MAX_PROCESSES, UsageError, Write, Written, named, unnamed};
 use crate::config::EtcdConfig;
 use crate::etcd::{TIMEOUT, connect, keep_alive};
 use bulkhead_policy::{Amounts, Day, Mark, TenantId};
@@ -328,13 +327,12 @@ fn process_of(kv: &KeyValue) -> Option<u32> {
     kv.key_str().ok()?.rsplit('/').next()?.parse().ok()
 }
 
-/// What everybody has written of one tenant: its records of a day, its gauges, and what the processes say
-/// that are there.
+/// What everybody has written of one tenant.
 pub(super) async fn look(
     config: &EtcdConfig,
     tenant: &TenantId,
     day: Day,
-) -> Result<(Vec<Amounts>, Vec<Gauges>, Vec<About>), UsageError> {
+) -> Result<Written, UsageError> {
     let mut client = connect(config).await?;
     let all = || Some(GetOptions::new().with_prefix());
     let counts = client.get(format!("{COUNTS}{day}/{tenant}/"), all()).await?;
@@ -346,7 +344,7 @@ pub(super) async fn look(
         Some(unnamed(&named))
     });
     let about = processes.kvs().iter().filter_map(|kv| serde_json::from_slice(kv.value()).ok());
-    Ok((counts.collect(), gauges.collect(), about.collect()))
+    Ok(Written { counts: counts.collect(), gauges: gauges.collect(), about: about.collect() })
 }
 
 /// Looks whether keys can be read and written: one is put and deleted at once.
@@ -362,5 +360,160 @@ pub(super) async fn check(config: &EtcdConfig) -> Result<String, UsageError> {
 impl std::fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EtcdStore").field("claim", &self.claim).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EtcdStore, MARKS, Written, look};
+    use crate::config::EtcdConfig;
+    use crate::etcd::connect;
+    use crate::usage::book::Gauges;
+    use crate::usage::store::{About, Heard, UsageError, Write};
+    use bulkhead_devkit::{Etcd, Tools};
+    use bulkhead_policy::{Amounts, Day, Mark, Resource, TenantId};
+    use jiff::Timestamp;
+    use std::time::Duration;
+
+    fn acme() -> TenantId {
+        TenantId::parse("acme").unwrap()
+    }
+
+    fn today() -> Day {
+        Day::of(Timestamp::now())
+    }
+
+    struct Site {
+        etcd: Etcd,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Site {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let binary = Tools::open().unwrap().etcd().unwrap();
+            Self { etcd: Etcd::start(&binary, folder.path()).unwrap(), _folder: folder }
+        }
+
+        fn config(&self) -> EtcdConfig {
+            EtcdConfig::at(vec![self.etcd.endpoint().to_owned()])
+        }
+
+        fn store(&self) -> EtcdStore {
+            EtcdStore::new(self.config(), Duration::from_millis(100))
+        }
+    }
+
+    fn writes(messages: u64, connections: u64) -> Vec<Write> {
+        let amounts = Amounts { messages, ..Amounts::default() };
+        vec![Write {
+            tenant: acme(),
+            counts: vec![(today(), amounts)],
+            marks: vec![("nats-x".to_owned(), Mark { messages, bytes: 1 })],
+            gauges: Some(Gauges::from([(Resource::Connections, connections)])),
+        }]
+    }
+
+    async fn write(store: &mut EtcdStore, messages: u64) -> Result<(), UsageError> {
+        store.write(About::default(), &writes(messages, 1), Vec::new(), today()).await.map(drop)
+    }
+
+    /// Ends a process as the system does: its lease goes.
+    async fn end(site: &Site, store: &EtcdStore) {
+        let lease = store.claim.as_ref().unwrap().lease;
+        connect(&site.config()).await.unwrap().lease_revoke(lease).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_process_has_a_number_and_hears_of_the_others() {
+        let site = Site::start();
+        let (mut one, mut other) = (site.store(), site.store());
+        assert_eq!(one.open(today()).await.unwrap(), (0, Vec::new()));
+        assert_eq!(other.open(today()).await.unwrap(), (1, Vec::new()));
+        write(&mut one, 5).await.unwrap();
+        let mut heard = Vec::new();
+        // The first answer is that it listens.
+        while heard.is_empty() {
+            heard = other.next().await.unwrap();
+        }
+        let amounts = Amounts { messages: 5, ..Amounts::default() };
+        let count = Heard::Count { day: today(), tenant: acme(), process: 0, amounts };
+        let mark = Mark { messages: 5, bytes: 1 };
+        let mark = Heard::Mark { counter: "nats-x".to_owned(), tenant: acme(), mark };
+        assert_eq!(heard, [count, mark]);
+        // The same process keeps its number.
+        assert_eq!(one.open(today()).await.unwrap().0, 0);
+        write(&mut other, 2).await.unwrap();
+        let Written { counts, gauges, about } =
+            look(&site.config(), &acme(), today()).await.unwrap();
+        assert_eq!(counts.iter().map(|a| a.messages).sum::<u64>(), 7);
+        assert_eq!((gauges.len(), about.len()), (2, 2));
+        // Who goes takes along what it has at the moment, and leaves what it has counted.
+        Box::new(one).close().await;
+        let Written { counts, gauges, about } =
+            look(&site.config(), &acme(), today()).await.unwrap();
+        assert_eq!((counts.len(), gauges.len(), about.len()), (2, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn whoever_has_lost_its_number_writes_nothing_more_under_it() {
+        let site = Site::start();
+        let (mut lost, mut next) = (site.store(), site.store());
+        lost.open(today()).await.unwrap();
+        write(&mut lost, 5).await.unwrap();
+        end(&site, &lost).await;
+        // The next one goes on with the record, not beside it.
+        let (process, heard) = next.open(today()).await.unwrap();
+        assert_eq!((process, heard.len()), (0, 2));
+        write(&mut next, 9).await.unwrap();
+        assert!(matches!(write(&mut lost, 6).await, Err(UsageError::Lost)));
+        let claim = lost.claim.clone().unwrap();
+        let mut client = connect(&site.config()).await.unwrap();
+        let put = etcd_client::TxnOp::put("/bulkhead/usage/x", "", None);
+        let written = super::transact(&mut client, &claim, vec![put]).await;
+        assert!(matches!(written, Err(UsageError::Lost)), "whatever its lease is");
+        assert_eq!(lost.open(today()).await.unwrap().0, 1);
+        let Written { counts, .. } = look(&site.config(), &acme(), today()).await.unwrap();
+        assert_eq!(counts.iter().map(|a| a.messages).collect::<Vec<_>>(), [9]);
+    }
+
+    #[tokio::test]
+    async fn a_counter_has_one_reader_at_a_time() {
+        let site = Site::start();
+        let (mut one, mut other) = (site.store(), site.store());
+        one.open(today()).await.unwrap();
+        other.open(today()).await.unwrap();
+        let reads = async |store: &mut EtcdStore, counter: &str| {
+            let wanted = vec![counter.to_owned()];
+            store.write(About::default(), &[], wanted, today()).await.unwrap().contains(counter)
+        };
+        assert!(reads(&mut one, "nats-x").await && !reads(&mut other, "nats-x").await);
+        assert!(reads(&mut other, "nats-y").await && !reads(&mut one, "nats-y").await);
+        assert!(reads(&mut one, "nats-x").await);
+        end(&site, &one).await;
+        assert!(reads(&mut other, "nats-x").await);
+    }
+
+    #[tokio::test]
+    async fn what_was_counted_goes_away_by_itself() {
+        let site = Site::start();
+        let mut store = site.store();
+        store.open(today()).await.unwrap();
+        write(&mut store, 1).await.unwrap();
+        let mut client = connect(&site.config()).await.unwrap();
+        let options = etcd_client::GetOptions::new().with_prefix();
+        let found = client.get("/bulkhead/usage/", Some(options)).await.unwrap();
+        let keys: Vec<_> = found.kvs().iter().map(|kv| kv.key_str().unwrap()).collect();
+        assert_eq!(keys.len(), 4, "{keys:?}");
+        assert!(found.kvs().iter().all(|kv| kv.lease() != 0), "nothing stays for ever: {keys:?}");
+        let of_days = found.kvs().iter().find(|kv| kv.key_str().unwrap().contains(MARKS)).unwrap();
+        let ttl = client.lease_time_to_live(of_days.lease(), None).await.unwrap().ttl();
+        assert!((2 * 86_400..3 * 86_400).contains(&ttl), "{ttl}");
+        // A process that begins anew takes no further lease for the same day.
+        end(&site, &store).await;
+        let mut next = site.store();
+        next.open(today()).await.unwrap();
+        write(&mut next, 2).await.unwrap();
+        assert_eq!(client.leases().await.unwrap().leases().len(), 2);
     }
 }

@@ -3,8 +3,7 @@
 //! Each process has a number, by a lock that the system takes back when it ends, and a file of that number,
 //! which it replaces whole. It goes on with what the process before counted under the same number.
 
-use super::book::Gauges;
-use super::store::{About, Heard, MAX_PROCESSES, UsageError, Write, named, unnamed};
+use super::store::{About, Heard, MAX_PROCESSES, UsageError, Write, Written, named, unnamed};
 use crate::files::{Watched, create_private_folder, read_text, write_secret};
 use bulkhead_policy::{Amounts, Day, Mark, TenantId};
 use serde::{Deserialize, Serialize};
@@ -227,26 +226,21 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
     tempfile::tempfile_in(at).map(drop).map_err(named)
 }
 
-/// What everybody has written of one tenant: its records of a day, its gauges, and what the processes say
-/// that are there.
-pub(super) fn look(
-    folder: &Path,
-    tenant: &TenantId,
-    day: Day,
-) -> Result<(Vec<Amounts>, Vec<Gauges>, Vec<About>), UsageError> {
-    let (mut counts, mut gauges, mut about) = (Vec::new(), Vec::new(), Vec::new());
+/// What everybody has written of one tenant.
+pub(super) fn look(folder: &Path, tenant: &TenantId, day: Day) -> Result<Written, UsageError> {
+    let mut written = Written::default();
     let found = match processes(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         found => found?,
     };
     for process in found {
         let Some(document) = read(&folder.join(format!("{process}.json")))? else { continue };
-        counts.extend(document.counts.get(&day.to_string()).and_then(|of| of.get(tenant)));
+        written.counts.extend(document.counts.get(&day.to_string()).and_then(|of| of.get(tenant)));
         // Whoever has its lock is there.
         if try_lock(&folder.join(format!("{process}.lock")))?.is_none() {
-            gauges.extend(document.now.get(tenant).map(unnamed));
-            about.push(document.about);
+            written.gauges.extend(document.now.get(tenant).map(unnamed));
+            written.about.push(document.about);
         }
     }
-    Ok((counts, gauges, about))
+    Ok(written)
 }

@@ -1,7 +1,7 @@
 //! What a tenant uses, as all processes together have written it: for whoever runs none.
 
 use super::Gauges;
-use super::store::UsageError;
+use super::store::{UsageError, Written};
 use super::{etcd, files};
 use crate::config::{Config, Source};
 use bulkhead_policy::{Amounts, Day, Resource, TenantId};
@@ -51,13 +51,13 @@ pub async fn check(config: &Config) -> Result<String, UsageError> {
 /// # Errors
 /// [`UsageError`].
 pub async fn look(config: &Config, tenant: &TenantId, day: Day) -> Result<Report, UsageError> {
-    let (counts, gauges, about) = match config.directory.source() {
+    let Written { counts, gauges, about } = match config.directory.source() {
         Some(Source::Etcd(etcd)) => etcd::look(etcd, tenant, day).await?,
         Some(Source::File(_)) => {
             let folder = config.usage.folder(&config.directory).unwrap_or_default();
             files::look(&folder, tenant, day)?
         }
-        None => Default::default(),
+        None => Written::default(),
     };
     let mut live = Gauges::new();
     for (resource, n) in gauges.into_iter().flatten() {

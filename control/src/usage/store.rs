@@ -98,6 +98,15 @@ impl About {
     }
 }
 
+/// What everybody has written of one tenant: its records of a day, its gauges, and what the processes say
+/// that are there.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) counts: Vec<Amounts>,
+    pub(super) gauges: Vec<Gauges>,
+    pub(super) about: Vec<About>,
+}
+
 /// Gauges as they are written.
 pub(super) fn named(gauges: &Gauges) -> BTreeMap<&'static str, u64> {
     gauges.iter().map(|(resource, n)| (resource.name(), *n)).collect()
