@@ -35,7 +35,7 @@ const MARKS: &str = "marks";
 const KEPT: i64 = 2 * 86_400 + 3_600;
 
 /// How long a process is there after its last sign of life, at the least.
-const SILENT: Duration = Duration::from_secs(15);
+const SILENT: Duration = Duration::from_secs(5);
 
 /// Operations of one transaction: etcd takes 128 by default.
 const OPERATIONS: usize = 100;

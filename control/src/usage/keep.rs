@@ -3,6 +3,7 @@
 use super::Usage;
 use super::store::{About, Heard, Store, UsageError};
 use crate::config::Config;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -139,10 +140,20 @@ impl Usage {
     async fn flush(&self, store: &mut Store, slowly: Duration) -> Result<(), UsageError> {
         let (live, resources) = self.live();
         let now = self.shared.started.elapsed();
-        let (today, writes) = {
+        let (today, mut writes) = {
             let mut book = self.book();
             (book.day(), book.due(live, now, slowly, &|id| self.limits(id)))
         };
+        // Of a tenant that the directory does not know nothing is kept but that it has nothing here.
+        let directory = self.shared.directory.snapshot();
+        writes.retain_mut(|write| {
+            if directory.get(&write.tenant).is_none() {
+                write.counts.clear();
+                write.marks.clear();
+                write.gauges = write.gauges.take().filter(BTreeMap::is_empty);
+            }
+            !write.is_empty()
+        });
         let counters = self.counters().0.iter().cloned().collect();
         let reads = store.write(About::of(resources), &writes, counters, today).await?;
         self.counters().1 = reads;
