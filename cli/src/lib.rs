@@ -10,7 +10,7 @@ mod output;
 pub mod signer;
 
 pub use args::Args;
-pub use commands::{Services, start_services};
+pub use commands::{Services, start_services, start_services_by};
 
 use std::process::ExitCode;
 

@@ -32,6 +32,22 @@ pub fn pages(config: &EtcdConfig) -> std::io::Result<reqwest::Client> {
     client.build().map_err(std::io::Error::other)
 }
 
+/// Keeps a lease alive once. Says whether there still is one.
+///
+/// # Errors
+/// What etcd says, or that it says nothing.
+pub async fn keep_alive(client: &mut Client, lease: i64) -> Result<bool, etcd_client::Error> {
+    let silent = || etcd_client::Error::LeaseKeepAliveError("no answer".to_owned());
+    let asked = tokio::time::timeout(TIMEOUT, client.lease_keep_alive(lease));
+    match asked.await.map_err(|_| silent())? {
+        Ok(_) => Ok(true),
+        Err(etcd_client::Error::LeaseKeepAliveError(text)) if text == "lease not found" => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Connects to etcd.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ mod serve;
 mod tenant;
 mod token;
 
-pub use serve::{Services, start as start_services};
+pub use serve::{Services, start as start_services, start_by as start_services_by};
 
 use crate::args::{Args, Command};
 use crate::output::Output;
