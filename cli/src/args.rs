@@ -56,6 +56,8 @@ pub enum Command {
     /// Check the audit log.
     #[command(subcommand)]
     Audit(Audit),
+    /// Try, with the credentials of two tenants of any deployment, what they can do to each other.
+    Verify(Verify),
 }
 
 /// `bulkhead dev`.
@@ -67,6 +69,19 @@ pub struct Dev {
     /// Where keys, tenants and configuration are kept.
     #[arg(long, default_value = ".bulkhead/dev")]
     pub dir: PathBuf,
+}
+
+/// `bulkhead verify`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 isolated, 1 a leak was found, 2 typed or configured wrong, 3 some row \
+                        could not be told.")]
+pub struct Verify {
+    /// The file with the brokers and what two tenants show them.
+    #[arg(required_unless_present = "example")]
+    pub deployment: Option<PathBuf>,
+    /// Print such a file, with every setting explained, and exit.
+    #[arg(long, conflicts_with = "deployment")]
+    pub example: bool,
 }
 
 /// `bulkhead init`.

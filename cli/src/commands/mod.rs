@@ -10,7 +10,9 @@ mod nats;
 mod serve;
 mod tenant;
 mod token;
+mod verify;
 
+pub(crate) use creds::causes;
 pub use serve::{Services, start as start_services};
 
 use crate::args::{Args, Command};
@@ -106,5 +108,6 @@ pub(crate) async fn run(args: Args) -> Outcome {
         Command::Creds(command) => creds::run(&context, command).await,
         Command::Nats(command) => nats::run(&context, command),
         Command::Audit(command) => audit::run(&context, command),
+        Command::Verify(args) => verify::run(&context, args).await,
     }
 }
