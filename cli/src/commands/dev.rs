@@ -14,7 +14,8 @@ use std::process::ExitCode;
 
 pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
     let quiet = LogConfig {
-        filter: "warn,async_nats=error,rumqttc=error".to_owned(),
+        // That clients are refused is what the matrix shows.
+        filter: "warn,async_nats=off,rumqttc=off,zenoh=error,zenoh_transport=off".to_owned(),
         ..LogConfig::default()
     };
     log::init(&quiet)?;

@@ -62,8 +62,8 @@ pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
     rows.push(
         sides
             .each("see the other tenant's devices in the registry", async |a, v| {
-                registry::look(a, v, async |client: &Nats, subject, question| {
-                    client.ask(subject, question).await
+                registry::look(a, v, wait, async |client: &Nats, subject, question, within| {
+                    client.ask(subject, question, within).await
                 })
                 .await
             })
@@ -174,9 +174,9 @@ impl Nats {
     }
 
     /// The answer to a request, if there is one.
-    async fn ask(&self, subject: &str, question: &str) -> Option<Vec<u8>> {
+    async fn ask(&self, subject: &str, question: &str, within: Duration) -> Option<Vec<u8>> {
         let asked = self.client.request(subject.to_owned(), question.to_owned().into());
-        Some(timeout(ANSWER, asked).await.ok()?.ok()?.payload.to_vec())
+        Some(timeout(within, asked).await.ok()?.ok()?.payload.to_vec())
     }
 }
 
@@ -381,7 +381,7 @@ async fn system(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> R
     // Every account may ask for its own connections: nobody else's are among them.
     let question = json!({"subscriptions": true, "limit": 1024}).to_string();
     let connections = attacker.sender.client.request("$SYS.REQ.ACCOUNT.PING.CONNZ", question.into());
-    if let Ok(Ok(answer)) = timeout(ANSWER, connections).await
+    if let Ok(Ok(answer)) = timeout(wait * 2, connections).await
         && String::from_utf8_lossy(&answer.payload).contains(&name)
     {
         leak = Some(format!(
@@ -398,20 +398,30 @@ async fn system(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> R
 
 /// The victim keeps a message in a stream; the attacker looks for the stream.
 async fn stream(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Result<Trial, Cannot> {
+    // A server says nothing to whoever may not ask.
+    let sender = &victim.sender;
+    if !sender.send("$JS.API.INFO", Some(&sender.client.new_inbox()), &Mark::new()).await? {
+        return Err(Cannot::Apply(format!("{} may not use JetStream", victim.name())));
+    }
     let name = random_word();
-    let mut context = jetstream::new(victim.sender.client.clone());
+    let mut context = jetstream::new(sender.client.clone());
     context.set_timeout(ANSWER);
-    let config = Config {
+    let subject = victim.space.fresh();
+    let config = |storage| Config {
         name: name.clone(),
-        subjects: vec![victim.space.fresh()],
-        storage: StorageType::Memory,
+        subjects: vec![subject.clone()],
+        storage,
         max_messages: 1,
         max_bytes: 4096,
         max_age: STREAM_AGE,
         ..Config::default()
     };
-    let subject = config.subjects.first().cloned().unwrap_or_default();
-    if let Err(error) = context.create_stream(config).await {
+    // A tenant may have room for one of them only.
+    let mut made = context.create_stream(config(StorageType::Memory)).await;
+    if matches!(&made, Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(_))) {
+        made = context.create_stream(config(StorageType::File)).await;
+    }
+    if let Err(error) = made {
         return Err(absent(victim, error.kind(), &error.to_string()));
     }
     let tried = reach_stream(attacker, victim, &name, &subject, wait).await;
@@ -434,7 +444,6 @@ fn absent(victim: &Side<Nats>, kind: CreateStreamErrorKind, error: &str) -> Cann
             code == ErrorCode::JETSTREAM_NOT_ENABLED
                 || code == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
         }
-        // A server says nothing to whoever may not ask.
         CreateStreamErrorKind::TimedOut => victim.sender.is_refused_below("$JS.API."),
         _ => false,
     };

@@ -7,11 +7,12 @@ use super::report::{Attempt, Cannot, Judged, Seen, Trial};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// How often a message is sent that has to arrive, before it counts as lost.
-const TRIES: u32 = 3;
+/// How often a message is sent that has to arrive, before it counts as lost: once, but where a subscription
+/// takes its time to become known.
+const TRIES: u32 = 10;
 
 /// How long each of them is waited for.
-const ARRIVES: Duration = Duration::from_secs(2);
+const ARRIVES: Duration = Duration::from_millis(500);
 
 /// How long an answer may take that always comes.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);

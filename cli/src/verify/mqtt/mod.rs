@@ -288,9 +288,10 @@ async fn system(attacker: &Side<Mqtt>, victim: &Side<Mqtt>, wait: Duration) -> R
     let (mut ears, mut agreed) = spy_on(&spy, attacker, &filters).await?;
     agreed |= attacker.sender.again().await?.list_clients().await?;
     let is_systems = |heard: &Heard| heard.mark.is_none();
+    sleep(wait).await;
     let mut heard = None;
     for ear in &mut ears {
-        heard = heard.or(ear.find(wait, is_systems).await);
+        heard = heard.or(ear.find(Duration::ZERO, is_systems).await);
     }
     let topic = heard.as_ref().and_then(|heard| heard.name.clone()).unwrap_or_default();
     Ok(Trial {
