@@ -9,7 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 typed wrong, 3 a check found something wrong."
+    after_help = "Exit codes: 0 done, 1 failed, 2 typed wrong, 3 a check found something wrong. See \
+                  `bulkhead verify --help` for its own."
 )]
 pub struct Args {
     /// The configuration.
@@ -73,8 +74,10 @@ pub struct Dev {
 
 /// `bulkhead verify`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 isolated, 1 a leak was found, 2 typed or configured wrong, 3 some row \
-                        could not be told.")]
+#[command(
+    after_help = "Exit codes: 0 isolated, 1 a leak was found, 2 typed or configured wrong, 3 some row \
+                        could not be told."
+)]
 pub struct Verify {
     /// The file with the brokers and what two tenants show them.
     #[arg(required_unless_present = "example")]

@@ -41,7 +41,10 @@ fn the_matrix_is_printed_and_holds_and_holds_again() {
     let first = once(&[]);
     let matrix = rows(&first.stdout);
     assert!(matrix.len() >= 6, "{first}");
-    assert!(matrix.iter().all(|row| row.ends_with("isolated") && row.contains("arrived")), "{first}");
+    assert!(
+        matrix.iter().all(|row| row.ends_with("isolated") && row.contains("arrived")),
+        "{first}"
+    );
     let last = first.stdout.lines().next_back().unwrap();
     assert!(last.starts_with("Every row holds"), "{first}");
     assert!(!first.stdout.contains("Ctrl-C"), "it does not stay up");

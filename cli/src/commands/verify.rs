@@ -49,7 +49,8 @@ pub(super) fn show(report: &Report) -> String {
         Verdict::Unknown => "UNKNOWN",
     };
     let rows = report.rows().iter().map(|row| {
-        let texts = [row.backend.to_owned(), row.action.to_owned(), seen(row.own), seen(row.foreign)];
+        let texts =
+            [row.backend.to_owned(), row.action.to_owned(), seen(row.own), seen(row.foreign)];
         texts.into_iter().chain([result(row).to_owned()]).collect()
     });
     let mut text =

@@ -17,9 +17,7 @@ pub(super) async fn measure(environment: &Environment) -> Result<Vec<Judged>, De
     let (of_a, of_b) =
         (Party::connect(environment, a).await?, Party::connect(environment, b).await?);
     let (mut registering, mut finding) = (Vec::new(), Vec::new());
-    for ((attacker, party), (victim, own)) in
-        [((a, &of_a), (b, &of_b)), ((b, &of_b), (a, &of_a))]
-    {
+    for ((attacker, party), (victim, own)) in [((a, &of_a), (b, &of_b)), ((b, &of_b), (a, &of_a))] {
         let tried = |own, foreign, did: &str| {
             let leak = format!("{attacker} {did} a device of {victim}");
             Attempt { attacker, victim, came_to: Ok(Trial { own, foreign, leak }) }

@@ -310,10 +310,18 @@ impl Tenant {
             )),
             (None, None) => found.certificate,
             (Some(_), None) => {
-                return Err(Problem::new(&at("key_file"), "is missing", "name the certificate's key"));
+                return Err(Problem::new(
+                    &at("key_file"),
+                    "is missing",
+                    "name the certificate's key",
+                ));
             }
             (None, Some(_)) => {
-                return Err(Problem::new(&at("cert_file"), "is missing", "name the key's certificate"));
+                return Err(Problem::new(
+                    &at("cert_file"),
+                    "is missing",
+                    "name the key's certificate",
+                ));
             }
         };
         let urls = self.urls.or_else(|| common.urls.clone()).or(found.urls).unwrap_or_default();
@@ -323,8 +331,12 @@ impl Tenant {
         })?;
         let prefix = self.prefix.or(found.prefix).unwrap_or_default();
         check_prefix(broker, &prefix).map_err(|what| {
-            Problem::new(&at("prefix"), &what, "write a name that the tenant may publish and \
-                                                subscribe below, without wildcards")
+            Problem::new(
+                &at("prefix"),
+                &what,
+                "write a name that the tenant may publish and \
+                                                subscribe below, without wildcards",
+            )
         })?;
         Ok(Party {
             name: self.name.or(found.tenant).unwrap_or_else(|| which.to_owned()),
@@ -372,9 +384,8 @@ impl Found {
         let section = file
             .get(section_name)
             .ok_or_else(|| problem(&format!("has no section '{section_name}'")))?;
-        let text_at = |pointer: &str| {
-            section.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
-        };
+        let text_at =
+            |pointer: &str| section.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let pem_at = |name: &str| -> Result<Option<Pem>, Problem> {
             let inline = text_at(&format!("/tls/{name}_pem")).map(|text| Pem(text.into()));
             let path = text_at(&format!("/tls/{name}_file"));
@@ -405,9 +416,8 @@ impl Found {
             [DEVICE_CONNECT, &tenant, &device, "event"].join(separator(broker))
         });
         let urls = section.get("urls").and_then(Value::as_array);
-        let urls = urls.map(|urls| {
-            urls.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        });
+        let urls =
+            urls.map(|urls| urls.iter().filter_map(Value::as_str).map(str::to_owned).collect());
         Ok(Self { tenant, urls, prefix, shown, certificate, authorities: pem_at("ca")? })
     }
 }
@@ -431,8 +441,9 @@ fn misplaced(setting: &str, section: &str) -> Problem {
 }
 
 fn secret(setting: &str, path: &Path) -> Result<String, Problem> {
-    let text = read_text(path)
-        .map_err(|error| Problem::new(setting, &error.to_string(), "check the path and its permissions"))?;
+    let text = read_text(path).map_err(|error| {
+        Problem::new(setting, &error.to_string(), "check the path and its permissions")
+    })?;
     match text.trim() {
         "" => Err(Problem::new(
             setting,
@@ -567,7 +578,10 @@ mod tests {
             (replaced("user = \"b\", ", ""), ["mqtt.b.user", "whose password"]),
             (replaced(", password_file = \"b.txt\"", ""), ["mqtt.b", "password_file"]),
             (
-                replaced("password_file = \"b.txt\"", "password_file = \"b.txt\", anonymous = true"),
+                replaced(
+                    "password_file = \"b.txt\"",
+                    "password_file = \"b.txt\", anonymous = true",
+                ),
                 ["mqtt.b", "leave one"],
             ),
             (
@@ -575,15 +589,24 @@ mod tests {
                 ["mqtt.b.name", "two tenants"],
             ),
             (
-                replaced("password_file = \"b.txt\"", "password_file = \"b.txt\", prefix = \"x/#\""),
+                replaced(
+                    "password_file = \"b.txt\"",
+                    "password_file = \"b.txt\", prefix = \"x/#\"",
+                ),
                 ["mqtt.b.prefix", "without wildcards"],
             ),
             (
-                replaced("password_file = \"b.txt\"", "password_file = \"b.txt\", cert_file = \"x\""),
+                replaced(
+                    "password_file = \"b.txt\"",
+                    "password_file = \"b.txt\", cert_file = \"x\"",
+                ),
                 ["mqtt.b.key_file", "the certificate's key"],
             ),
             (
-                replaced("password_file = \"b.txt\"", "password_file = \"b.txt\", inbox_prefix = \"x\""),
+                replaced(
+                    "password_file = \"b.txt\"",
+                    "password_file = \"b.txt\", inbox_prefix = \"x\"",
+                ),
                 ["mqtt.b.inbox_prefix", "[nats]"],
             ),
             (
@@ -593,7 +616,10 @@ mod tests {
         ] {
             let error = read(SECRETS, &text).unwrap_err();
             for mention in mentions {
-                assert!(error.contains(mention), "{mention:?} is missing from {error:?} for {text}");
+                assert!(
+                    error.contains(mention),
+                    "{mention:?} is missing from {error:?} for {text}"
+                );
             }
             assert!(!error.contains("beta"), "{error}");
         }
@@ -612,6 +638,8 @@ mod tests {
             .chain(["acme.password", "globex.password", "acme.token"].map(|name| (name, "x")))
             .collect();
         let deployment = read(&files, EXAMPLE).unwrap();
-        assert!(deployment.nats.is_some() && deployment.mqtt.is_some() && deployment.zenoh.is_some());
+        assert!(
+            deployment.nats.is_some() && deployment.mqtt.is_some() && deployment.zenoh.is_some()
+        );
     }
 }

@@ -128,9 +128,12 @@ mod tests {
         assert_eq!(user, "acme");
         assert_ne!(password.expose_secret(), "right");
 
-        let creds = Identity { shown: Shown::creds("e.y.j", "SUA"), certificate: None };
+        let creds = Identity { shown: Shown::creds("e.y.j", "the-owners"), certificate: None };
         let Shown::Creds(text) = creds.forged().unwrap().shown else { panic!("another kind") };
-        assert!(text.expose_secret().contains("\ne.y.j\n") && !text.expose_secret().contains("\nSUA"));
+        assert!(
+            text.expose_secret().contains("\ne.y.j\n")
+                && !text.expose_secret().contains("the-owners")
+        );
         assert!(Identity::nobody().forged().is_none());
     }
 }

@@ -44,9 +44,17 @@ pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
             })
             .await,
     );
-    rows.push(sides.each("call the other tenant's service", async |a, v| call(a, v, wait).await).await);
-    rows.push(sides.each("read the other tenant's replies", async |a, v| snoop(a, v, wait).await).await);
-    rows.push(sides.each("answer in the other tenant's place", async |a, v| forge(a, v, wait).await).await);
+    rows.push(
+        sides.each("call the other tenant's service", async |a, v| call(a, v, wait).await).await,
+    );
+    rows.push(
+        sides.each("read the other tenant's replies", async |a, v| snoop(a, v, wait).await).await,
+    );
+    rows.push(
+        sides
+            .each("answer in the other tenant's place", async |a, v| forge(a, v, wait).await)
+            .await,
+    );
     rows.push(sides.each("use the system's subjects", async |a, v| system(a, v, wait).await).await);
     rows.push(
         sides
@@ -155,12 +163,7 @@ impl Nats {
         Ok(Listening { ear: ear(subscriber), refused })
     }
 
-    async fn send(
-        &self,
-        subject: &str,
-        reply: Option<&str>,
-        mark: &Mark,
-    ) -> Result<bool, Cannot> {
+    async fn send(&self, subject: &str, reply: Option<&str>, mark: &Mark) -> Result<bool, Cannot> {
         let (subject, payload) = (subject.to_owned(), mark.text().to_owned().into());
         let sent = match reply {
             None => self.client.publish(subject.clone(), payload).await,
@@ -295,7 +298,11 @@ async fn request(
 }
 
 /// The attacker listens to all inboxes that it can name, while the victim calls a service of its own.
-async fn snoop(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Result<Trial, Cannot> {
+async fn snoop(
+    attacker: &Side<Nats>,
+    victim: &Side<Nats>,
+    wait: Duration,
+) -> Result<Trial, Cannot> {
     let inbox = victim.sender.client.new_inbox();
     // `_INBOX.<random>.<random>`: the first belongs to the connection, and to the tenant what is before.
     let root = victim.party.inbox_prefix.as_deref().unwrap_or("_INBOX");
@@ -327,7 +334,11 @@ async fn snoop(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Re
 }
 
 /// The attacker publishes to the inbox in which the victim waits for an answer.
-async fn forge(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Result<Trial, Cannot> {
+async fn forge(
+    attacker: &Side<Nats>,
+    victim: &Side<Nats>,
+    wait: Duration,
+) -> Result<Trial, Cannot> {
     let (subject, inbox) = (victim.space.fresh(), victim.sender.client.new_inbox());
     let mut service = victim.hearer.listen(&subject).await?;
     let mut answers = victim.sender.listen(&inbox).await?;
@@ -353,7 +364,11 @@ async fn forge(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Re
 }
 
 /// The attacker listens to the server's events and asks the server what only its administrators may ask.
-async fn system(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Result<Trial, Cannot> {
+async fn system(
+    attacker: &Side<Nats>,
+    victim: &Side<Nats>,
+    wait: Duration,
+) -> Result<Trial, Cannot> {
     let filters = ["$SYS.>", "$SYS.ACCOUNT.>", "$SYS.SERVER.>"].map(str::to_owned);
     let (mut ears, mut agreed) = spy_on(&attacker.hearer, attacker, &filters).await?;
     // The server tells its administrators of each connection.
@@ -380,7 +395,8 @@ async fn system(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> R
     }
     // Every account may ask for its own connections: nobody else's are among them.
     let question = json!({"subscriptions": true, "limit": 1024}).to_string();
-    let connections = attacker.sender.client.request("$SYS.REQ.ACCOUNT.PING.CONNZ", question.into());
+    let connections =
+        attacker.sender.client.request("$SYS.REQ.ACCOUNT.PING.CONNZ", question.into());
     if let Ok(Ok(answer)) = timeout(wait * 2, connections).await
         && String::from_utf8_lossy(&answer.payload).contains(&name)
     {
@@ -397,7 +413,11 @@ async fn system(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> R
 }
 
 /// The victim keeps a message in a stream; the attacker looks for the stream.
-async fn stream(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Result<Trial, Cannot> {
+async fn stream(
+    attacker: &Side<Nats>,
+    victim: &Side<Nats>,
+    wait: Duration,
+) -> Result<Trial, Cannot> {
     // A server says nothing to whoever may not ask.
     let sender = &victim.sender;
     if !sender.send("$JS.API.INFO", Some(&sender.client.new_inbox()), &Mark::new()).await? {

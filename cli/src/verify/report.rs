@@ -237,10 +237,7 @@ mod tests {
                 vec![attempt(Arrived, Refused), cannot(Cannot::Tell("x".to_owned()))],
                 Outcome::Unknown,
             ),
-            (
-                vec![attempt(Arrived, Arrived), cannot(Cannot::Tell("x".to_owned()))],
-                Outcome::Leak,
-            ),
+            (vec![attempt(Arrived, Arrived), cannot(Cannot::Tell("x".to_owned()))], Outcome::Leak),
             (
                 vec![attempt(Arrived, Refused), cannot(Cannot::Apply("x".to_owned()))],
                 Outcome::Isolated,

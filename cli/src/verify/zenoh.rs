@@ -75,11 +75,7 @@ impl Zenoh {
     }
 
     /// The marks in the answers to a query.
-    async fn query(
-        &self,
-        keys: &str,
-        within: Duration,
-    ) -> Result<Vec<Mark>, Cannot> {
+    async fn query(&self, keys: &str, within: Duration) -> Result<Vec<Mark>, Cannot> {
         let answers = self
             .0
             .get(keys)

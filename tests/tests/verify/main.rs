@@ -18,8 +18,7 @@ use site::{Verdict, mosquitto, mqtt_section, nats, nats_section, verify, zenohd}
 use std::process::Command;
 
 /// The rows that hold wherever somebody has to say who it is.
-const UNINVITED: [&str; 2] =
-    ["reach a tenant without credentials", "come in with a wrong secret"];
+const UNINVITED: [&str; 2] = ["reach a tenant without credentials", "come in with a wrong secret"];
 
 /// The rows of MQTT in which tenants of one access list reach each other.
 const MQTT: [&str; 11] = [
@@ -93,12 +92,8 @@ async fn our_own_brokers_keep_members_apart() {
         .registry("")
         .start()
         .await;
-    let quota = JetStreamQuota {
-        memory_bytes: 1 << 20,
-        storage_bytes: 1 << 20,
-        streams: 2,
-        consumers: 2,
-    };
+    let quota =
+        JetStreamQuota { memory_bytes: 1 << 20, storage_bytes: 1 << 20, streams: 2, consumers: 2 };
     for tenant in ["acme", "globex"] {
         stack.change(tenant, |t| t.quotas.jetstream = Some(quota)).await;
         let token = stack.token(&Token::role(tenant, "member"));
@@ -181,16 +176,18 @@ async fn a_mosquitto_with_one_access_list_for_all_leaks_and_is_left_as_it_was() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mosquitto_with_a_list_for_each_leaks_nothing_but_client_ids() {
+async fn a_mosquitto_with_a_list_for_each_leaks_by_client_ids_alone() {
     let folder = tempfile::tempdir().unwrap();
     let list = "user alice\ntopic readwrite tenants/alice/#\n\
                 user bob\ntopic readwrite tenants/bob/#\n";
     let broker = mosquitto(folder.path(), list, "").await;
     let (alice, bob) = ("prefix = \"tenants/alice\"", "prefix = \"tenants/bob\"");
     let verdict = verify(folder.path(), &mqtt_section(&broker, alice, bob)).await;
-    // Client ids are all users' own: whoever takes another's cuts its connection.
-    verdict.leaks_by("mqtt", &[CUT]);
-    assert_eq!(verdict.rows("mqtt", "isolated").len(), MQTT.len() - 1 + UNINVITED.len());
+    // Client ids are nobody's own there: whoever takes another's cuts its connection. What waits for it
+    // is not handed out, but gone.
+    verdict.leaks_by("mqtt", &[CUT, RESUME]);
+    assert_eq!(verdict.rows("mqtt", "isolated").len(), MQTT.len() - 2 + UNINVITED.len());
+    assert!(verdict.reason("mqtt", RESUME).contains("made it lose what waited"), "{verdict}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,7 +199,7 @@ async fn a_mosquitto_that_lets_anybody_in_leaks_to_anybody() {
     let broker = mosquitto(folder.path(), list, "allow_anonymous true").await;
     let (alice, bob) = ("prefix = \"tenants/alice\"", "prefix = \"tenants/bob\"");
     let verdict = verify(folder.path(), &mqtt_section(&broker, alice, bob)).await;
-    verdict.leaks_by("mqtt", &[CUT, UNINVITED[0]]);
+    verdict.leaks_by("mqtt", &[CUT, RESUME, UNINVITED[0]]);
     let reason = verdict.reason("mqtt", UNINVITED[0]);
     assert!(reason.contains("without credentials was let in, and heard"), "{reason}");
 }
@@ -259,7 +256,8 @@ async fn a_registry_that_answers_for_every_tenant_leaks() {
     let folder = tempfile::tempdir().unwrap();
     let users = "{ user: alice, password: wonder }, { user: bob, password: builder }";
     let server = nats(folder.path(), &format!("authorization {{ users: [ {users} ] }}\n")).await;
-    let options = async_nats::ConnectOptions::with_user_and_password("alice".into(), "wonder".into());
+    let options =
+        async_nats::ConnectOptions::with_user_and_password("alice".into(), "wonder".into());
     let registry = options.connect(server.client_url()).await.unwrap();
     let mut asked = registry.subscribe("device-connect.*.discovery").await.unwrap();
     let answering = tokio::spawn(async move {
@@ -270,8 +268,14 @@ async fn a_registry_that_answers_for_every_tenant_leaks() {
         }
     });
     let text = nats_section(&server)
-        .replace("password_file = \"alice", "prefix = \"device-connect.acme\"\npassword_file = \"alice")
-        .replace("password_file = \"bob", "prefix = \"device-connect.globex\"\npassword_file = \"bob");
+        .replace(
+            "password_file = \"alice",
+            "prefix = \"device-connect.acme\"\npassword_file = \"alice",
+        )
+        .replace(
+            "password_file = \"bob",
+            "prefix = \"device-connect.globex\"\npassword_file = \"bob",
+        );
     let verdict = verify(folder.path(), &text).await;
     let row = "see the other tenant's devices in the registry";
     assert!(verdict.rows("nats", "leak").contains(&row), "{verdict}");
@@ -299,20 +303,58 @@ async fn a_zenohd_without_rules_leaks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zenohd_with_rules_for_each_user_keeps_them_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = [("alice", "wonder"), ("bob", "builder")];
+    for (user, password) in users {
+        std::fs::write(folder.path().join(format!("{user}.password")), password).unwrap();
+    }
+    let dictionary = folder.path().join("users");
+    std::fs::write(&dictionary, "alice:wonder\nbob:builder\n").unwrap();
+    let names = users.map(|(user, _)| user);
+    let config = json!({
+        "transport": {"auth": {"usrpwd": {"dictionary_file": dictionary}}},
+        "access_control": {
+            "enabled": true,
+            "default_permission": "deny",
+            "rules": names.map(|user| json!({
+                "id": user, "permission": "allow", "flows": ["ingress", "egress"],
+                "messages": ["put", "delete", "declare_subscriber", "query", "reply",
+                    "declare_queryable", "liveliness_token", "liveliness_query",
+                    "declare_liveliness_subscriber"],
+                "key_exprs": [format!("tenants/{user}/**")],
+            })),
+            "subjects": names.map(|user| json!({"id": user, "usernames": [user]})),
+            "policies": names.map(|user| json!({"rules": [user], "subjects": [user]})),
+        },
+    });
+    let router = zenohd(folder.path(), config).await;
+    let sections = [("a", "alice"), ("b", "bob")].map(|(which, user)| {
+        format!(
+            "[zenoh.{which}]\nname = \"{user}\"\nuser = \"{user}\"\n\
+             password_file = \"{user}.password\"\nprefix = \"tenants/{user}\"\n"
+        )
+    });
+    let head = format!("[zenoh]\nurls = [\"tcp/{}\"]\n", router.address());
+    let verdict = verify(folder.path(), &(head + &sections.concat())).await;
+    verdict.is_isolated(ZENOH.len() + UNINVITED.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_work_within_a_tenant_shows_nothing() {
     let folder = tempfile::tempdir().unwrap();
     // Bob may not say anything.
-    let list = "user alice\ntopic readwrite tenants/alice/#\nuser bob\ntopic read tenants/bob/#\n";
-    let broker = mosquitto(folder.path(), list, "").await;
-    let (alice, bob) = ("prefix = \"tenants/alice\"", "prefix = \"tenants/bob\"");
-    let verdict = verify(folder.path(), &mqtt_section(&broker, alice, bob)).await;
-    let unknown = verdict.rows("mqtt", "unknown");
-    assert!(unknown.len() >= 6, "{verdict}");
-    assert!(!verdict.rows("mqtt", "isolated").contains(&"publish to the other tenant"));
-    let reason = verdict.reason("mqtt", "publish to the other tenant");
-    assert!(reason.contains("within bob it does not work either"), "{reason}");
-    // That ids are shared by all is seen all the same, and a leak is worse than a doubt.
-    assert_eq!((verdict.rows("mqtt", "leak"), verdict.code), (vec![CUT], Some(1)), "{verdict}");
+    let config = "accounts {\n A: { users: [ { user: alice, password: wonder } ] }\n \
+                  B: { users: [ { user: bob, password: builder, \
+                  permissions: { publish: { deny: \">\" } } } ] }\n}\n";
+    let server = nats(folder.path(), config).await;
+    let verdict = verify(folder.path(), &nats_section(&server)).await;
+    verdict.is_unknown();
+    assert_eq!(verdict.rows("nats", "isolated"), [UNINVITED[1]], "{verdict}");
+    let reason = verdict.reason("nats", "publish to the other tenant");
+    assert!(reason.contains("within bob it does not work either (refused)"), "{reason}");
+    let reason = verdict.reason("nats", "subscribe to everything");
+    assert!(reason.contains("nats.b.prefix"), "the remedy is named: {reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,14 +17,11 @@ pub struct Verdict {
 pub async fn verify(folder: &Path, deployment: &str) -> Verdict {
     std::fs::write(folder.join("deployment.toml"), deployment).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_replica"));
-    command
-        .args(["verify", "--json", "deployment.toml"])
-        .current_dir(folder)
-        .stdin(Stdio::null());
+    command.args(["verify", "--json", "deployment.toml"]).current_dir(folder).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    let report = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    let report =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     assert!(!stderr.contains("panicked"), "{stderr}");
     Verdict { code: output.status.code(), report, stderr }
 }

@@ -151,10 +151,13 @@ impl Mqtt {
     /// A broker that ends the connection over it has not taken it either.
     async fn send(&self, name: &str, payload: String, retain: bool) -> Result<bool, Cannot> {
         let mut answers = self.answers.lock().await;
-        let properties =
-            PublishProperties { message_expiry_interval: Some(KEPT), ..PublishProperties::default() };
+        let properties = PublishProperties {
+            message_expiry_interval: Some(KEPT),
+            ..PublishProperties::default()
+        };
         let qos = QoS::AtLeastOnce;
-        let sent = self.client.publish_with_properties(name, qos, retain, payload, properties).await;
+        let sent =
+            self.client.publish_with_properties(name, qos, retain, payload, properties).await;
         if sent.is_err() {
             return Ok(false);
         }
@@ -241,13 +244,10 @@ async fn drive(
     let mut systems = 0;
     loop {
         let answer = match events.poll().await {
-            Ok(Event::Incoming(Packet::ConnAck(ack))) => {
-                Answer::Connected(ack.properties)
-            }
+            Ok(Event::Incoming(Packet::ConnAck(ack))) => Answer::Connected(ack.properties),
             Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                let granted = |code: &SubscribeReasonCode| {
-                    matches!(code, SubscribeReasonCode::Success(_))
-                };
+                let granted =
+                    |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
                 Answer::Subscribed(ack.return_codes.iter().all(granted))
             }
             Ok(Event::Incoming(Packet::PubAck(ack))) => Answer::Published(matches!(
@@ -256,8 +256,8 @@ async fn drive(
             )),
             Ok(Event::Incoming(Packet::Publish(publish))) => {
                 let mark = Mark::read(&publish.payload);
-                let is_systems = publish.topic.starts_with(b"$SYS/")
-                    || publish.topic.starts_with(b"$CONTROL/");
+                let is_systems =
+                    publish.topic.starts_with(b"$SYS/") || publish.topic.starts_with(b"$CONTROL/");
                 if is_systems {
                     systems += 1;
                 }

@@ -24,9 +24,7 @@ pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
     };
     let mut rows = sides.messages().await;
     rows.push(
-        sides
-            .each("read the other tenant's replies", async |a, v| replies(a, v, wait).await)
-            .await,
+        sides.each("read the other tenant's replies", async |a, v| replies(a, v, wait).await).await,
     );
     let group = random_word();
     rows.push(
@@ -41,7 +39,9 @@ pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
     );
     rows.push(
         sides
-            .each("read what the other tenant retains", async |a, v| read_retained(a, v, wait).await)
+            .each("read what the other tenant retains", async |a, v| {
+                read_retained(a, v, wait).await
+            })
             .await,
     );
     rows.push(
@@ -51,7 +51,9 @@ pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
             })
             .await,
     );
-    rows.push(sides.each("leave a will to the other tenant", async |a, v| will(a, v, wait).await).await);
+    rows.push(
+        sides.each("leave a will to the other tenant", async |a, v| will(a, v, wait).await).await,
+    );
     rows.push(
         sides
             .each("cut the other tenant by its client id", async |a, v| take_over(a, v, wait).await)
@@ -64,7 +66,9 @@ pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
             })
             .await,
     );
-    rows.push(sides.each("use the broker's own topics", async |a, v| system(a, v, wait).await).await);
+    rows.push(
+        sides.each("use the broker's own topics", async |a, v| system(a, v, wait).await).await,
+    );
     rows.extend(sides.uninvited(connect).await);
     rows
 }
@@ -74,7 +78,11 @@ fn absent(what: &str) -> Cannot {
 }
 
 /// The attacker listens where the victim waits for an answer.
-async fn replies(attacker: &Side<Mqtt>, victim: &Side<Mqtt>, wait: Duration) -> Result<Trial, Cannot> {
+async fn replies(
+    attacker: &Side<Mqtt>,
+    victim: &Side<Mqtt>,
+    wait: Duration,
+) -> Result<Trial, Cannot> {
     // Device Connect's answers come to names without the tenant; others' to names of its own.
     if victim.party.prefix.split('/').next() == Some(DEVICE_CONNECT) {
         let name = format!("_reply/{}", random_word().replace("bulkhead-verify-", ""));
@@ -144,7 +152,11 @@ async fn overwrite_retained(
         Ok(Trial {
             own: Seen::of(own, agreed_within),
             foreign: Seen::of(overwritten || removed, agreed),
-            leak: format!("{} {did} what {} retains under `{name}`", attacker.name(), victim.name()),
+            leak: format!(
+                "{} {did} what {} retains under `{name}`",
+                attacker.name(),
+                victim.name()
+            ),
         })
     };
     let tried = tried.await;
@@ -184,7 +196,8 @@ async fn will(attacker: &Side<Mqtt>, victim: &Side<Mqtt>, wait: Duration) -> Res
     let name = victim.space.fresh();
     let mut listening = victim.hearer.listen(&name).await?;
     let (own_will, forged) = (Mark::new(), Mark::new());
-    let dying = |mark: &Mark| Manner { will: Some((name.clone(), mark.clone())), ..Manner::default() };
+    let dying =
+        |mark: &Mark| Manner { will: Some((name.clone(), mark.clone())), ..Manner::default() };
     // Whoever is dropped cannot say goodbye; whose will is refused has no connection to lose.
     let agreed = Mqtt::connect(&attacker.party, dying(&forged)).await.is_ok();
     let agreed_within = Mqtt::connect(&victim.party, dying(&own_will)).await.is_ok();
@@ -233,53 +246,83 @@ async fn take_over(
 }
 
 /// A session of the victim waits for a message; the attacker connects with its client id.
-async fn resume(attacker: &Side<Mqtt>, victim: &Side<Mqtt>, wait: Duration) -> Result<Trial, Cannot> {
+async fn resume(
+    attacker: &Side<Mqtt>,
+    victim: &Side<Mqtt>,
+    wait: Duration,
+) -> Result<Trial, Cannot> {
     if !victim.sender.keeps_sessions() {
         return Err(absent("sessions that outlive their connection"));
     }
-    let id = format!("{}{}", victim.party.client_id_prefix, random_word());
-    let lasting = || Manner { id: Some(id.clone()), lasts: true, ..Manner::default() };
-    let name = victim.space.fresh();
-    let owner = Mqtt::connect(&victim.party, lasting()).await?;
-    let mut listening = owner.listen(&name).await?;
-    // It has the session, and hears by it.
-    let before = converse(&victim.sender, &name, &mut listening).await?.seen;
-    owner.vanish(listening).await;
-    let tried = async {
-        let queued = Mark::new();
-        let agreed_within = victim.sender.publish(&name, &queued).await?;
-        let intruder = Mqtt::connect(&attacker.party, lasting()).await;
-        let agreed = intruder.is_ok();
-        let arrived = match intruder {
-            Ok(intruder) => intruder.inherited().hears(&queued, wait).await,
-            Err(_) => false,
-        };
-        let own = if arrived {
-            Seen::Arrived
-        } else {
-            let resumed = Mqtt::connect(&victim.party, lasting()).await?;
-            Seen::of(resumed.inherited().hears(&queued, ANSWER).await, agreed_within)
-        };
-        Ok(Trial {
-            own: own.min(before),
-            foreign: Seen::of(arrived, agreed),
-            leak: format!(
-                "{} connected with the client id of a session of {}, and got what waited there",
-                attacker.name(),
-                victim.name()
-            ),
-        })
+    let control = Waiting::leave(victim).await?;
+    let own = control.resumed(&victim.party, ANSWER).await;
+    control.forget(&[&victim.party]).await;
+    let own = own?;
+    let attacked = Waiting::leave(victim).await?;
+    let taken = attacked.resumed(&attacker.party, wait).await;
+    let agreed = taken.is_ok();
+    let taken = taken.unwrap_or(false);
+    let lost = match attacked.resumed(&victim.party, ANSWER).await {
+        Ok(is_there) => Ok(!is_there && own),
+        Err(error) => Err(error),
     };
-    let tried = tried.await;
-    // A session that begins anew and does not last leaves none.
-    for party in [&attacker.party, &victim.party] {
-        let _ = Mqtt::connect(party, Manner { id: Some(id.clone()), ..Manner::default() }).await;
+    attacked.forget(&[&attacker.party, &victim.party]).await;
+    let lost = if taken { true } else { lost? };
+    let did = if taken { "got what waited there" } else { "made it lose what waited there" };
+    Ok(Trial {
+        own: Seen::of(own, true),
+        foreign: Seen::of(lost, agreed),
+        leak: format!(
+            "{} connected with the client id of a session of {}, and {did}",
+            attacker.name(),
+            victim.name()
+        ),
+    })
+}
+
+/// A session without a connection, and a message that waits in it.
+struct Waiting {
+    id: String,
+    message: Mark,
+}
+
+impl Waiting {
+    async fn leave(victim: &Side<Mqtt>) -> Result<Self, Cannot> {
+        let id = format!("{}{}", victim.party.client_id_prefix, random_word());
+        let waiting = Self { id, message: Mark::new() };
+        let owner = Mqtt::connect(&victim.party, waiting.lasting()).await?;
+        let name = victim.space.fresh();
+        let listening = owner.listen(&name).await?;
+        owner.vanish(listening).await;
+        victim.sender.publish(&name, &waiting.message).await?;
+        Ok(waiting)
     }
-    tried
+
+    fn lasting(&self) -> Manner {
+        Manner { id: Some(self.id.clone()), lasts: true, ..Manner::default() }
+    }
+
+    /// Whether whoever connects with its id gets the message.
+    async fn resumed(&self, party: &Party, within: Duration) -> Result<bool, Cannot> {
+        let resumed = Mqtt::connect(party, self.lasting()).await?;
+        Ok(resumed.inherited().hears(&self.message, within).await)
+    }
+
+    /// A session that begins anew and does not last leaves none.
+    async fn forget(&self, parties: &[&Party]) {
+        for party in parties {
+            let last = Manner { id: Some(self.id.clone()), ..Manner::default() };
+            let _ = Mqtt::connect(party, last).await;
+        }
+    }
 }
 
 /// The attacker listens to what the broker says about itself, and asks it about its clients.
-async fn system(attacker: &Side<Mqtt>, victim: &Side<Mqtt>, wait: Duration) -> Result<Trial, Cannot> {
+async fn system(
+    attacker: &Side<Mqtt>,
+    victim: &Side<Mqtt>,
+    wait: Duration,
+) -> Result<Trial, Cannot> {
     let name = victim.space.fresh();
     let mut listening = victim.hearer.listen(&name).await?;
     let own = converse(&victim.sender, &name, &mut listening).await?.seen;
