@@ -4,6 +4,8 @@ use super::{Context, Outcome};
 use crate::args::Verify;
 use crate::output::{complain, line, table};
 use crate::verify::{Deployment, EXAMPLE, Outcome as Verdict, Report, Row, Seen};
+use bulkhead_control::program::interrupted;
+use std::pin::pin;
 use std::process::ExitCode;
 
 /// Exit code for a leak.
@@ -27,7 +29,15 @@ pub(super) async fn run(context: &Context, args: Verify) -> Outcome {
             return Ok(ExitCode::from(WRONG));
         }
     };
-    let report = crate::verify::run(&deployment).await;
+    let mut running = pin!(crate::verify::run(&deployment));
+    let report = tokio::select! {
+        report = &mut running => report,
+        () = interrupted() => {
+            complain("bulkhead: interrupted; what was begun is removed first");
+            deployment.stop().set();
+            running.await
+        }
+    };
     // A verdict that nobody could read is none, and no leak either.
     if let Err(error) = context.output.print(&report, || show(&report)) {
         complain(format_args!("bulkhead: {error}"));

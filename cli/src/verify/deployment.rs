@@ -9,6 +9,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long is waited for what must not arrive, after everything has arrived that had to.
@@ -23,10 +25,33 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 /// A deployment, and two tenants' credentials.
 #[derive(Debug)]
 pub struct Deployment {
-    pub(crate) wait: Duration,
+    pub(crate) pace: Pace,
     pub(crate) nats: Option<Target>,
     pub(crate) mqtt: Option<Target>,
     pub(crate) zenoh: Option<Target>,
+}
+
+/// How long it may take.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// How long is waited at least for what must not arrive.
+    pub(crate) wait: Duration,
+    pub(crate) stop: Stop,
+}
+
+/// Ends a run early.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// From now on nothing new is begun.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// One broker, as its tenants reach it.
@@ -154,9 +179,15 @@ impl Deployment {
         })
     }
 
+    /// What ends its verification early.
+    pub fn stop(&self) -> &Stop {
+        &self.pace.stop
+    }
+
     /// A deployment that is known already.
     pub(crate) fn of(nats: Target, mqtt: Target, zenoh: Target) -> Self {
-        Self { wait: WAIT, nats: Some(nats), mqtt: Some(mqtt), zenoh: Some(zenoh) }
+        let pace = Pace { wait: WAIT, ..Pace::default() };
+        Self { pace, nats: Some(nats), mqtt: Some(mqtt), zenoh: Some(zenoh) }
     }
 }
 
@@ -198,7 +229,7 @@ impl File {
             section.map(|section| section.resolve(broker, folder)).transpose()
         };
         Ok(Deployment {
-            wait,
+            pace: Pace { wait, ..Pace::default() },
             nats: resolve(Broker::Nats, self.nats)?,
             mqtt: resolve(Broker::Mqtt, self.mqtt)?,
             zenoh: resolve(Broker::Zenoh, self.zenoh)?,

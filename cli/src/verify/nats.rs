@@ -1,6 +1,6 @@
 //! The rows of NATS.
 
-use super::deployment::{Party, Target};
+use super::deployment::{Pace, Party, Target};
 use super::ear::{Ear, Heard, Mark, Space, random_word};
 use super::identity::Shown;
 use super::probe::{ANSWER, Client, Listening, Side, Sides, converse, hears_any, spy_on};
@@ -29,12 +29,13 @@ const MAX_REFUSALS: usize = 256;
 const STREAM_AGE: Duration = Duration::from_secs(60);
 
 /// Tries every row.
-pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
+pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     let space = |party: &Party| Space::new(Broker::Nats, &party.prefix);
-    let sides = match Sides::connect(BACKEND, target, wait, space, Nats::connect).await {
+    let sides = match Sides::connect(BACKEND, target, pace, space, Nats::connect).await {
         Ok(sides) => sides,
         Err(row) => return vec![row],
     };
+    let wait = sides.wait;
     let mut rows = sides.messages().await;
     let group = random_word();
     rows.push(

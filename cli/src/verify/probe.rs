@@ -1,11 +1,11 @@
 //! The rows that are the same on every broker.
 
-use super::deployment::{Party, Target};
+use super::deployment::{Pace, Party, Stop, Target};
 use super::ear::{Ear, Mark, Space};
 use super::identity::Identity;
 use super::report::{Attempt, Cannot, Judged, Seen, Trial};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How often a message is sent that has to arrive, before it counts as lost: once, but where a subscription
 /// takes its time to become known.
@@ -13,6 +13,12 @@ const TRIES: u32 = 10;
 
 /// How long each of them is waited for.
 const ARRIVES: Duration = Duration::from_millis(500);
+
+/// How many times as long as a message takes is waited for one that must not arrive.
+const SLACK: u32 = 5;
+
+/// How long that is at most, unless the file says more.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// How long an answer may take that always comes.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
@@ -63,6 +69,7 @@ pub(super) struct Sides<C> {
     pub(super) b: Side<C>,
     /// How long is waited for what must not arrive.
     pub(super) wait: Duration,
+    stop: Stop,
 }
 
 impl<C: Client> Sides<C> {
@@ -73,7 +80,7 @@ impl<C: Client> Sides<C> {
     pub(super) async fn connect(
         backend: &'static str,
         target: &Target,
-        wait: Duration,
+        pace: &Pace,
         space: impl Fn(&Party) -> Space,
         connect: impl AsyncFn(&Party) -> Result<C, Cannot>,
     ) -> Result<Self, Judged> {
@@ -83,7 +90,11 @@ impl<C: Client> Sides<C> {
         };
         let (a, b) = (side(&target.a).await, side(&target.b).await);
         match (a, b) {
-            (Ok(a), Ok(b)) => Ok(Self { backend, a, b, wait }),
+            (Ok(a), Ok(b)) => {
+                let slowest = round_trip(&a).await.max(round_trip(&b).await);
+                let wait = pace.wait.max((slowest * SLACK).min(LONGEST));
+                Ok(Self { backend, a, b, wait, stop: pace.stop.clone() })
+            }
             (a, b) => {
                 let attempts = [(a, &target.a), (b, &target.b)].into_iter().filter_map(|(side, party)| {
                     let (Cannot::Tell(why) | Cannot::Apply(why)) = side.err()?;
@@ -107,9 +118,13 @@ impl<C: Client> Sides<C> {
     ) -> Judged {
         let mut attempts = Vec::new();
         for (attacker, victim) in [(&self.a, &self.b), (&self.b, &self.a)] {
-            let came_to = timeout(ATTEMPT, attempt(attacker, victim)).await;
-            let came_to = came_to
-                .unwrap_or_else(|_| Err(Cannot::Tell("the broker took too long".to_owned())));
+            let came_to = if self.stop.is_set() {
+                Err(Cannot::Tell("interrupted".to_owned()))
+            } else {
+                timeout(ATTEMPT, attempt(attacker, victim))
+                    .await
+                    .unwrap_or_else(|_| Err(Cannot::Tell("the broker took too long".to_owned())))
+            };
             let (attacker, victim) = (attacker.name(), victim.name());
             attempts.push(Attempt { attacker, victim, came_to });
         }
@@ -180,15 +195,24 @@ impl<C: Client> Sides<C> {
         &self,
         connect: impl AsyncFn(&Party) -> Result<C, Cannot>,
     ) -> Vec<Judged> {
-        let nobody = Party { identity: Identity::nobody(), ..self.a.party.clone() };
-        let stranger = connect(&nobody).await.ok();
+        // Who is refused for another reason shows nothing: the right credentials open the door meanwhile.
+        let let_in = async |party: &Party| Seen::of(connect(party).await.is_ok(), false);
+        let nobody = async |side: &Side<C>| {
+            connect(&Party { identity: Identity::nobody(), ..side.party.clone() }).await.ok()
+        };
+        let at_a = nobody(&self.a).await;
+        let elsewhere = self.a.party.urls != self.b.party.urls;
+        let at_b = if elsewhere { Some(nobody(&self.b).await) } else { None };
+        let at_b = at_b.as_ref().unwrap_or(&at_a);
         let mut attempts = Vec::new();
-        for victim in [&self.a, &self.b] {
-            let came_to = match &stranger {
+        for (victim, stranger) in [(&self.a, &at_a), (&self.b, at_b)] {
+            let came_to = match stranger {
                 Some(stranger) => reach(stranger, victim, self.wait).await,
-                None => {
-                    Ok(Trial { own: Seen::Arrived, foreign: Seen::Refused, leak: String::new() })
-                }
+                None => Ok(Trial {
+                    own: let_in(&victim.party).await,
+                    foreign: Seen::Refused,
+                    leak: String::new(),
+                }),
             };
             let attacker = "somebody without credentials";
             attempts.push(Attempt { attacker, victim: victim.name(), came_to });
@@ -202,10 +226,10 @@ impl<C: Client> Sides<C> {
                     side.name()
                 ))),
                 Some(identity) => {
-                    let let_in = connect(&Party { identity, ..side.party.clone() }).await.is_ok();
+                    let foreign = let_in(&Party { identity, ..side.party.clone() }).await;
                     Ok(Trial {
-                        own: Seen::Arrived,
-                        foreign: Seen::of(let_in, false),
+                        own: let_in(&side.party).await,
+                        foreign,
                         leak: format!(
                             "somebody came in as {} with a wrong secret: it is not checked",
                             side.name()
@@ -218,6 +242,20 @@ impl<C: Client> Sides<C> {
         }
         vec![anonymous, Judged::of(self.backend, "come in with a wrong secret", attempts)]
     }
+}
+
+/// How long a message takes within a tenant, if it arrives at all.
+async fn round_trip<C: Client>(side: &Side<C>) -> Duration {
+    let name = side.space.fresh();
+    let measure = async {
+        let mut listening = side.hearer.listen(&name).await?;
+        // The first makes the subscription known everywhere.
+        converse(&side.sender, &name, &mut listening).await?;
+        let begin = Instant::now();
+        let seen = converse(&side.sender, &name, &mut listening).await?.seen;
+        Ok::<_, Cannot>((seen == Seen::Arrived).then(|| begin.elapsed()))
+    };
+    measure.await.ok().flatten().unwrap_or_default()
 }
 
 /// What became of a message that has to arrive.
@@ -325,9 +363,9 @@ pub(super) async fn spy_on<C: Client>(
         return Ok((ears, agreed));
     }
     Err(Cannot::Tell(format!(
-        "its client heard nothing of its own either ({after}): see what it may do below '{}', and \
-         {}.prefix",
-        side.party.prefix, side.party.setting
+        "its client heard nothing of its own either ({after}); {}.prefix has to be a name below which it \
+         may publish and subscribe, and is '{}'",
+        side.party.setting, side.party.prefix
     )))
 }
 

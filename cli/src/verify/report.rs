@@ -141,8 +141,8 @@ impl Judged {
                         leaks.push(trial.leak);
                     } else if trial.own != Seen::Arrived {
                         doubts.push(format!(
-                            "within {victim} it does not work either ({}), so that it shows nothing \
-                             that {attacker} cannot",
+                            "within {victim} it does not work either ({}), so it shows nothing that \
+                             {attacker} cannot: see what {victim} may do, and its prefix",
                             trial.own
                         ));
                     } else {

@@ -1,6 +1,6 @@
 //! The rows of Zenoh.
 
-use super::deployment::{Party, Target};
+use super::deployment::{Pace, Party, Target};
 use super::ear::{Ear, Heard, Mark, Space};
 use super::identity::{Pem, Shown};
 use super::probe::{ANSWER, Client, Listening, Side, Sides, converse};
@@ -23,12 +23,13 @@ const BACKEND: &str = "zenoh";
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Tries every row.
-pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
+pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     let space = |party: &Party| Space::new(Broker::Zenoh, &party.prefix);
-    let sides = match Sides::connect(BACKEND, target, wait, space, Zenoh::connect).await {
+    let sides = match Sides::connect(BACKEND, target, pace, space, Zenoh::connect).await {
         Ok(sides) => sides,
         Err(row) => return vec![row],
     };
+    let wait = sides.wait;
     let mut rows = sides.messages().await;
     rows.push(sides.each("query the other tenant", async |a, v| query(a, v, wait).await).await);
     rows.push(

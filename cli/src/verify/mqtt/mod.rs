@@ -2,7 +2,7 @@
 
 mod client;
 
-use crate::verify::deployment::{Party, Target};
+use crate::verify::deployment::{Pace, Party, Target};
 use crate::verify::ear::{DEVICE_CONNECT, Heard, Mark, Space, random_word};
 use crate::verify::probe::{ANSWER, Client, Side, Sides, converse, listen_across, spy_on};
 use crate::verify::report::{Cannot, Judged, Seen, Trial};
@@ -15,13 +15,14 @@ use tokio::time::sleep;
 const BACKEND: &str = "mqtt";
 
 /// Tries every row.
-pub(super) async fn measure(target: &Target, wait: Duration) -> Vec<Judged> {
+pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     let space = |party: &Party| Space::new(Broker::Mqtt, &party.prefix);
     let connect = async |party: &Party| Mqtt::connect(party, Manner::default()).await;
-    let sides = match Sides::connect(BACKEND, target, wait, space, connect).await {
+    let sides = match Sides::connect(BACKEND, target, pace, space, connect).await {
         Ok(sides) => sides,
         Err(row) => return vec![row],
     };
+    let wait = sides.wait;
     let mut rows = sides.messages().await;
     rows.push(
         sides.each("read the other tenant's replies", async |a, v| replies(a, v, wait).await).await,
