@@ -11,7 +11,7 @@ use uuid::Uuid;
 const PREFIX: &str = "bulkhead-verify-";
 
 /// Characters of a mark.
-const LENGTH: usize = PREFIX.len() + 32;
+const LENGTH: usize = PREFIX.len() + 16;
 
 /// A text that nobody else sends: the whole payload of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,9 @@ impl Mark {
 
 /// A word that nobody else uses, for names, groups and client ids.
 pub(crate) fn random_word() -> String {
-    format!("{PREFIX}{}", Uuid::new_v4().simple())
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    // The halves hold the version and the variant, at different places.
+    format!("{PREFIX}{:016x}", high ^ low)
 }
 
 /// Something that was heard.

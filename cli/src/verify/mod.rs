@@ -1,8 +1,8 @@
 //! What two tenants of a deployment can do to each other, tried by real clients.
 //!
 //! Each row is tried by each tenant on the other, and by each within itself: only what works within
-//! shows anything by not working across. Names, groups and client ids are random, about a hundred small
-//! messages are sent on each broker, and what is kept somewhere is removed.
+//! shows anything by not working across. Names, groups and client ids are random, less than a
+//! hundred small messages are sent on each broker, and what is kept somewhere is removed.
 
 mod deployment;
 mod ear;

@@ -11,6 +11,7 @@ mod site;
 
 use bulkhead_devkit::Tools;
 use bulkhead_policy::JetStreamQuota;
+use bulkhead_tests::mqtt::Mode;
 use bulkhead_tests::zenoh::Link;
 use bulkhead_tests::{Stack, Token, Transport, eventually};
 use serde_json::{Value, json};
@@ -107,6 +108,28 @@ async fn our_own_brokers_keep_members_apart() {
         }
     }
     assert!(verdict.reason("nats", "call the other tenant's service").contains("tried by acme"));
+}
+
+/// Our own front before a mosquitto, which knows no tenants.
+async fn before_a_mosquitto(prefix: &str) -> Verdict {
+    let stack = Stack::mqtt_in(Mode::Upstream).upstream_prefix(prefix).start().await;
+    let address = stack.tcp().address;
+    let mut text = format!("[mqtt]\nurls = [\"mqtt://{address}\"]\n");
+    for (which, tenant) in [("a", "acme"), ("b", "globex")] {
+        let token = stack.token(&Token::role(tenant, "member"));
+        std::fs::write(stack.folder().join(format!("{tenant}.token")), token).unwrap();
+        text += &format!(
+            "{which} = {{ token_file = \"{tenant}.token\", prefix = \"device-connect/{tenant}\" }}\n"
+        );
+    }
+    verify(stack.folder(), &text).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_front_before_a_mosquitto_keeps_members_apart_by_its_prefix() {
+    before_a_mosquitto("{tenant}/").await.is_isolated(MQTT.len() + UNINVITED.len());
+    // Without it, a name that does not hold the tenant is the same name for all.
+    before_a_mosquitto("").await.leaks_by("mqtt", &["read the other tenant's replies"]);
 }
 
 /// Credentials as the exchange issues them, to devices, over encrypted links.
