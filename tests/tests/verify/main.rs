@@ -274,6 +274,63 @@ async fn one_account_of_nats_for_all_leaks_and_two_do_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_account_of_nats_with_permissions_for_each_user_keeps_them_apart() {
+    let user = |user: &str, password: &str| {
+        let own = format!("[ \"tenants.{user}.>\", \"_INBOX_{user}.>\" ]");
+        format!(
+            "{{ user: {user}, password: {password}, \
+             permissions: {{ publish: {own}, subscribe: {own}, allow_responses: true }} }}"
+        )
+    };
+    let users = [user("alice", "wonder"), user("bob", "builder")].join(", ");
+    let folder = tempfile::tempdir().unwrap();
+    let server = nats(folder.path(), &format!("authorization {{ users: [ {users} ] }}\n")).await;
+    let mut text = nats_section(&server);
+    for user in ["alice", "bob"] {
+        let name = format!("name = \"{user}\"\n");
+        let own = format!("prefix = \"tenants.{user}\"\ninbox_prefix = \"_INBOX_{user}\"\n");
+        text = text.replace(&name, &format!("{name}{own}"));
+    }
+    let verdict = verify(folder.path(), &text).await;
+    verdict.is_isolated(NATS.len() - 1 + UNINVITED.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_of_nats_may_be_told_apart_by_their_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut authorities = String::new();
+    for (file, name) in [("server", "localhost"), ("alice", "alice"), ("bob", "bob")] {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        std::fs::write(path(&format!("{file}.pem")), made.cert.pem()).unwrap();
+        std::fs::write(path(&format!("{file}.key")), made.signing_key.serialize_pem()).unwrap();
+        authorities += &made.cert.pem();
+    }
+    std::fs::write(path("clients.pem"), authorities).unwrap();
+    let [cert, key, clients] = ["server.pem", "server.key", "clients.pem"].map(path);
+    let config = format!(
+        "tls {{ cert_file: {cert:?}, key_file: {key:?}, ca_file: {clients:?}, verify_and_map: true }}\n\
+         accounts {{\n A: {{ users: [ {{ user: alice }} ] }}\n B: {{ users: [ {{ user: bob }} ] }}\n}}\n"
+    );
+    let server = nats(folder.path(), &config).await;
+    let port = server.client_url().rsplit(':').next().unwrap();
+    let tenant = |user: &str| {
+        format!("{{ name = \"{user}\", cert_file = \"{user}.pem\", key_file = \"{user}.key\" }}")
+    };
+    let text = format!(
+        "[nats]\nurls = [\"tls://localhost:{port}\"]\nca_file = \"server.pem\"\na = {}\nb = {}\n",
+        tenant("alice"),
+        tenant("bob"),
+    );
+    // There is no secret that could be wrong, and no JetStream.
+    verify(folder.path(), &text).await.is_isolated(NATS.len() - 1 + UNINVITED.len() - 1);
+    // Both with the same certificate are one tenant.
+    let text = text.replace("bob.pem", "alice.pem").replace("bob.key", "alice.key");
+    let verdict = verify(folder.path(), &text).await;
+    verdict.leaks_by("nats", NATS.split_last().unwrap().1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_system_account_of_nats_is_not_for_tenants() {
     let folder = tempfile::tempdir().unwrap();
     let config = "accounts {\n A: { users: [ { user: alice, password: wonder } ] }\n \
