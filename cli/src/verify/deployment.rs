@@ -78,6 +78,8 @@ pub(crate) struct Party {
     pub(crate) prefix: String,
     pub(crate) inbox_prefix: Option<String>,
     pub(crate) client_id_prefix: String,
+    /// Whether MQTT 3.1.1 is spoken, instead of 5.
+    pub(crate) is_mqtt_311: bool,
 }
 
 /// Why a deployment cannot be verified.
@@ -131,6 +133,7 @@ struct Section {
     urls: Option<Vec<String>>,
     ca_file: Option<PathBuf>,
     jetstream: Option<bool>,
+    version: Option<String>,
     a: Tenant,
     b: Tenant,
 }
@@ -203,6 +206,7 @@ impl Party {
             prefix,
             inbox_prefix: None,
             client_id_prefix: String::new(),
+            is_mqtt_311: false,
         }
     }
 }
@@ -243,11 +247,21 @@ impl Section {
         if self.jetstream.is_some() && broker != Broker::Nats {
             return Err(misplaced(&format!("{section}.jetstream"), "nats"));
         }
+        let version = format!("{section}.version");
+        let is_mqtt_311 = match self.version.as_deref() {
+            Some(_) if broker != Broker::Mqtt => return Err(misplaced(&version, "mqtt")),
+            None | Some("5") => false,
+            Some("3.1.1") => true,
+            Some(other) => {
+                let what = format!("'{other}' is no version of MQTT that can be spoken");
+                return Err(Problem::new(&version, &what, "write \"5\" or \"3.1.1\""));
+            }
+        };
         let authorities = self
             .ca_file
             .map(|path| pem(&format!("{section}.ca_file"), &folder.join(path)))
             .transpose()?;
-        let common = Common { broker, folder, urls: self.urls, authorities };
+        let common = Common { broker, folder, urls: self.urls, authorities, is_mqtt_311 };
         let a = self.a.resolve(&common, "a")?;
         let b = self.b.resolve(&common, "b")?;
         if a.name == b.name {
@@ -267,6 +281,7 @@ struct Common<'a> {
     folder: &'a Path,
     urls: Option<Vec<String>>,
     authorities: Option<Pem>,
+    is_mqtt_311: bool,
 }
 
 impl Tenant {
@@ -378,6 +393,7 @@ impl Tenant {
             prefix,
             inbox_prefix: self.inbox_prefix,
             client_id_prefix: self.client_id_prefix.unwrap_or_default(),
+            is_mqtt_311: common.is_mqtt_311,
         })
     }
 }
@@ -604,6 +620,7 @@ mod tests {
             (replaced("mqtt://", "http://"), ["mqtt.urls", "mqtts://broker.example"]),
             (replaced("mqtt://", "mqtt://u:p@"), ["mqtt.urls", "put them into a file"]),
             (replaced("urls = [\"mqtt://127.0.0.1:1883\"]", ""), ["mqtt.urls", "is not set"]),
+            (replaced("[mqtt]\n", "[mqtt]\nversion = \"3\"\n"), ["mqtt.version", "3.1.1"]),
             (replaced("b.txt", "c.txt"), ["mqtt.b.password_file", "check the path"]),
             (replaced("b.txt", "empty"), ["mqtt.b.password_file", "is empty"]),
             (replaced("user = \"b\", ", ""), ["mqtt.b.user", "whose password"]),

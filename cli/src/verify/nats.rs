@@ -309,7 +309,7 @@ async fn snoop(
     let root = victim.party.inbox_prefix.as_deref().unwrap_or("_INBOX");
     let mut filters = vec![inbox.clone(), "_INBOX.>".to_owned(), format!("{root}.>")];
     filters.dedup();
-    let (mut ears, agreed) = spy_on(&attacker.hearer, attacker, &filters).await?;
+    let mut spying = spy_on(&attacker.hearer, attacker, &filters).await?;
     let subject = victim.space.fresh();
     let mut service = victim.hearer.listen(&subject).await?;
     let mut answers = victim.sender.listen(&inbox).await?;
@@ -321,10 +321,10 @@ async fn snoop(
     }
     let own = Seen::of(answers.ear.hears(&answer, ANSWER).await, agreed_within);
     sleep(wait).await;
-    let arrived = hears_any(&mut ears, &[asked, answer]).await;
+    let arrived = hears_any(&mut spying.ears, &[asked, answer]).await;
     Ok(Trial {
         own,
-        foreign: Seen::of(arrived, agreed),
+        foreign: spying.end(attacker, arrived).await?,
         leak: format!(
             "{} subscribed to `{}`, and read the answer to a request of {}",
             attacker.name(),
@@ -371,7 +371,7 @@ async fn system(
     wait: Duration,
 ) -> Result<Trial, Cannot> {
     let filters = ["$SYS.>", "$SYS.ACCOUNT.>", "$SYS.SERVER.>"].map(str::to_owned);
-    let (mut ears, mut agreed) = spy_on(&attacker.hearer, attacker, &filters).await?;
+    let mut spying = spy_on(&attacker.hearer, attacker, &filters).await?;
     // The server tells its administrators of each connection.
     let another = Nats::connect(&victim.party).await?;
     let name = victim.space.fresh();
@@ -379,13 +379,15 @@ async fn system(
     let own = converse(&victim.sender, &name, &mut listening).await?.seen;
     sleep(wait).await;
     let mut leak = None;
-    for ear in &mut ears {
+    for ear in &mut spying.ears {
         let is_event = |heard: &Heard| heard.mark.is_none();
         if ear.find(Duration::ZERO, is_event).await.is_some() {
             leak = Some("heard the server's events".to_owned());
         }
     }
-    drop(ears);
+    let heard = spying.end(attacker, leak.is_some()).await?;
+    drop(spying);
+    let mut agreed = heard != Seen::Refused;
     for kind in ["", ".VARZ", ".ACCOUNTZ"] {
         let subject = format!("$SYS.REQ.SERVER.PING{kind}");
         let question = attacker.sender.client.request(subject.clone(), "".into());

@@ -317,16 +317,16 @@ pub(super) async fn listen_across<C: Client>(
     wait: Duration,
 ) -> Result<Trial, Cannot> {
     let spy = attacker.hearer.again().await?;
-    let (mut ears, agreed) = spy_on(&spy, attacker, filters).await?;
+    let mut spying = spy_on(&spy, attacker, filters).await?;
     let mut listening = victim.hearer.listen(name).await?;
     let Said { mark, seen: own } = converse(&victim.sender, name, &mut listening).await?;
     // Once more, for a broker of many nodes that takes its time to know of a subscription.
     victim.sender.publish(name, &mark).await?;
     sleep(wait).await;
-    let arrived = hears_any(&mut ears, &[mark]).await;
+    let arrived = hears_any(&mut spying.ears, &[mark]).await;
     Ok(Trial {
         own,
-        foreign: Seen::of(arrived, agreed),
+        foreign: spying.end(attacker, arrived).await?,
         leak: format!(
             "{} subscribed to `{}`, and heard what {} published to `{name}`",
             attacker.name(),
@@ -336,16 +336,28 @@ pub(super) async fn listen_across<C: Client>(
     })
 }
 
+/// Subscriptions to what is not one's own.
+pub(super) struct Spying {
+    pub(super) ears: Vec<Ear>,
+    agreed: bool,
+    /// A name of the own tenant, and the subscription to it on the same connection; nothing if the
+    /// broker cut the connection for asking.
+    control: Option<(String, Listening)>,
+}
+
 /// Subscribes to all of these. A client that hears nothing of its own tenant before or afterwards would
 /// show nothing by hearing nothing of another.
 pub(super) async fn spy_on<C: Client>(
     spy: &C,
     side: &Side<C>,
     filters: &[String],
-) -> Result<(Vec<Ear>, bool), Cannot> {
+) -> Result<Spying, Cannot> {
     let name = side.space.fresh();
     let mut control = spy.listen(&name).await?;
     let before = converse(&side.sender, &name, &mut control).await?.seen;
+    if before != Seen::Arrived {
+        return Err(deaf(side, before));
+    }
     let (mut ears, mut agreed, mut refused) = (Vec::new(), false, false);
     for filter in filters {
         let listening = spy.listen(filter).await?;
@@ -354,19 +366,37 @@ pub(super) async fn spy_on<C: Client>(
         ears.push(listening.ear);
     }
     // The broker works off what a client sends in order: it knows of those subscriptions by now.
-    let after = match before {
-        Seen::Arrived => converse(&side.sender, &name, &mut control).await?.seen,
-        other => other,
-    };
-    // Some brokers cut whoever asks for too much.
-    if before == Seen::Arrived && (after == Seen::Arrived || refused) {
-        return Ok((ears, agreed));
+    match converse(&side.sender, &name, &mut control).await?.seen {
+        Seen::Arrived => Ok(Spying { ears, agreed, control: Some((name, control)) }),
+        // Some brokers cut whoever asks for too much.
+        _ if refused => Ok(Spying { ears, agreed, control: None }),
+        other => Err(deaf(side, other)),
     }
-    Err(Cannot::Tell(format!(
-        "its client heard nothing of its own either ({after}); {}.prefix has to be a name below which it \
+}
+
+impl Spying {
+    /// What came of it: who heard nothing of the other tenant still has to hear its own.
+    pub(super) async fn end<C: Client>(
+        &mut self,
+        side: &Side<C>,
+        arrived: bool,
+    ) -> Result<Seen, Cannot> {
+        if let (false, Some((name, control))) = (arrived, &mut self.control) {
+            let seen = converse(&side.sender, name, control).await?.seen;
+            if seen != Seen::Arrived {
+                return Err(deaf(side, seen));
+            }
+        }
+        Ok(Seen::of(arrived, self.agreed))
+    }
+}
+
+fn deaf<C>(side: &Side<C>, seen: Seen) -> Cannot {
+    Cannot::Tell(format!(
+        "its client heard nothing of its own either ({seen}); {}.prefix has to be a name below which it \
          may publish and subscribe, and is '{}'",
         side.party.setting, side.party.prefix
-    )))
+    ))
 }
 
 /// Whether somebody who is nobody's reaches a tenant, or hears it.

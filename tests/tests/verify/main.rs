@@ -9,7 +9,7 @@
 
 mod site;
 
-use bulkhead_devkit::Tools;
+use bulkhead_devkit::{Tools, free_port};
 use bulkhead_policy::JetStreamQuota;
 use bulkhead_tests::mqtt::Mode;
 use bulkhead_tests::zenoh::Link;
@@ -271,6 +271,38 @@ async fn one_account_of_nats_for_all_leaks_and_two_do_not() {
     );
     let server = nats(folder.path(), &accounts).await;
     verify(folder.path(), &nats_section(&server)).await.is_isolated(NATS.len() + UNINVITED.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nats_that_speaks_mqtt_is_asked_in_its_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port().unwrap();
+    let users = [("alice", "wonder"), ("bob", "builder")]
+        .map(|(user, password)| format!("{{ user: {user}, password: {password} }}"));
+    let [alice, bob] = &users;
+    let head = format!(
+        "server_name: s\njetstream {{ max_mem: 64MB, max_file: 64MB }}\n\
+         mqtt {{ listen: \"127.0.0.1:{port}\" }}\n"
+    );
+    let accounts = format!(
+        "{head}accounts {{\n A: {{ jetstream: enabled, users: [ {alice} ] }}\n \
+         B: {{ jetstream: enabled, users: [ {bob} ] }}\n}}\n"
+    );
+    let mut server = nats(folder.path(), &accounts).await;
+    let text =
+        nats_section(&server).replace(server.client_url(), &format!("mqtt://127.0.0.1:{port}"));
+    let text = text.replace("nats", "mqtt").replace("[mqtt]\n", "[mqtt]\nversion = \"3.1.1\"\n");
+    let verdict = verify(folder.path(), &text).await;
+    // It has no shared subscriptions.
+    verdict.is_isolated(MQTT.len() - 1 + UNINVITED.len());
+    assert_eq!(verdict.report["not_tried"].as_array().unwrap().len(), 1, "{verdict}");
+
+    let shared = format!("{head}authorization {{ users: [ {alice}, {bob} ] }}\n");
+    tokio::task::block_in_place(|| server.restart_with(&shared)).unwrap();
+    let verdict = verify(folder.path(), &text).await;
+    let leaks =
+        MQTT.into_iter().filter(|row| !row.contains("share") && !row.contains("own topics"));
+    verdict.leaks_by("mqtt", &leaks.collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

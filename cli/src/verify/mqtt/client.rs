@@ -1,16 +1,12 @@
-//! A client of MQTT 5.
+//! A client of MQTT, and what it hears.
 
+use super::wire::{Hello, Incoming, Listener, Speaker, v5, v311};
 use crate::verify::deployment::Party;
 use crate::verify::ear::{Ear, Heard, Mark, random_word};
 use crate::verify::identity::Shown;
 use crate::verify::probe::{ANSWER, Client, Listening};
 use crate::verify::report::Cannot;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnAckProperties, Filter, LastWill, LastWillProperties, Packet, PubAckReason,
-    PublishProperties, RetainForwardRule, SubscribeReasonCode,
-};
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use rumqttc::v5::mqttbytes::v5::ConnAckProperties;
 use rumqttc::{TlsConfiguration, Transport};
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -20,15 +16,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-
-/// Requests that wait for the client's loop.
-const REQUESTS: usize = 32;
-
-/// Bytes of a message: what is larger, a broker does not send. Ours are far smaller.
-const MAX_MESSAGE: u32 = 256 * 1024;
-
-/// How long a broker keeps what is left there by a run that is killed, in seconds.
-const KEPT: u32 = 60;
 
 /// Messages of the broker's own that are looked at.
 const MAX_SYSTEM: usize = 64;
@@ -46,18 +33,18 @@ pub(super) struct Manner {
 /// A client, and what it hears.
 pub(super) struct Mqtt {
     party: Party,
-    client: AsyncClient,
+    client: Speaker,
     answers: AsyncMutex<UnboundedReceiver<Answer>>,
     heard: Arc<Mutex<Ears>>,
     /// What the broker said of itself, if anything.
-    offers: Option<ConnAckProperties>,
+    offers: Option<Box<ConnAckProperties>>,
     ended: watch::Receiver<bool>,
     driver: JoinHandle<()>,
 }
 
 /// What a broker answers.
 enum Answer {
-    Connected(Option<ConnAckProperties>),
+    Connected(Option<Box<ConnAckProperties>>),
     Subscribed(bool),
     Published(bool),
     Failed(String),
@@ -73,8 +60,7 @@ struct Ears {
 
 impl Mqtt {
     pub(super) async fn connect(party: &Party, manner: Manner) -> Result<Self, Cannot> {
-        let options = options(party, manner)?;
-        let (client, events) = AsyncClient::new(options, REQUESTS);
+        let (client, events) = open(party, manner)?;
         let (sender, mut answers) = unbounded_channel();
         let (alive, ended) = watch::channel(false);
         let heard = Arc::new(Mutex::new(Ears::default()));
@@ -102,6 +88,9 @@ impl Mqtt {
 
     /// Whether it has shared subscriptions.
     pub(super) fn shares(&self) -> bool {
+        if matches!(self.client, Speaker::V311(_)) {
+            return false;
+        }
         self.offers.as_ref().and_then(|offers| offers.shared_subscription_available) != Some(0)
     }
 
@@ -116,11 +105,18 @@ impl Mqtt {
         timeout(within, ended.wait_for(|ended| *ended)).await.is_ok()
     }
 
-    /// Goes away without a word, and keeps its subscription.
-    pub(super) async fn vanish(mut self, listening: Listening) {
+    /// Says goodbye, and keeps its subscription. Once the broker has closed the connection, what comes
+    /// waits in the session.
+    pub(super) async fn leave(mut self, listening: Listening) -> Result<(), Cannot> {
+        self.client.disconnect().await;
+        let closed = self.ends(ANSWER).await;
         self.driver.abort();
         let _ = (&mut self.driver).await;
         drop(listening);
+        if closed {
+            return Ok(());
+        }
+        Err(Cannot::Tell("the broker does not close a connection that says goodbye".to_owned()))
     }
 
     /// What comes without having been subscribed to on this connection.
@@ -151,14 +147,7 @@ impl Mqtt {
     /// A broker that ends the connection over it has not taken it either.
     async fn send(&self, name: &str, payload: String, retain: bool) -> Result<bool, Cannot> {
         let mut answers = self.answers.lock().await;
-        let properties = PublishProperties {
-            message_expiry_interval: Some(KEPT),
-            ..PublishProperties::default()
-        };
-        let qos = QoS::AtLeastOnce;
-        let sent =
-            self.client.publish_with_properties(name, qos, retain, payload, properties).await;
-        if sent.is_err() {
+        if !self.client.publish(name, payload, retain).await {
             return Ok(false);
         }
         let taken = answer(&mut answers, |answer| match answer {
@@ -180,9 +169,7 @@ impl Client for Mqtt {
             self.attach(sender);
             Subscription { client: self.client.clone(), filter: filter.to_owned() }
         });
-        let mut wanted = Filter::new(filter, QoS::AtLeastOnce);
-        wanted.retain_forward_rule = RetainForwardRule::OnEverySubscribe;
-        if self.client.subscribe_many([wanted]).await.is_err() {
+        if !self.client.subscribe(filter).await {
             return Ok(Listening { ear, refused: true });
         }
         let granted = answer(&mut answers, |answer| match answer {
@@ -206,14 +193,13 @@ impl Drop for Mqtt {
 
 /// Ends with its ear.
 struct Subscription {
-    client: AsyncClient,
+    client: Speaker,
     filter: String,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // Its connection may have ended, and the subscription with it.
-        let _ = self.client.try_unsubscribe(self.filter.clone());
+        self.client.unsubscribe(&self.filter);
     }
 }
 
@@ -236,40 +222,33 @@ async fn answer<T>(
 
 /// Keeps a client going, until its connection ends.
 async fn drive(
-    mut events: EventLoop,
+    mut events: Listener,
     answers: UnboundedSender<Answer>,
     ears: Arc<Mutex<Ears>>,
     alive: watch::Sender<bool>,
 ) {
     let mut systems = 0;
     loop {
-        let answer = match events.poll().await {
-            Ok(Event::Incoming(Packet::ConnAck(ack))) => Answer::Connected(ack.properties),
-            Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                let granted =
-                    |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-                Answer::Subscribed(ack.return_codes.iter().all(granted))
-            }
-            Ok(Event::Incoming(Packet::PubAck(ack))) => Answer::Published(matches!(
-                ack.reason,
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers
-            )),
-            Ok(Event::Incoming(Packet::Publish(publish))) => {
-                let mark = Mark::read(&publish.payload);
-                let is_systems =
-                    publish.topic.starts_with(b"$SYS/") || publish.topic.starts_with(b"$CONTROL/");
+        let answer = match events.next().await {
+            Incoming::Connected(offers) => Answer::Connected(offers),
+            Incoming::Subscribed(granted) => Answer::Subscribed(granted),
+            Incoming::Published(taken) => Answer::Published(taken),
+            Incoming::Message { topic, payload } => {
+                let mark = Mark::read(&payload);
+                // Questions to the broker may be anybody's; its answers are its own.
+                let is_answer = topic.starts_with("$CONTROL/") && topic.ends_with("/response");
+                let is_systems = topic.starts_with("$SYS/") || is_answer;
                 if is_systems {
                     systems += 1;
                 }
                 if mark.is_some() || (is_systems && systems <= MAX_SYSTEM) {
-                    let name = String::from_utf8_lossy(&publish.topic).into_owned();
-                    tell(&ears, &Heard { mark, reply: None, name: Some(name) });
+                    tell(&ears, &Heard { mark, reply: None, name: Some(topic) });
                 }
                 continue;
             }
-            Ok(_) => continue,
-            Err(error) => {
-                let _ = answers.send(Answer::Failed(crate::commands::causes(&error)));
+            Incoming::Other => continue,
+            Incoming::Ended(why) => {
+                let _ = answers.send(Answer::Failed(why));
                 let _ = alive.send(true);
                 return;
             }
@@ -288,47 +267,28 @@ fn tell(ears: &Mutex<Ears>, heard: &Heard) {
     }
 }
 
-fn options(party: &Party, manner: Manner) -> Result<MqttOptions, Cannot> {
+fn open(party: &Party, manner: Manner) -> Result<(Speaker, Listener), Cannot> {
     let url = party.urls.first().map(String::as_str).unwrap_or_default();
     let (host, port, encrypted) = host_and_port(url)
         .ok_or_else(|| Cannot::Tell(format!("'{url}' is no address such as mqtts://host:8883")))?;
-    let id = manner.id.unwrap_or_else(|| format!("{}{}", party.client_id_prefix, random_word()));
-    let mut options = MqttOptions::new(id, host, port);
-    options.set_max_packet_size(Some(MAX_MESSAGE));
-    options.set_clean_start(!manner.lasts);
-    if manner.lasts {
-        options.set_session_expiry_interval(Some(KEPT));
-    }
-    if let Some((topic, mark)) = manner.will {
-        let properties = LastWillProperties {
-            delay_interval: None,
-            payload_format_indicator: None,
-            message_expiry_interval: Some(KEPT),
-            content_type: None,
-            response_topic: None,
-            correlation_data: None,
-            user_properties: Vec::new(),
-        };
-        let (payload, qos) = (mark.text().to_owned(), QoS::AtLeastOnce);
-        options.set_last_will(LastWill::new(topic, payload, qos, false, Some(properties)));
-    }
-    match &party.identity.shown {
-        Shown::Nothing => {}
-        Shown::Password { user, password } => {
-            options.set_credentials(user, password.expose_secret());
-        }
-        Shown::Token(token) => {
-            options.set_credentials("any", token.expose_secret());
-        }
+    let login = match &party.identity.shown {
+        Shown::Nothing => None,
+        Shown::Password { user, password } => Some((user.as_str(), password.expose_secret())),
+        Shown::Token(token) => Some(("any", token.expose_secret())),
         Shown::Creds(_) => {
             return Err(Cannot::Tell("a .creds file is for NATS; use another".to_owned()));
         }
-    }
-    if encrypted {
+    };
+    let transport = if encrypted {
         let tls = party.identity.tls(party.authorities.as_ref()).map_err(Cannot::Tell)?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
-    }
-    Ok(options)
+        Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls)))
+    } else {
+        Transport::tcp()
+    };
+    let Manner { will, id, lasts } = manner;
+    let id = id.unwrap_or_else(|| format!("{}{}", party.client_id_prefix, random_word()));
+    let hello = Hello { id, host, port, transport, login, will, lasts };
+    Ok(if party.is_mqtt_311 { v311(hello) } else { v5(hello) })
 }
 
 /// The parts of `mqtt://host:1883`, and whether it is encrypted.

@@ -1,6 +1,7 @@
 //! The rows of MQTT.
 
 mod client;
+mod wire;
 
 use crate::verify::deployment::{Pace, Party, Target};
 use crate::verify::ear::{DEVICE_CONNECT, Heard, Mark, Space, random_word};
@@ -111,15 +112,15 @@ async fn read_retained(
         let spy = attacker.hearer.again().await?;
         let mut filters = vec![name.clone()];
         filters.extend(victim.space.wide());
-        let (mut ears, agreed) = spy_on(&spy, attacker, &filters).await?;
+        let mut spying = spy_on(&spy, attacker, &filters).await?;
         sleep(wait).await;
         let mut arrived = false;
-        for ear in &mut ears {
+        for ear in &mut spying.ears {
             arrived |= ear.hears(&kept, Duration::ZERO).await;
         }
         Ok(Trial {
             own: Seen::of(own, agreed_within),
-            foreign: Seen::of(arrived, agreed),
+            foreign: spying.end(attacker, arrived).await?,
             leak: format!(
                 "{} subscribed to `{}`, and got what {} retains under `{name}`",
                 attacker.name(),
@@ -294,7 +295,7 @@ impl Waiting {
         let owner = Mqtt::connect(&victim.party, waiting.lasting()).await?;
         let name = victim.space.fresh();
         let listening = owner.listen(&name).await?;
-        owner.vanish(listening).await;
+        owner.leave(listening).await?;
         victim.sender.publish(&name, &waiting.message).await?;
         Ok(waiting)
     }
@@ -329,18 +330,18 @@ async fn system(
     let own = converse(&victim.sender, &name, &mut listening).await?.seen;
     let spy = attacker.hearer.again().await?;
     let filters = ["$SYS/#", "$CONTROL/#", "$SYS/+/+/#"].map(str::to_owned);
-    let (mut ears, mut agreed) = spy_on(&spy, attacker, &filters).await?;
-    agreed |= attacker.sender.again().await?.list_clients().await?;
+    let mut spying = spy_on(&spy, attacker, &filters).await?;
+    attacker.sender.again().await?.list_clients().await?;
     let is_systems = |heard: &Heard| heard.mark.is_none();
     sleep(wait).await;
     let mut heard = None;
-    for ear in &mut ears {
+    for ear in &mut spying.ears {
         heard = heard.or(ear.find(Duration::ZERO, is_systems).await);
     }
     let topic = heard.as_ref().and_then(|heard| heard.name.clone()).unwrap_or_default();
     Ok(Trial {
         own,
-        foreign: Seen::of(heard.is_some(), agreed),
+        foreign: spying.end(attacker, heard.is_some()).await?,
         leak: format!(
             "{} heard `{topic}`, by which the broker tells about all of its clients",
             attacker.name()
