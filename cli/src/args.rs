@@ -9,7 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 typed wrong, 3 a check found something wrong."
+    after_help = "Exit codes: 0 done, 1 failed, 2 typed wrong, 3 a check found something wrong. See \
+                  `bulkhead verify --help` for its own."
 )]
 pub struct Args {
     /// The configuration.
@@ -60,6 +61,8 @@ pub enum Command {
     /// Check the audit log.
     #[command(subcommand)]
     Audit(Audit),
+    /// Try, with the credentials of two tenants of any deployment, what they can do to each other.
+    Verify(Verify),
 }
 
 /// `bulkhead dev`.
@@ -71,6 +74,21 @@ pub struct Dev {
     /// Where keys, tenants and configuration are kept.
     #[arg(long, default_value = ".bulkhead/dev")]
     pub dir: PathBuf,
+}
+
+/// `bulkhead verify`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 isolated, 1 a leak was found, 2 typed or configured wrong, 3 some row \
+                        could not be told."
+)]
+pub struct Verify {
+    /// The file with the brokers and what two tenants show them.
+    #[arg(required_unless_present = "example")]
+    pub deployment: Option<PathBuf>,
+    /// Print such a file, with every setting explained, and exit.
+    #[arg(long, conflicts_with = "deployment")]
+    pub example: bool,
 }
 
 /// `bulkhead init`.

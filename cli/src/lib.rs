@@ -8,6 +8,7 @@ mod commands;
 pub mod dev;
 mod output;
 pub mod signer;
+pub mod verify;
 
 pub use args::Args;
 pub use commands::{Services, start_services, start_services_by};
