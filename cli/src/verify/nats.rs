@@ -248,8 +248,8 @@ async fn call(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Res
     let own = request(&victim.sender, victim, &subject, &mut service, ANSWER).await?;
     let foreign = request(&attacker.sender, victim, &subject, &mut service, wait).await?;
     Ok(Trial {
-        own: own.seen(),
-        foreign: foreign.seen(),
+        own: Seen::of(own.answered, own.agreed),
+        foreign: Seen::of(foreign.heard || foreign.answered, foreign.agreed),
         leak: format!(
             "{} called `{subject}`, and {}",
             attacker.name(),
@@ -267,12 +267,6 @@ struct Called {
     agreed: bool,
     heard: bool,
     answered: bool,
-}
-
-impl Called {
-    fn seen(&self) -> Seen {
-        Seen::of(self.heard || self.answered, self.agreed)
-    }
 }
 
 /// Sends a request, and answers it in the victim's place if it gets there.
@@ -451,10 +445,13 @@ async fn stream(
     // Whatever came of it, nothing is left behind.
     match context.delete_stream(&name).await {
         Ok(_) => tried,
-        Err(error) => tried.and(Err(Cannot::Tell(format!(
-            "the stream {name} of {} could not be removed: {error}; remove it",
-            victim.name()
-        )))),
+        Err(error) => {
+            let left = format!(
+                "the stream {name} of {} could not be removed: {error}; remove it",
+                victim.name()
+            );
+            Trial::left_behind(tried, left)
+        }
     }
 }
 
@@ -473,7 +470,10 @@ fn absent(victim: &Side<Nats>, kind: CreateStreamErrorKind, error: &str) -> Cann
     if none {
         Cannot::Apply(format!("{} has no JetStream", victim.name()))
     } else {
-        Cannot::Tell(format!("{} could not make a stream: {error}", victim.name()))
+        Cannot::Tell(format!(
+            "{} could not make a stream: {error}; nats.jetstream = false does without",
+            victim.name()
+        ))
     }
 }
 

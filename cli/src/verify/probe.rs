@@ -4,6 +4,7 @@ use super::deployment::{Pace, Party, Stop, Target};
 use super::ear::{Ear, Mark, Space};
 use super::identity::Identity;
 use super::report::{Attempt, Cannot, Judged, Seen, Trial};
+use std::cell::Cell;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -70,6 +71,8 @@ pub(super) struct Sides<C> {
     /// How long is waited for what must not arrive.
     pub(super) wait: Duration,
     stop: Stop,
+    /// Neither tenant hears what it says itself: nothing more can be told.
+    silent: Cell<bool>,
 }
 
 impl<C: Client> Sides<C> {
@@ -91,9 +94,10 @@ impl<C: Client> Sides<C> {
         let (a, b) = (side(&target.a).await, side(&target.b).await);
         match (a, b) {
             (Ok(a), Ok(b)) => {
-                let slowest = round_trip(&a).await.max(round_trip(&b).await);
+                let slowest = round_trip(&a).await.max(round_trip(&b).await).unwrap_or_default();
                 let wait = pace.wait.max((slowest * SLACK).min(LONGEST));
-                Ok(Self { backend, a, b, wait, stop: pace.stop.clone() })
+                let (stop, silent) = (pace.stop.clone(), Cell::new(false));
+                Ok(Self { backend, a, b, wait, stop, silent })
             }
             (a, b) => {
                 let attempts = [(a, &target.a), (b, &target.b)].into_iter().filter_map(|(side, party)| {
@@ -120,6 +124,8 @@ impl<C: Client> Sides<C> {
         for (attacker, victim) in [(&self.a, &self.b), (&self.b, &self.a)] {
             let came_to = if self.stop.is_set() {
                 Err(Cannot::Tell("interrupted".to_owned()))
+            } else if self.silent.get() {
+                Err(Cannot::Tell("neither tenant hears what it says itself".to_owned()))
             } else {
                 timeout(ATTEMPT, attempt(attacker, victim))
                     .await
@@ -127,6 +133,16 @@ impl<C: Client> Sides<C> {
             };
             let (attacker, victim) = (attacker.name(), victim.name());
             attempts.push(Attempt { attacker, victim, came_to });
+        }
+        let told = |attempt: &Attempt<'_>| match &attempt.came_to {
+            Ok(trial) => trial.own == Seen::Arrived || trial.foreign == Seen::Arrived,
+            Err(Cannot::Tell(_)) => false,
+            Err(Cannot::Apply(_)) => true,
+        };
+        // A broker that has gone would be waited for in every row.
+        if !self.silent.get() && !attempts.iter().any(told) {
+            let heard = round_trip(&self.a).await.or(round_trip(&self.b).await);
+            self.silent.set(heard.is_none());
         }
         Judged::of(self.backend, action, attempts)
     }
@@ -245,17 +261,20 @@ impl<C: Client> Sides<C> {
 }
 
 /// How long a message takes within a tenant, if it arrives at all.
-async fn round_trip<C: Client>(side: &Side<C>) -> Duration {
+async fn round_trip<C: Client>(side: &Side<C>) -> Option<Duration> {
     let name = side.space.fresh();
     let measure = async {
         let mut listening = side.hearer.listen(&name).await?;
         // The first makes the subscription known everywhere.
-        converse(&side.sender, &name, &mut listening).await?;
+        let first = converse(&side.sender, &name, &mut listening).await?.seen;
+        if first != Seen::Arrived {
+            return Ok(None);
+        }
         let begin = Instant::now();
         let seen = converse(&side.sender, &name, &mut listening).await?.seen;
         Ok::<_, Cannot>((seen == Seen::Arrived).then(|| begin.elapsed()))
     };
-    measure.await.ok().flatten().unwrap_or_default()
+    measure.await.ok().flatten()
 }
 
 /// What became of a message that has to arrive.

@@ -78,6 +78,22 @@ pub(crate) struct Trial {
     pub(crate) leak: String,
 }
 
+impl Trial {
+    /// The same where something was left behind at the broker, which has to be said: a leak stays one, and
+    /// nothing else is a pass.
+    pub(crate) fn left_behind(tried: Result<Self, Cannot>, what: String) -> Result<Self, Cannot> {
+        match tried {
+            Ok(trial) if trial.foreign == Seen::Arrived => {
+                Ok(Self { leak: format!("{}; besides, {what}", trial.leak), ..trial })
+            }
+            Ok(_) => Err(Cannot::Tell(what)),
+            Err(Cannot::Tell(why) | Cannot::Apply(why)) => {
+                Err(Cannot::Tell(format!("{why}; besides, {what}")))
+            }
+        }
+    }
+}
+
 /// Why nothing can be said of an attempt.
 #[derive(Debug)]
 pub(crate) enum Cannot {
@@ -245,6 +261,20 @@ mod tests {
         ] {
             let shown = format!("{attempts:?}");
             assert_eq!(report(attempts).result(), result, "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_behind_is_said_and_hides_no_leak() {
+        let left = |came_to| Trial::left_behind(came_to, "x is left".to_owned());
+        let of = |foreign| attempt(Seen::Arrived, foreign).came_to;
+        let leak = left(of(Seen::Arrived)).unwrap();
+        assert_eq!(
+            (leak.foreign, leak.leak.as_str()),
+            (Seen::Arrived, "a heard b; besides, x is left")
+        );
+        for came_to in [of(Seen::Refused), Err(Cannot::Apply("off".to_owned()))] {
+            assert!(matches!(left(came_to), Err(Cannot::Tell(why)) if why.contains("x is left")));
         }
     }
 

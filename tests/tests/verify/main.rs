@@ -13,7 +13,7 @@ use bulkhead_devkit::{Tools, free_port};
 use bulkhead_policy::JetStreamQuota;
 use bulkhead_tests::mqtt::Mode;
 use bulkhead_tests::zenoh::Link;
-use bulkhead_tests::{Stack, Token, Transport, eventually};
+use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use serde_json::{Value, json};
 use site::{Verdict, mosquitto, mqtt_section, nats, nats_section, verify, zenohd};
 use std::process::Command;
@@ -506,4 +506,42 @@ async fn who_cannot_connect_shows_nothing() {
     let router = zenohd(folder.path(), json!({})).await;
     router.kill().unwrap();
     unknown(verify(folder.path(), &open_zenoh(&router)).await, "a cannot");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_goes_away_meanwhile_is_no_pass() {
+    let check = |verdict: Verdict, backend: &str| {
+        verdict.is_unknown();
+        assert!(!verdict.rows(backend, "isolated").is_empty(), "some rows came before: {verdict}");
+        let reason = verdict.reason(backend, UNINVITED[0]);
+        assert!(reason.contains("does not work either (refused)"), "{reason}");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let config = "accounts {\n A: { users: [ { user: alice, password: wonder } ] }\n \
+                  B: { users: [ { user: bob, password: builder } ] }\n}\n";
+    let server = nats(folder.path(), config).await;
+    let text = nats_section(&server);
+    let (verdict, ()) = tokio::join!(verify(folder.path(), &text), async {
+        let varz = format!("{}/varz", server.monitor_url());
+        eventually_async("some rows have been tried", async || {
+            let seen: Value = reqwest::get(&varz).await.unwrap().json().await.unwrap();
+            seen["in_msgs"].as_u64().unwrap() > 20
+        })
+        .await;
+        server.kill().unwrap();
+    });
+    check(verdict, "nats");
+
+    let folder = tempfile::tempdir().unwrap();
+    let list = "user alice\ntopic readwrite tenants/alice/#\n\
+                user bob\ntopic readwrite tenants/bob/#\n";
+    let broker = mosquitto(folder.path(), list, "").await;
+    let (alice, bob) = ("prefix = \"tenants/alice\"", "prefix = \"tenants/bob\"");
+    let text = mqtt_section(&broker, alice, bob);
+    let (verdict, ()) = tokio::join!(verify(folder.path(), &text), async {
+        let connected = || broker.log().matches("New client connected").count();
+        eventually("some rows have been tried", || connected() > 10).await;
+        broker.kill().unwrap();
+    });
+    check(verdict, "mqtt");
 }

@@ -185,11 +185,14 @@ async fn cleared(
     match victim.sender.retain(name, None).await {
         Ok(true) => tried,
         Ok(false) | Err(_) if matches!(&tried, Ok(trial) if trial.own != Seen::Arrived) => tried,
-        _ => tried.and(Err(Cannot::Tell(format!(
-            "the retained message under `{name}` of {} could not be removed; it ends by itself within a \
-             minute",
-            victim.name()
-        )))),
+        _ => {
+            let left = format!(
+                "the retained message under `{name}` of {} could not be removed, and ends by itself within \
+                 a minute if MQTT 5 is spoken",
+                victim.name()
+            );
+            Trial::left_behind(tried, left)
+        }
     }
 }
 
