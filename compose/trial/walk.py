@@ -78,9 +78,11 @@ class Walk:
         urls = {"nats": "tls://nats:4222", "mqtt": "mqtts://mqtt:8883", "zenoh": "tls/zenohd:7447"}
         lines = []
         for backend in self.backends:
-            lines += [f"[{backend}]", f'url = "{urls[backend]}"', 'ca_file = "ca.pem"']
+            lines += [f"[{backend}]", f'urls = ["{urls[backend]}"]', 'ca_file = "ca.pem"']
             for side, tenant in (("a", "acme"), ("b", "globex")):
-                lines += [f"[{backend}.{side}]", f'token_file = "{tenant}.token"']
+                prefix = "device-connect.{}" if backend == "nats" else "device-connect/{}"
+                lines += [f"[{backend}.{side}]", f'name = "{tenant}"', f'token_file = "{tenant}.token"']
+                lines += [f'prefix = "{prefix.format(tenant)}"']
         (self.at / "deployment.toml").write_text("\n".join(lines) + "\n")
         done = self.stack.compose(
             "run", "--rm", "-T", "-v", f"{self.at}:/verify:ro", "bulkhead", "--json", "verify", "/verify/deployment.toml", check=False

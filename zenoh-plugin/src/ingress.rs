@@ -67,6 +67,8 @@ impl Ingress {
             self.door.seat.heard();
             let taken = self.take(whole);
             self.door.rules.count();
+            // Also for who ends now: else another connection would begin with nothing spent.
+            self.keep_to_rate().await;
             match taken {
                 Ok(Flow::Open) => {}
                 Ok(Flow::Closed) => return End::Client,
@@ -83,7 +85,6 @@ impl Ingress {
             if let Some(reader) = self.door.waits_for.take() {
                 reader.eased.cancelled().await;
             }
-            self.keep_to_rate().await;
         }
     }
 
@@ -109,6 +110,7 @@ impl Ingress {
         let door = &mut self.door;
         let (messages, bytes) =
             (std::mem::take(&mut door.messages), std::mem::take(&mut door.bytes));
+        door.seat.messages.fetch_add(messages, Ordering::Relaxed);
         if messages == 0 || door.seat.tenant.publish(messages, bytes) {
             return;
         }
@@ -131,7 +133,6 @@ impl Sink for Door {
                 {
                     self.messages += 1;
                     self.bytes += message.payload_size().unwrap_or_default() as u64;
-                    self.seat.messages.fetch_add(1, Ordering::Relaxed);
                 }
                 if self.seat.tenant.pressure.is_any()
                     && let NetworkBody::Push(push) = &message.body

@@ -22,6 +22,7 @@ mod gate;
 mod handshake;
 mod host;
 mod ingress;
+mod kill;
 mod link;
 mod listen;
 mod metrics;

@@ -1,6 +1,7 @@
 //! Who sits where: the sessions of a gate, and what their tenants use.
 
 use crate::declarations::{Declaration, Declarations};
+use crate::kill::Kill;
 use crate::pressure::Pressure;
 use bulkhead_control::usage::{Gauges, Meter, Uncounted};
 use bulkhead_control::{Admission, Cut};
@@ -13,7 +14,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use zenoh_protocol::core::ZenohIdProto;
 
 /// Denials of one session that are written down per minute; more are only counted.
@@ -36,7 +36,7 @@ pub(crate) struct Seat {
     pub(crate) beside: Option<Arc<Principal>>,
     pub(crate) tenant: Arc<TenantUse>,
     pub(crate) source: IpAddr,
-    pub(crate) kill: CancellationToken,
+    pub(crate) kill: Kill,
     /// Whose it is. The same client's next session takes its place.
     place: ZenohIdProto,
     /// The id that the router knows the session by: one of its own, since the router may still be about
@@ -344,7 +344,7 @@ impl Tables {
             beside,
             tenant: Arc::clone(tenant),
             source,
-            kill: CancellationToken::new(),
+            kill: Kill::default(),
             place,
             zid: ZenohIdProto::rand(),
             since: Instant::now(),

@@ -148,7 +148,7 @@ async fn enter(
     let inbound = Inbound::new(hello.negotiated(), hello.initial_sn, gate.settings.max_message)
         .map_err(|_| HandshakeError::Unexpected)?;
     let (mut from_router, mut to_router) = gate.connect().await?;
-    let (zid, kill) = (taken.seat.zid, taken.seat.kill.clone());
+    let (zid, kill) = (taken.seat.zid, taken.seat.kill.token());
     let expectation = gate.host.expect(zid, kill).ok_or(HandshakeError::Changed)?;
     let opened = hello.enter(&mut from_router, &mut to_router, zid).await?;
     let attachment = expectation.arrived().await.ok_or(HandshakeError::Changed)?;
