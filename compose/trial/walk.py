@@ -113,7 +113,10 @@ class Walk:
             path.write_text(json.dumps(self.exchange(token, backend)))
             made_of = {"credentials_file": str(path)}
         with open(self.at / f"{device}.log", "a") as log:
-            environment = {**os.environ, "SSL_CERT_FILE": str(self.at / "ca.pem")}
+            environment = dict(os.environ)
+            # Credentials for Zenoh hold the authority; for the others, the package is told of a file.
+            if backend != "zenoh":
+                environment["MESSAGING_TLS_CA_FILE"] = environment["SSL_CERT_FILE"] = str(self.at / "ca.pem")
             command = [self.python, DEVICE, json.dumps(made_of)]
             self.devices[device] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
