@@ -72,7 +72,8 @@ pub fn system(keys: &Keyring) -> Account {
     Account { signing_keys: keys.system.public_keys(), ..Account::new() }
 }
 
-/// A tenant's account; for one that is suspended or gone, an account that nobody can be connected to.
+/// A tenant's account; for one that is suspended or gone, or has `exhausted` what it may publish in a day,
+/// an account that nobody can be connected to.
 ///
 /// # Errors
 /// None in practice: every 32 bytes are a key.
@@ -81,6 +82,7 @@ pub fn tenant(
     id: &TenantId,
     tenant: Option<&Tenant>,
     quotas: Quotas,
+    exhausted: bool,
 ) -> Result<Account, NkeyError> {
     let import = |(name, subject, kind): &(&str, &str, ServiceOrStream)| {
         let subject = subject.replace("{}", id.as_str());
@@ -94,7 +96,7 @@ pub fn tenant(
             share: matches!(*name, "registry" | "discovery"),
         }
     };
-    let open = tenant.is_some_and(|tenant| tenant.status == Status::Active);
+    let open = tenant.is_some_and(|tenant| tenant.status == Status::Active) && !exhausted;
     Ok(Account {
         imports: if tenant.is_some() { SHARED.iter().map(import).collect() } else { Vec::new() },
         limits: AccountLimits {

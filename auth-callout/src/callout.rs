@@ -143,6 +143,11 @@ impl Callout {
             Carrier::None => return Err(anonymous(DenyReason::TokenMissing)),
         };
         let known = |reason| (Some(Arc::clone(&principal)), reason);
+        // The server carries the messages, so who may publish none may not be there. It is asked first, or
+        // coming back all the time would use up the day's authentications too.
+        if principal.tenant().is_some_and(|tenant| self.auth.usage().is_exhausted(tenant)) {
+            return Err(known(DenyReason::DailyQuotaExceeded));
+        }
         let admission = self.auth.admit(Broker::Nats, Arc::clone(&principal)).map_err(known)?;
         let user = permissions::user(&admission.grants).map_err(|error| {
             tracing::error!(%error, role = %principal.role, "a role cannot be written for NATS");

@@ -4,7 +4,7 @@ use crate::callout::Callout;
 use crate::credentials::NatsCredentials;
 use crate::jwt::{Claims, Permission, User};
 use crate::keyring::{AccountKeys, Keyring, KeyringError};
-use crate::live::{Accounts, Follower, Provisioner, Sweeper, SystemClient};
+use crate::live::{Accounts, Follower, Provisioner, Sweeper, SystemClient, UsageReader};
 use crate::mode::{ConfigMode, ConfigModeError, Mode};
 use crate::nkey::SigningKey;
 use crate::operator::Operator;
@@ -75,7 +75,8 @@ pub async fn start(control: &Control) -> Result<Option<Arc<dyn CredentialIssuer>
     let config = control.config().nats.as_ref().ok_or(NatsError::NotConfigured)?;
     let auth = Arc::clone(control.auth());
     let reconnected = Arc::new(Notify::new());
-    let (mode, accounts, client, sweeper, issuer) = match config
+    control.count_usage();
+    let (mode, accounts, client, system, issuer) = match config
         .mode()
         .ok_or(NatsError::NotConfigured)?
     {
@@ -98,8 +99,7 @@ pub async fn start(control: &Control) -> Result<Option<Arc<dyn CredentialIssuer>
                 operator: Arc::clone(&operator),
                 provisioner: Arc::clone(&provisioner),
             };
-            let sweeper = Sweeper::new(system, Arc::clone(&auth));
-            (mode, Accounts::Operator(operator, provisioner), client, sweeper, Some(issuer))
+            (mode, Accounts::Operator(operator, provisioner), client, system, Some(issuer))
         }
         AccountMode::Config(fixed) => {
             let config_mode = Arc::new(ConfigMode::open(fixed)?);
@@ -107,9 +107,9 @@ pub async fn start(control: &Control) -> Result<Option<Arc<dyn CredentialIssuer>
             let client = connect(control, config, callout, "nats callout", None).await?;
             let system =
                 connect(control, config, system, "nats system account", Some(&reconnected)).await?;
-            let sweeper = Sweeper::new(SystemClient::new(system), Arc::clone(&auth));
+            let system = SystemClient::new(system);
             let mode = Mode::Config(Arc::clone(&config_mode));
-            (mode, Accounts::Config(config_mode), client, sweeper, None)
+            (mode, Accounts::Config(config_mode), client, system, None)
         }
     };
     let requests = subscribe(&client, config.hedged).await?;
@@ -117,6 +117,9 @@ pub async fn start(control: &Control) -> Result<Option<Arc<dyn CredentialIssuer>
     let limit = Arc::new(Semaphore::new(config.max_in_flight));
     let tasks = control.tasks().clone();
     let stop = control.stop().clone();
+    let sweeper = Sweeper::new(system.clone(), Arc::clone(&auth));
+    let reader = UsageReader::new(system, Arc::clone(&auth), accounts.clone());
+    tasks.spawn(reader.run(stop.clone()));
     let follower =
         Follower { auth, sweeper, accounts, reconnected, tasks: control.tasks().clone() };
     control.tasks().spawn(follower.run(control.stop().clone()));

@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use bulkhead_policy::{DeviceId, RoleName, TenantId};
+use bulkhead_policy::{DeviceId, Resource, RoleName, TenantId};
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 typed wrong, 3 a check found something wrong."
+    after_help = "Exit codes: 0 done, 1 failed, 2 typed wrong, 3 a check found something wrong. See \
+                  `bulkhead verify --help` for its own."
 )]
 pub struct Args {
     /// The configuration.
@@ -60,6 +61,8 @@ pub enum Command {
     /// Check the audit log.
     #[command(subcommand)]
     Audit(Audit),
+    /// Try, with the credentials of two tenants of any deployment, what they can do to each other.
+    Verify(Verify),
 }
 
 /// `bulkhead dev`.
@@ -71,6 +74,21 @@ pub struct Dev {
     /// Where keys, tenants and configuration are kept.
     #[arg(long, default_value = ".bulkhead/dev")]
     pub dir: PathBuf,
+}
+
+/// `bulkhead verify`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 isolated, 1 a leak was found, 2 typed or configured wrong, 3 some row \
+                        could not be told."
+)]
+pub struct Verify {
+    /// The file with the brokers and what two tenants show them.
+    #[arg(required_unless_present = "example")]
+    pub deployment: Option<PathBuf>,
+    /// Print such a file, with every setting explained, and exit.
+    #[arg(long, conflicts_with = "deployment")]
+    pub example: bool,
 }
 
 /// `bulkhead init`.
@@ -217,6 +235,12 @@ pub enum Tenant {
     Quota {
         /// Whose.
         tenant: TenantId,
+        /// Limits to set, such as `messages_per_day=1000000`; the options below say the same.
+        #[arg(value_name = "NAME=VALUE")]
+        set: Vec<Assignment>,
+        /// Limits to take back: those configured for every tenant hold again.
+        #[arg(long, value_name = "NAME", num_args = 1..)]
+        unset: Vec<QuotaName>,
         /// What to change.
         #[command(flatten)]
         quotas: QuotaArgs,
@@ -224,7 +248,7 @@ pub enum Tenant {
 }
 
 /// Limits of a tenant; a number, or `none` for the configured default.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct QuotaArgs {
     /// Connections at a time.
     #[arg(long, value_name = "N|none")]
@@ -253,6 +277,15 @@ pub struct QuotaArgs {
     /// Authentications per minute.
     #[arg(long, value_name = "N|none")]
     pub authentications_per_minute: Option<Limit>,
+    /// Published messages per day (UTC), over all brokers.
+    #[arg(long, value_name = "N|none")]
+    pub messages_per_day: Option<Limit>,
+    /// Published bytes per day (UTC), over all brokers.
+    #[arg(long, value_name = "N|none")]
+    pub bytes_per_day: Option<Limit>,
+    /// Authentications per day (UTC), over all brokers.
+    #[arg(long, value_name = "N|none")]
+    pub authentications_per_day: Option<Limit>,
     /// JetStream streams; with it and some bytes, JetStream is on.
     #[arg(long, value_name = "N|none")]
     pub jetstream_streams: Option<Limit>,
@@ -265,6 +298,66 @@ pub struct QuotaArgs {
     /// JetStream bytes in memory.
     #[arg(long, value_name = "N", value_parser = number(), requires = "jetstream_streams")]
     pub jetstream_memory_bytes: Option<u64>,
+}
+
+/// A limit's name, as the directory and the configuration have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaName {
+    /// One of a resource.
+    Of(Resource),
+    /// All of JetStream's.
+    JetStream,
+    /// The number of JetStream's streams.
+    Streams,
+    /// The number of their consumers.
+    Consumers,
+    /// JetStream's bytes on disk.
+    StorageBytes,
+    /// JetStream's bytes in memory.
+    MemoryBytes,
+}
+
+impl QuotaName {
+    /// JetStream's.
+    const JETSTREAM: [(&str, Self); 5] = [
+        ("jetstream", Self::JetStream),
+        ("jetstream.streams", Self::Streams),
+        ("jetstream.consumers", Self::Consumers),
+        ("jetstream.storage_bytes", Self::StorageBytes),
+        ("jetstream.memory_bytes", Self::MemoryBytes),
+    ];
+}
+
+impl std::str::FromStr for QuotaName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = Resource::ALL.iter().map(|resource| (resource.name(), Self::Of(*resource)));
+        let all: Vec<_> = plain.chain(Self::JETSTREAM).collect();
+        let found = all.iter().find(|(name, _)| *name == text);
+        let names = || all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        found.map(|(_, found)| *found).ok_or_else(|| format!("is none of {}", names()))
+    }
+}
+
+/// A limit that is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Which.
+    pub name: QuotaName,
+    /// To what.
+    pub limit: Limit,
+}
+
+impl std::str::FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('=');
+        let (name, limit) = parts.ok_or("is no name=value, such as connections=100")?;
+        let name = name.parse().map_err(|error| format!("'{name}' {error}"))?;
+        Ok(Self { name, limit: limit.parse()? })
+    }
 }
 
 /// The largest number that TOML has.

@@ -8,9 +8,10 @@ mod commands;
 pub mod dev;
 mod output;
 pub mod signer;
+pub mod verify;
 
 pub use args::Args;
-pub use commands::{Services, start_services};
+pub use commands::{Services, start_services, start_services_by};
 
 use std::process::ExitCode;
 

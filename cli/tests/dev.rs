@@ -41,7 +41,10 @@ fn the_matrix_is_printed_and_holds_and_holds_again() {
     let first = once(&[]);
     let matrix = rows(&first.stdout);
     assert!(matrix.len() >= 6, "{first}");
-    assert!(matrix.iter().all(|row| row.ends_with("holds") && row.contains("arrived")), "{first}");
+    assert!(
+        matrix.iter().all(|row| row.ends_with("isolated") && row.contains("arrived")),
+        "{first}"
+    );
     let last = first.stdout.lines().next_back().unwrap();
     assert!(last.starts_with("Every row holds"), "{first}");
     assert!(!first.stdout.contains("Ctrl-C"), "it does not stay up");
@@ -53,14 +56,14 @@ fn the_matrix_is_printed_and_holds_and_holds_again() {
 
     let second = once(&["--json"]).json();
     assert_eq!(kept(&home), before, "keys and tenants stay");
-    let rows = second.as_array().unwrap();
+    let rows = second["rows"].as_array().unwrap();
     assert_eq!(rows.len(), matrix.len());
     for row in rows {
         assert_eq!(row["own"], "arrived", "{row}");
         assert_ne!(row["foreign"], "arrived", "{row}");
-        assert!(row["action"].as_str().is_some_and(|action| !action.is_empty()), "{row}");
+        assert!(row["row"].as_str().is_some_and(|action| !action.is_empty()), "{row}");
     }
-    for backend in ["nats", "mqtt"] {
+    for backend in ["nats", "mqtt", "zenoh", "registry"] {
         assert!(rows.iter().any(|row| row["backend"] == backend), "{second}");
     }
     for name in home.names_in("d/nats").iter().filter(|name| name.ends_with(".log")) {

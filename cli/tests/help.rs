@@ -49,6 +49,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("nats rotate", &["new key", "issuer", "tenants", "xkey"]),
     ("audit", &["verify"]),
     ("audit verify", &["hash chain", "3"]),
+    ("verify", &["two tenants", "--example", "1 a leak was found", "3 some row could not be told"]),
 ];
 
 #[test]
@@ -128,6 +129,8 @@ fn what_is_typed_wrong_ends_with_2_and_says_what() {
         ("creds issue --tenant acme --exchange https://x --token-file t", "cannot be used with"),
         ("creds issue --tenant acme --device cam-1 --backend carrier-pigeon", "nats"),
         ("nats rotate everything", "issuer, tenants, xkey"),
+        ("verify", "<DEPLOYMENT>"),
+        ("verify --example deployment.toml", "cannot be used with"),
         ("init nats --listen 4222", "host:port, such as 127.0.0.1:4222"),
     ] {
         home.run(typed.split_whitespace()).failed(2).says(&[mentions]);

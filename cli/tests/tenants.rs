@@ -41,6 +41,8 @@ fn json_of(home: &Home, typed: &str) -> Value {
     for tenant in all.into_iter().filter_map(Value::as_object_mut) {
         let created = tenant.remove("created");
         assert_eq!(created.is_some(), tenant.contains_key("status"), "{tenant:?}");
+        // Looked at in a test of its own.
+        tenant.remove("usage");
     }
     told
 }
@@ -127,10 +129,11 @@ fn suspension_goes_and_comes_back() {
 fn limits_are_set_one_by_one_and_taken_back() {
     for (home, _etcd) in directories() {
         let run = |typed: &str| home.run(typed.split_whitespace());
-        let quota = |changes: &str| json_of(&home, &format!("tenant quota acme {changes}"));
+        let quota = |changes: &str| {
+            json_of(&home, &format!("tenant quota acme {changes}"))["quotas"].clone()
+        };
         run("tenant create acme").ok();
         assert_eq!(quota(""), json!({}));
-        run("tenant quota acme").ok().says(&["as configured for every tenant"]);
 
         let plain = [
             "connections",
@@ -142,6 +145,9 @@ fn limits_are_set_one_by_one_and_taken_back() {
             "retained_bytes",
             "queued_bytes",
             "authentications_per_minute",
+            "messages_per_day",
+            "bytes_per_day",
+            "authentications_per_day",
         ];
         for (n, name) in plain.iter().enumerate() {
             let option = name.replace('_', "-");
@@ -160,7 +166,9 @@ fn limits_are_set_one_by_one_and_taken_back() {
         let table = run("tenant quota acme").ok().stdout;
         let row =
             |name: &str| table.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        assert_eq!((row("jetstream.streams "), row("queued_bytes ")), (Some("3"), Some("7")));
+        let row = |name: &str| row(name).map(|row| row.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(row("jetstream.streams "), Some(vec!["3", "tenant"]));
+        assert_eq!(row("queued_bytes "), Some(vec!["7", "tenant"]));
         let largest = quota("--bytes-per-second 9223372036854775807");
         assert_eq!(largest["bytes_per_second"], json!(i64::MAX));
 
@@ -171,6 +179,86 @@ fn limits_are_set_one_by_one_and_taken_back() {
         assert_eq!(quota("--jetstream-streams none"), json!({}));
         assert_eq!(show(&home, "acme"), json!({"id": "acme", "status": "active"}));
     }
+}
+
+#[test]
+fn limits_are_set_and_taken_back_by_name() {
+    for (home, _etcd) in directories() {
+        let run = |typed: &str| home.run(typed.split_whitespace());
+        let quota = |changes: &str| json_of(&home, &format!("tenant quota acme {changes}"));
+        run("tenant create acme --connections 1").ok();
+        let set = "messages_per_day=1000 bytes_per_day=5 connections=none jetstream.streams=2 \
+                   jetstream.storage_bytes=7";
+        let jetstream =
+            json!({"streams": 2, "consumers": 20, "storage_bytes": 7, "memory_bytes": 0});
+        let own = json!({"messages_per_day": 1000, "bytes_per_day": 5, "jetstream": jetstream});
+        assert_eq!(quota(set)["quotas"], own);
+        assert_eq!(show(&home, "acme")["quotas"], own);
+        // One part of JetStream's leaves the others as they are.
+        let more = quota("jetstream.memory_bytes=9")["quotas"]["jetstream"].clone();
+        assert_eq!((&more["memory_bytes"], &more["streams"]), (&json!(9), &json!(2)));
+        let left = quota("connections=4 --unset bytes_per_day jetstream");
+        assert_eq!(left["quotas"], json!({"connections": 4, "messages_per_day": 1000}));
+        // Two at once about one limit mean neither.
+        for typed in ["connections=5 --connections 6", "connections=5 --unset connections"] {
+            run(&format!("tenant quota acme {typed}")).failed(1).says(&["given twice"]);
+        }
+        for (typed, says) in [
+            ("conections=5", &["'conections' is none of connections, ", "messages_per_day"][..]),
+            ("--unset conections", &["is none of connections, ", "jetstream.streams"]),
+            ("connections", &["name=value"]),
+            ("connections=many", &["neither a number nor `none`"]),
+            ("connections=-1", &["neither a number nor `none`"]),
+        ] {
+            run(&format!("tenant quota acme {typed}")).failed(2).says(says);
+        }
+        for (typed, says) in [
+            ("jetstream=5", "jetstream.streams"),
+            ("--unset jetstream.streams", "--unset jetstream"),
+            ("jetstream.consumers=5", "add jetstream.streams"),
+        ] {
+            run(&format!("tenant quota acme {typed}")).failed(1).says(&[says]);
+        }
+        assert_eq!(show(&home, "acme")["quotas"], left["quotas"]);
+    }
+}
+
+#[test]
+fn limits_of_everybody_are_shown_as_such() {
+    let home = Home::of(&["acme"]);
+    let config = home.read("bulkhead.toml");
+    home.write(
+        "bulkhead.toml",
+        &format!("{config}\n[quotas]\nconnections = 7\nmessages_per_day = 100\n"),
+    );
+    home.run(["tenant", "quota", "acme", "connections=3"]).ok();
+    let quota = json_of(&home, "tenant quota acme");
+    assert_eq!(quota["quotas"], json!({"connections": 3}));
+    assert_eq!(quota["defaults"], json!({"connections": 7, "messages_per_day": 100}));
+    assert_eq!(quota["effective"], json!({"connections": 3, "messages_per_day": 100}));
+    let rows = |typed: &str| -> Vec<String> {
+        let text = home.run(typed.split_whitespace()).ok().stdout;
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().map(words).collect()
+    };
+    let quota = rows("tenant quota acme");
+    for row in ["connections 3 tenant", "messages_per_day 100 default", "bytes_per_day none -"] {
+        assert!(quota.iter().any(|line| line == row), "{row}: {quota:?}");
+    }
+    // No process has counted anything, which is not the same as nothing.
+    let show = rows("tenant show acme");
+    let expected = [
+        "connections unknown 3 - tenant",
+        "messages_per_day unknown 100 - default",
+        "payload_bytes - none - -",
+    ];
+    for row in expected {
+        assert!(show.iter().any(|line| line == row), "{row}: {show:?}");
+    }
+    let usage = home.run(["tenant", "show", "acme", "--json"]).ok().json()["usage"].clone();
+    assert_eq!(usage["processes"], json!(0));
+    let connections = json!({"used": null, "limit": 3, "from": "tenant", "percent": null});
+    assert_eq!(usage["resources"]["connections"], connections);
 }
 
 #[test]

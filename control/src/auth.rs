@@ -8,6 +8,7 @@ use crate::identity::Accepted;
 use crate::issuer::Verifier;
 use crate::limits::AuthLimits;
 use crate::metrics::Metrics;
+use crate::usage::{Meter, Usage};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use bulkhead_policy::{
@@ -29,6 +30,7 @@ pub struct Authenticator {
     limits: AuthLimits,
     rules: ArcSwap<Rules>,
     rules_changes: watch::Sender<()>,
+    usage: Usage,
     audit: Audit,
     metrics: Metrics,
 }
@@ -44,6 +46,8 @@ pub struct Admission {
     pub quotas: Quotas,
     /// Which rights these are, to see later whether they have changed.
     pub rights: Rights,
+    /// What counts its tenant's use; `None` for the platform's services, which have no limits.
+    pub meter: Option<Arc<Meter>>,
 }
 
 /// What somebody may do of whom a broker has told.
@@ -83,12 +87,14 @@ impl Authenticator {
         config: &Config,
         verifier: Verifier,
         directory: Directory,
+        usage: Usage,
         audit: Audit,
         metrics: Metrics,
     ) -> Self {
         Self {
             verifier,
             directory,
+            usage,
             limits: AuthLimits::new(&config.limits),
             rules: ArcSwap::from_pointee(Rules::new(config.role_set(), config.quotas)),
             rules_changes: watch::Sender::new(()),
@@ -191,7 +197,9 @@ impl Authenticator {
         }
         let (role, rights) = rules.role(&tenant, &principal.role)?;
         let grants = Grants::compile(role, broker, &principal)?;
-        Ok(Admission { principal, grants, quotas, rights })
+        // The last, so that what is refused anyway uses nothing up.
+        let meter = principal.tenant().map(|id| self.usage.admit(id, &quotas)).transpose()?;
+        Ok(Admission { principal, grants, quotas, rights, meter })
     }
 
     /// Whether a principal that was let in with these rights may stay. An outage of the directory
@@ -245,8 +253,8 @@ impl Authenticator {
             return Ok(None);
         }
         let grants = Grants::compile(role, broker, principal)?;
-        let principal = Arc::clone(principal);
-        Ok(Some(Admission { principal, grants, quotas, rights }))
+        let (principal, meter) = (Arc::clone(principal), admission.meter.clone());
+        Ok(Some(Admission { principal, grants, quotas, rights, meter }))
     }
 
     /// What somebody may do of whom a broker has told: as its role stands now.
@@ -328,6 +336,11 @@ impl Authenticator {
         &self.directory
     }
 
+    /// What tenants use.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
     /// The verifier of tokens.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
@@ -336,6 +349,7 @@ impl Authenticator {
     /// Takes over roles and limits of another configuration.
     pub(crate) fn replace_rules(&self, config: &Config) {
         self.rules.store(Arc::new(Rules::new(config.role_set(), config.quotas)));
+        self.usage.replace_defaults(config.quotas);
         self.rules_changes.send_replace(());
     }
 }
@@ -354,6 +368,7 @@ fn is_clients_fault(reason: DenyReason) -> bool {
         reason,
         DenyReason::KeysUnavailable
             | DenyReason::DirectoryUnavailable
+            | DenyReason::UsageUnavailable
             | DenyReason::Overloaded
             | DenyReason::Internal
     )

@@ -13,6 +13,41 @@ pub const PROGRESS: Duration = Duration::from_secs(2);
 /// How long any one answer may take.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A client of etcd's pages over HTTP, which stand on the same endpoints and ask for the same certificates.
+///
+/// # Errors
+/// Certificates or a key that cannot be read.
+pub fn pages(config: &EtcdConfig) -> std::io::Result<reqwest::Client> {
+    let mut client = reqwest::Client::builder().timeout(TIMEOUT);
+    if let Some(path) = &config.ca_file {
+        let pem = read_text(path)?;
+        let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes());
+        client = client.tls_certs_only(roots.map_err(std::io::Error::other)?);
+    }
+    if let (Some(cert), Some(key)) = (&config.cert_file, &config.key_file) {
+        let pem = format!("{}\n{}", read_text(cert)?, read_text(key)?);
+        let identity = reqwest::Identity::from_pem(pem.as_bytes());
+        client = client.identity(identity.map_err(std::io::Error::other)?);
+    }
+    client.build().map_err(std::io::Error::other)
+}
+
+/// Keeps a lease alive once. Says whether there still is one.
+///
+/// # Errors
+/// What etcd says, or that it says nothing.
+pub async fn keep_alive(client: &mut Client, lease: i64) -> Result<bool, etcd_client::Error> {
+    let silent = || etcd_client::Error::LeaseKeepAliveError("no answer".to_owned());
+    let asked = tokio::time::timeout(TIMEOUT, client.lease_keep_alive(lease));
+    match asked.await.map_err(|_| silent())? {
+        Ok(_) => Ok(true),
+        Err(etcd_client::Error::LeaseKeepAliveError(text)) if text == "lease not found" => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Connects to etcd.
 ///
 /// # Errors

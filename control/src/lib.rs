@@ -33,6 +33,7 @@ pub mod program;
 mod runtime;
 pub mod tls;
 pub mod transport;
+pub mod usage;
 mod x509;
 
 pub use auth::{Admission, Authenticator, Granted, Identified, Rights};

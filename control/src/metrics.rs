@@ -3,7 +3,8 @@
 use crate::config::MetricsConfig;
 use bulkhead_policy::{DenyReason, TenantId};
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,10 +47,15 @@ pub struct Metrics {
     issued: IntCounterVec,
     /// Audit records that could not be written.
     pub(crate) audit_lost: IntGauge,
+    /// Unix time at which other processes were last told what tenants use here; 0 is never.
+    pub(crate) usage_told: IntGauge,
+    /// Attempts at that which failed.
+    pub(crate) usage_errors: IntCounter,
 }
 
+/// Which tenants are named: the first ones that are met, up to a cap.
 #[derive(Debug)]
-struct TenantLabels {
+pub(crate) struct TenantLabels {
     max: usize,
     seen: Mutex<HashSet<TenantId>>,
 }
@@ -71,6 +77,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let usage_errors = IntCounter::new(
+            "bulkhead_usage_errors_total",
+            "Times that other processes could not be told, or asked, what tenants use",
+        )?;
+        registry.register(Box::new(usage_errors.clone()))?;
         let auth_seconds = HistogramVec::new(
             HistogramOpts::new("bulkhead_auth_duration_seconds", "Time to decide a connection")
                 .buckets(BUCKETS.to_vec()),
@@ -149,6 +160,11 @@ impl Metrics {
                 "bulkhead_audit_records_lost",
                 "Audit records that could not be written since the start",
             )?,
+            usage_told: gauge(
+                "bulkhead_usage_told_timestamp_seconds",
+                "When other processes were last told what tenants use here, and asked; 0 is never",
+            )?,
+            usage_errors,
             auth_seconds,
             cut_seconds,
             keys_updated,
@@ -192,6 +208,11 @@ impl Metrics {
         self.issued.with_label_values(&[backend]).inc();
     }
 
+    /// Which tenants are named, if any are.
+    pub(crate) fn labels(&self) -> Option<Arc<TenantLabels>> {
+        self.tenants.clone()
+    }
+
     /// Where a service registers metrics of its own.
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -218,11 +239,13 @@ fn is_quota(reason: DenyReason) -> bool {
             | DenyReason::PayloadQuotaExceeded
             | DenyReason::RetainedQuotaExceeded
             | DenyReason::QueueQuotaExceeded
+            | DenyReason::DailyQuotaExceeded
     )
 }
 
 impl TenantLabels {
-    fn label<'a>(&self, tenant: &'a TenantId) -> &'a str {
+    /// The label of a tenant.
+    pub(crate) fn label<'a>(&self, tenant: &'a TenantId) -> &'a str {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.contains(tenant) {
             return tenant.as_str();

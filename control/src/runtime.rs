@@ -11,6 +11,8 @@ use crate::http::exchange::{self, CredentialIssuer, Exchange};
 use crate::identity::{ExchangeKeys, IdentityError, MqttCredentials, ZenohCredentials};
 use crate::issuer::{SourceError, Verifier};
 use crate::metrics::Metrics;
+use crate::usage::{Clock, Usage};
+use jiff::Timestamp;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,6 +75,18 @@ impl Control {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
+        Self::start_by(config, file, Arc::new(Timestamp::now)).await
+    }
+
+    /// The same, with another clock for what is counted by the day.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_by(
+        config: Config,
+        file: Option<PathBuf>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
         // The process has one TLS library, whichever dependency asks first.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -85,8 +99,9 @@ impl Control {
         };
         let verifier = Verifier::start(&config.issuers, &config.limits, &metrics, &tasks, &stop)?;
         let directory = Directory::new(&config.directory, &metrics);
-        let auth =
-            Arc::new(Authenticator::new(&config, verifier, directory.clone(), audit, metrics));
+        let usage = Usage::new(&config, directory.clone(), &metrics, clock)?;
+        let auth = Authenticator::new(&config, verifier, directory.clone(), usage, audit, metrics);
+        let auth = Arc::new(auth);
         let config = Arc::new(config);
         // Listening begins before there is anything to hear.
         let changes = directory.changes();
@@ -100,9 +115,12 @@ impl Control {
         let verifier = Arc::clone(&auth);
         readiness.require("issuer keys", move || verifier.verifier().is_ready());
         let extension = admin::Extension::default();
-        let own = extension.clone();
-        let admin =
-            admin::start(&config.admin, auth.metrics(), &readiness, own, &tasks, &stop).await?;
+        let shown = admin::Shown {
+            metrics: auth.metrics().clone(),
+            usage: auth.usage().clone(),
+            readiness: readiness.clone(),
+        };
+        let admin = admin::start(&config.admin, shown, extension.clone(), &tasks, &stop).await?;
         if let Some(file) = file {
             let follow = follow_config(
                 file,
@@ -136,6 +154,15 @@ impl Control {
         Ok(issuers)
     }
 
+    /// Counts what tenants use from now on. Each service that lets tenants in begins with this; without it
+    /// nobody gets in who has a daily quota.
+    pub fn count_usage(&self) {
+        if self.auth.usage().keep(&self.config, &self.tasks, &self.stop) {
+            let usage = self.auth.usage().clone();
+            self.readiness.require("what tenants have used today", move || usage.is_ready());
+        }
+    }
+
     /// Serves the exchange for these backends, if it is configured. Returns its address.
     ///
     /// # Errors
@@ -147,6 +174,7 @@ impl Control {
         let Some(config) = &self.config.exchange else {
             return Ok(None);
         };
+        self.count_usage();
         let exchange = Exchange::new(config, Arc::clone(&self.auth), issuers);
         Ok(Some(exchange::start(config, exchange, &self.tasks, &self.stop).await?))
     }

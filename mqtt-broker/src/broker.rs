@@ -11,6 +11,7 @@ use crate::settings::Settings;
 use crate::store::{Restored, Store};
 use crate::upstream::Upstream;
 use bulkhead_control::listen::Connections;
+use bulkhead_control::usage::Gauges;
 use bulkhead_policy::{DenyReason, Scope, TenantId, Verdict};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -215,6 +216,15 @@ impl Shared {
         // Who published it is not kept, and what the publisher says of that is nobody's word.
         let told = |record: Bytes| Some(published_by(&Message::read(&record)?.0, None));
         tenants.values().flat_map(|realm| realm.retained(filter)).filter_map(told).collect()
+    }
+
+    /// What tenants have here; with another broker behind this one, what of it is known here.
+    pub(crate) fn gauges(&self) -> HashMap<TenantId, Gauges> {
+        if let Some(upstream) = &self.upstream {
+            return upstream.gauges();
+        }
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner).clone();
+        tenants.into_iter().map(|(tenant, realm)| (tenant, realm.gauges())).collect()
     }
 
     fn all(&self) -> Vec<Arc<Realm>> {

@@ -4,6 +4,7 @@
 //! asks about each topic before anything is acknowledged. Bulkhead's own is
 //! [`TenantPolicy`](crate::TenantPolicy).
 
+use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::service::of_tenant;
 use bulkhead_policy::{DenyReason, DeviceId, Quotas, Scope, TenantId, Verdict};
 use jiff::Timestamp;
@@ -81,6 +82,18 @@ pub trait Access: Send + Sync + 'static {
 
     /// The limits of its tenant.
     fn quotas(&self) -> Quotas;
+
+    /// Counts a message with a payload of so many bytes against what its tenant may publish in a day, or
+    /// lets [`Access::count`] do that.
+    ///
+    /// # Errors
+    /// Why it may not be published.
+    fn spend(&self, _bytes: usize, _uncounted: &mut Uncounted) -> Verdict<()> {
+        Ok(())
+    }
+
+    /// Counts what was allowed and is not counted yet: once for all messages of a read.
+    fn count(&self, _uncounted: &mut Uncounted) {}
 
     /// Which tenant a service speaks to with this topic, which it may publish to. Its message goes there
     /// and nowhere else.

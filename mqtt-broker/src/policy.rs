@@ -3,6 +3,7 @@
 use crate::hook::{Access, Answer, Attempt, Hook, Noted, Operation, Renewal};
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::identity::Accepted;
+use bulkhead_control::usage::Uncounted;
 use bulkhead_control::{Admission, Authenticator, Cut, Identified};
 use bulkhead_policy::{
     Broker, DenyReason, DeviceId, Principal, Quotas, Requester, Scope, TenantId, TokenBucket,
@@ -180,6 +181,17 @@ impl Access for TenantAccess {
 
     fn quotas(&self) -> Quotas {
         self.admission.quotas
+    }
+
+    fn spend(&self, bytes: usize, uncounted: &mut Uncounted) -> Verdict<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.admission.meter.as_ref().map_or(Ok(()), |meter| meter.publish(bytes, uncounted))
+    }
+
+    fn count(&self, uncounted: &mut Uncounted) {
+        if let Some(meter) = &self.admission.meter {
+            meter.count(uncounted);
+        }
     }
 
     fn tenant_of(&self, topic: &str) -> Option<TenantId> {

@@ -33,9 +33,9 @@ impl Refusal {
             (Version::V5, QoS::ExactlyOnce) => AckKind::PubRec,
         };
         let code = match reason {
-            DenyReason::PayloadQuotaExceeded | DenyReason::MessageRateExceeded => {
-                ReasonCode::QUOTA_EXCEEDED
-            }
+            DenyReason::PayloadQuotaExceeded
+            | DenyReason::MessageRateExceeded
+            | DenyReason::DailyQuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
             DenyReason::NameInvalid => ReasonCode::TOPIC_NAME_INVALID,
             _ => ReasonCode::NOT_AUTHORIZED,
         };

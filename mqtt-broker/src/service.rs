@@ -14,7 +14,7 @@ use bulkhead_control::config::MqttConfig;
 use bulkhead_control::directory::Snapshot;
 use bulkhead_control::identity::{Accepted, IdentityError, Sources};
 use bulkhead_control::{Change, Changes, Control};
-use bulkhead_policy::{DenyReason, TenantId};
+use bulkhead_policy::{DenyReason, Resource, TenantId};
 use prometheus::Registry;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +25,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// What a front knows of what tenants have: the rest is kept by the broker behind it.
+const IN_FRONT: &[Resource] = &[Resource::Connections, Resource::Subscriptions];
 
 /// Why the broker cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -161,12 +164,18 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     };
     let accepted = Accepted::open(sources, control)?;
     let policy = TenantPolicy::new(Arc::clone(auth), config.mount.as_deref()).accepting(accepted);
+    control.count_usage();
     // Listening begins before there is anything to hear.
     let mut changes = Changes::of(auth);
     let registry = auth.metrics().registry();
     let incarnations = incarnations(auth.directory().changes(), control.config().directory.open);
     let (tasks, stop) = (control.tasks(), control.stop());
     let broker = Broker::start_for(config, policy, incarnations, registry, tasks, stop)?;
+    let resources = if config.upstream.is_some() { IN_FRONT } else { Resource::LIVE };
+    let shared = Arc::downgrade(&broker.shared);
+    auth.usage().report(resources, move || {
+        shared.upgrade().map(|shared| shared.gauges()).unwrap_or_default()
+    });
     if let Some(upstream) = &config.upstream {
         let names = [Some(&*upstream.prefix), config.mount.as_deref()];
         if !names.into_iter().flatten().any(|text| text.contains("{tenant}")) {

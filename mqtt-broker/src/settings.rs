@@ -17,6 +17,9 @@ pub(crate) const MAX_CLIENT_ID_BYTES: usize = 1024;
 /// What holds for a tenant where neither it nor the configuration has a quota: nobody may fill the
 /// memory.
 pub(crate) const FALLBACK: Quotas = Quotas {
+    messages_per_day: None,
+    bytes_per_day: None,
+    authentications_per_day: None,
     connections: None,
     subscriptions: Some(100_000),
     messages_per_second: None,

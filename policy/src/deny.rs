@@ -112,6 +112,10 @@ deny_reasons! {
     RetainedQuotaExceeded => "retained_quota_exceeded",
     /// As many bytes as may wait for the tenant's clients.
     QueueQuotaExceeded => "queue_quota_exceeded",
+    /// The tenant has used what it may in a day.
+    DailyQuotaExceeded => "daily_quota_exceeded",
+    /// The tenant has a daily quota, and what it has used today is not known yet.
+    UsageUnavailable => "usage_unavailable",
     /// The response topic is none that the client may receive.
     ResponseTopicDenied => "response_topic_denied",
     /// The rights of a live connection were changed.

@@ -15,6 +15,7 @@
 
 mod algebra;
 mod claims;
+mod day;
 mod deny;
 mod grants;
 mod keyexpr;
@@ -23,12 +24,14 @@ mod pattern;
 mod principal;
 mod quota;
 mod requester;
+mod resource;
 mod role;
 pub mod service;
 mod syntax;
 mod tenant;
 
 pub use claims::{ClaimMap, ClaimPath, Claims, Expectations};
+pub use day::{Amounts, Day, Mark, Tally};
 pub use deny::{DenyReason, Verdict};
 pub use grants::Grants;
 pub use keyexpr::KeyExpr;
@@ -37,6 +40,7 @@ pub use pattern::{MAX_PATTERN_BYTES, MAX_SEGMENTS, Pattern, PatternError, Templa
 pub use principal::{Principal, Scope};
 pub use quota::{JetStreamQuota, Quotas, TokenBucket};
 pub use requester::{Requester, RequesterError};
+pub use resource::Resource;
 pub use role::{Discover, Responses, Role, RoleError, RoleSet, Rules};
 pub use syntax::{Broker, Name, SyntaxError};
 pub use tenant::{Status, Tenant};

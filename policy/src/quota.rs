@@ -1,5 +1,6 @@
 //! What a tenant may use, and the arithmetic of rates.
 
+use crate::Resource;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -34,6 +35,16 @@ pub struct Quotas {
     /// Authentications per minute, successful or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentications_per_minute: Option<u64>,
+    /// Published messages per day, over all processes and brokers of a deployment. A day is one of
+    /// UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_day: Option<u64>,
+    /// Published payload bytes per day, counted likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_day: Option<u64>,
+    /// Authentications per day whose token was good, counted likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentications_per_day: Option<u64>,
     /// JetStream inside the tenant's account; without it there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jetstream: Option<JetStreamQuota>,
@@ -64,20 +75,55 @@ impl Quotas {
     /// These limits, with those of `defaults` where none is set.
     #[must_use]
     pub fn or(self, defaults: Self) -> Self {
-        Self {
-            connections: self.connections.or(defaults.connections),
-            subscriptions: self.subscriptions.or(defaults.subscriptions),
-            messages_per_second: self.messages_per_second.or(defaults.messages_per_second),
-            bytes_per_second: self.bytes_per_second.or(defaults.bytes_per_second),
-            payload_bytes: self.payload_bytes.or(defaults.payload_bytes),
-            retained_messages: self.retained_messages.or(defaults.retained_messages),
-            retained_bytes: self.retained_bytes.or(defaults.retained_bytes),
-            queued_bytes: self.queued_bytes.or(defaults.queued_bytes),
-            authentications_per_minute: self
-                .authentications_per_minute
-                .or(defaults.authentications_per_minute),
-            jetstream: self.jetstream.or(defaults.jetstream),
+        let mut merged = self;
+        for resource in Resource::ALL {
+            let limit = self.get(*resource).or(defaults.get(*resource));
+            merged.set(*resource, limit);
         }
+        merged.jetstream = self.jetstream.or(defaults.jetstream);
+        merged
+    }
+
+    /// The limit of a resource.
+    pub fn get(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Connections => self.connections,
+            Resource::Subscriptions => self.subscriptions,
+            Resource::MessagesPerSecond => self.messages_per_second,
+            Resource::BytesPerSecond => self.bytes_per_second,
+            Resource::PayloadBytes => self.payload_bytes,
+            Resource::RetainedMessages => self.retained_messages,
+            Resource::RetainedBytes => self.retained_bytes,
+            Resource::QueuedBytes => self.queued_bytes,
+            Resource::AuthenticationsPerMinute => self.authentications_per_minute,
+            Resource::MessagesPerDay => self.messages_per_day,
+            Resource::BytesPerDay => self.bytes_per_day,
+            Resource::AuthenticationsPerDay => self.authentications_per_day,
+        }
+    }
+
+    /// Sets the limit of a resource, or takes it back.
+    pub fn set(&mut self, resource: Resource, limit: Option<u64>) {
+        let own = match resource {
+            Resource::Connections => &mut self.connections,
+            Resource::Subscriptions => &mut self.subscriptions,
+            Resource::MessagesPerSecond => &mut self.messages_per_second,
+            Resource::BytesPerSecond => &mut self.bytes_per_second,
+            Resource::PayloadBytes => &mut self.payload_bytes,
+            Resource::RetainedMessages => &mut self.retained_messages,
+            Resource::RetainedBytes => &mut self.retained_bytes,
+            Resource::QueuedBytes => &mut self.queued_bytes,
+            Resource::AuthenticationsPerMinute => &mut self.authentications_per_minute,
+            Resource::MessagesPerDay => &mut self.messages_per_day,
+            Resource::BytesPerDay => &mut self.bytes_per_day,
+            Resource::AuthenticationsPerDay => &mut self.authentications_per_day,
+        };
+        *own = limit;
+    }
+
+    /// Whether anything is limited per day.
+    pub fn has_daily(&self) -> bool {
+        Resource::DAILY.iter().any(|resource| self.get(*resource).is_some())
     }
 }
 
@@ -130,6 +176,7 @@ impl TokenBucket {
 #[cfg(test)]
 mod tests {
     use super::{Quotas, TokenBucket};
+    use crate::Resource;
     use std::time::Duration;
 
     #[test]
@@ -162,5 +209,23 @@ mod tests {
         let everyone = Quotas { connections: Some(9), subscriptions: Some(5), ..Quotas::default() };
         let merged = own.or(everyone);
         assert_eq!((merged.connections, merged.subscriptions), (Some(1), Some(5)));
+    }
+
+    #[test]
+    fn every_limit_is_found_by_the_name_that_it_has_in_the_directory() {
+        for (n, resource) in (1..).zip(Resource::ALL) {
+            let mut quotas = Quotas::default();
+            quotas.set(*resource, Some(n));
+            let text = serde_json::to_value(quotas).unwrap();
+            assert_eq!(text, serde_json::json!({ resource.name(): n }));
+            assert_eq!(
+                (quotas.get(*resource), Resource::parse(resource.name())),
+                (Some(n), Some(*resource))
+            );
+            assert_eq!(quotas.has_daily(), Resource::DAILY.contains(resource));
+            assert_eq!(Quotas::default().or(quotas), quotas);
+            quotas.set(*resource, None);
+            assert!(quotas.is_empty());
+        }
     }
 }

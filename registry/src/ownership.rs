@@ -9,8 +9,9 @@
 //! not know it yet, writes nothing, and tells nobody what it could not write.
 
 use crate::metrics::Metrics;
-use crate::store::{EtcdStore, StoreError, keep_alive};
+use crate::store::{EtcdStore, StoreError};
 use aws_lc_rs::digest::{SHA256, digest};
+use bulkhead_control::etcd::keep_alive;
 use bulkhead_policy::TenantId;
 use etcd_client::{
     Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions,

@@ -3,7 +3,7 @@
 use crate::stack::Stack;
 use crate::wait::{WITHIN, eventually};
 use async_nats::{Client, ConnectOptions, Event, Message, Subscriber};
-use bulkhead_cli::dev::settle;
+use bulkhead_cli::verify::settle;
 use futures::StreamExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -16,6 +16,7 @@
 )]
 
 mod client;
+mod clock;
 mod config_mode;
 mod issued;
 pub mod mqtt;
@@ -28,6 +29,7 @@ pub mod zenoh;
 
 pub use bulkhead_control::config::Transport;
 pub use client::{Actor, connect_error, next, nothing};
+pub use clock::TestClock;
 pub use config_mode::ConfigModeSite;
 pub use process::Replica;
 pub use stack::{AUDIENCE, ISSUER, Stack, StackBuilder, Token};

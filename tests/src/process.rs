@@ -7,6 +7,7 @@ use std::process::Command;
 /// A service in a process of its own, which can be killed and frozen. It dereferences to [`Server`].
 pub struct Replica {
     server: Server,
+    admin: String,
 }
 
 impl Replica {
@@ -29,7 +30,13 @@ impl Replica {
             ready.is_ok_and(|response| response.status().is_success())
         })
         .await;
-        Self { server }
+        Self { server, admin: address }
+    }
+
+    /// What its admin port says under a path.
+    pub async fn asked(&self, path: &str) -> serde_json::Value {
+        let answer = reqwest::get(format!("http://{}{path}", self.admin)).await.unwrap();
+        answer.json().await.unwrap()
     }
 }
 

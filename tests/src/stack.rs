@@ -1,12 +1,13 @@
 //! A nats-server or a cluster of them with Bulkhead's services before it, Bulkhead's MQTT broker, or a
 //! Zenoh router with Bulkhead's gate before it.
 
+use crate::clock::TestClock;
 use crate::mqtt::{Door, Mode, SERVICE_ISSUER};
 use crate::process::Replica;
 use crate::wait::eventually;
 use crate::zenoh::{Entrance, LINKS};
 use bulkhead_cli::signer::{Signer, TokenRequest};
-use bulkhead_cli::{Services, start_services};
+use bulkhead_cli::{Services, start_services_by};
 use bulkhead_control::Control;
 use bulkhead_control::config::{Config, Transport, ZenohLink};
 use bulkhead_control::directory::Store;
@@ -49,6 +50,7 @@ pub struct StackBuilder {
     issuer_keys: String,
     issuer_roles: Vec<String>,
     tenants: Vec<String>,
+    clock: TestClock,
 }
 
 /// Running servers and services, in a temporary folder. Dropping it ends the servers.
@@ -62,6 +64,7 @@ pub struct Stack {
     zenoh: Option<Router>,
     mosquitto: Option<MosquittoServer>,
     signer: Signer,
+    clock: TestClock,
     folder: tempfile::TempDir,
 }
 
@@ -140,6 +143,7 @@ impl Default for StackBuilder {
             issuer_keys: "jwks_file = \"issuer.jwks.json\"".to_owned(),
             issuer_roles: ["device", "member", "viewer", "operator"].map(str::to_owned).to_vec(),
             tenants: vec!["acme".to_owned(), "globex".to_owned()],
+            clock: TestClock::default(),
         }
     }
 }
@@ -254,6 +258,12 @@ impl StackBuilder {
         Self { tenants: tenants.iter().map(|t| (*t).to_owned()).collect(), ..self }
     }
 
+    /// Has the service of this process count days by this clock.
+    #[must_use]
+    pub fn clock(self, clock: &TestClock) -> Self {
+        Self { clock: clock.clone(), ..self }
+    }
+
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> Stack {
         let folder = tempfile::tempdir().unwrap();
@@ -291,6 +301,7 @@ impl StackBuilder {
             zenoh: None,
             mosquitto,
             signer,
+            clock: self.clock.clone(),
             folder,
         };
         std::fs::write(stack.config_path(), self.configuration(&stack)).unwrap();
@@ -425,7 +436,7 @@ impl Stack {
             bulkhead_control::log::init(&config.log).unwrap();
         }
         let Services { control, exchange, mqtt, zenoh } =
-            start_services(config, Some(self.config_path())).await.unwrap();
+            start_services_by(config, Some(self.config_path()), self.clock.clock()).await.unwrap();
         eventually("the service is ready", || control.readiness().missing().is_empty()).await;
         self.control = Some(control);
         self.exchange = exchange;

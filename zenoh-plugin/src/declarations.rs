@@ -29,6 +29,11 @@ pub(crate) struct Declaration {
 }
 
 impl Declarations {
+    /// How many declarations there are.
+    pub(crate) fn counted(&self) -> u64 {
+        self.table().counted
+    }
+
     /// One more of this name, if there is room for both. It counts as a declaration where `most` says
     /// how many there may be, and only as a name, of which there may be `most_names`, without that.
     pub(crate) fn enter(

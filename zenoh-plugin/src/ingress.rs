@@ -65,7 +65,9 @@ impl Ingress {
             let read = poll_fn(|cx| batches.poll(cx, |_, whole| whole.to_vec())).await;
             let Ok(whole) = read else { return End::Client };
             self.door.seat.heard();
-            match self.take(whole) {
+            let taken = self.take(whole);
+            self.door.rules.count();
+            match taken {
                 Ok(Flow::Open) => {}
                 Ok(Flow::Closed) => return End::Client,
                 Err(violation) => {

@@ -2,8 +2,9 @@
 
 use crate::declarations::{Declaration, Declarations};
 use crate::pressure::Pressure;
+use bulkhead_control::usage::{Gauges, Meter, Uncounted};
 use bulkhead_control::{Admission, Cut};
-use bulkhead_policy::{DenyReason, Principal, Quotas, TenantId, TokenBucket};
+use bulkhead_policy::{DenyReason, Principal, Quotas, Resource, TenantId, TokenBucket, Verdict};
 use jiff::Timestamp;
 use prometheus::IntCounter;
 use std::collections::HashMap;
@@ -138,6 +139,8 @@ pub(crate) struct Guest {
 pub(crate) struct TenantUse {
     sessions: AtomicUsize,
     quotas: Mutex<Quotas>,
+    /// What counts its day; `None` for the platform's services.
+    meter: Option<Arc<Meter>>,
     started: Instant,
     rates: Mutex<Rates>,
     declarations: Arc<Declarations>,
@@ -152,10 +155,11 @@ struct Rates {
 }
 
 impl TenantUse {
-    fn new(quotas: Quotas) -> Self {
+    fn new(quotas: Quotas, meter: Option<Arc<Meter>>) -> Self {
         Self {
             sessions: AtomicUsize::new(0),
             quotas: Mutex::new(quotas),
+            meter,
             started: Instant::now(),
             rates: Mutex::new(Rates { messages: None, bytes: None }),
             declarations: Arc::default(),
@@ -183,6 +187,23 @@ impl TenantUse {
     /// One more id for a key.
     pub(crate) fn name(&self, key: &str, most_names: usize) -> Option<Declaration> {
         self.declarations.enter(key, None, most_names)
+    }
+
+    /// Counts a message with a payload of so many bytes against what the tenant may publish in a day, or
+    /// lets [`TenantUse::count`] do that.
+    ///
+    /// # Errors
+    /// [`DenyReason::DailyQuotaExceeded`].
+    pub(crate) fn spend(&self, bytes: usize, uncounted: &mut Uncounted) -> Verdict<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.meter.as_ref().map_or(Ok(()), |meter| meter.publish(bytes, uncounted))
+    }
+
+    /// Counts what was allowed and is not counted yet.
+    pub(crate) fn count(&self, uncounted: &mut Uncounted) {
+        if let Some(meter) = &self.meter {
+            meter.count(uncounted);
+        }
     }
 
     /// Takes messages and bytes out of what the tenant may publish per second, if it is there.
@@ -281,6 +302,20 @@ impl Seats {
         self.tables().seats.values().cloned().collect()
     }
 
+    /// What tenants have here.
+    pub(crate) fn gauges(&self) -> HashMap<TenantId, Gauges> {
+        let tables = self.tables();
+        let gauges = tables.tenants.iter().filter_map(|(tenant, used)| {
+            let sessions = used.sessions.load(Ordering::Relaxed) as u64;
+            let gauges = Gauges::from([
+                (Resource::Connections, sessions),
+                (Resource::Subscriptions, used.declarations.counted()),
+            ]);
+            Some((tenant.clone()?, gauges))
+        });
+        gauges.collect()
+    }
+
     /// How many sessions there are.
     pub(crate) fn count(&self) -> usize {
         self.tables().seats.len()
@@ -295,8 +330,9 @@ impl Tables {
     fn seat(&mut self, guest: Guest) -> Result<Arc<Seat>, DenyReason> {
         let Guest { admission, beside, place, source, lease } = guest;
         let key = admission.principal.tenant().cloned();
-        let quotas = admission.quotas;
-        let tenant = self.tenants.entry(key).or_insert_with(|| Arc::new(TenantUse::new(quotas)));
+        let (quotas, meter) = (admission.quotas, admission.meter.clone());
+        let tenant = self.tenants.entry(key);
+        let tenant = tenant.or_insert_with(|| Arc::new(TenantUse::new(quotas, meter)));
         tenant.set_quotas(quotas);
         let sessions = tenant.sessions.load(Ordering::Relaxed) as u64;
         if quotas.connections.is_some_and(|most| sessions >= most) {

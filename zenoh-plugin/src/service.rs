@@ -12,11 +12,14 @@ use bulkhead_control::Control;
 use bulkhead_control::config::Around;
 use bulkhead_control::identity::{Accepted, IdentityError, Sources};
 use bulkhead_control::listen::Connections;
-use bulkhead_policy::Broker;
+use bulkhead_policy::{Broker, Resource};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 use zenoh::internal::runtime::DynamicRuntime;
+
+/// What the gate knows of what tenants have. A router retains nothing, and each session's queue is its own.
+const REPORTED: &[Resource] = &[Resource::Connections, Resource::Subscriptions];
 
 /// Why the gate cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +130,11 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
         tasks: control.tasks().clone(),
         stop: control.stop().clone(),
     });
+    control.count_usage();
+    let seats = Arc::downgrade(&gate.seats);
+    gate.auth
+        .usage()
+        .report(REPORTED, move || seats.upgrade().map(|seats| seats.gauges()).unwrap_or_default());
     // Listening for changes begins before anybody is let in.
     let following = Arc::clone(&gate).follow();
     let addresses = listen(config, &gate)?.into();

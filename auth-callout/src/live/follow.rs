@@ -11,7 +11,7 @@ use bulkhead_control::files::Watched;
 use bulkhead_policy::{Quotas, Scope, Tenant, TenantId};
 use futures::StreamExt;
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -47,13 +47,25 @@ pub struct Follower {
     pub tasks: TaskTracker,
 }
 
-/// How accounts are found and changed.
-#[derive(Debug)]
+/// How accounts are found and changed. Cloning shares them.
+#[derive(Clone, Debug)]
 pub enum Accounts {
     /// They are made here.
     Operator(Arc<Operator>, Arc<Provisioner>),
     /// They stand in the server's file.
     Config(Arc<ConfigMode>),
+}
+
+impl Accounts {
+    /// The account of a tenant, as the servers know it.
+    pub fn of(&self, tenant: &TenantId) -> Option<String> {
+        match self {
+            Self::Operator(operator, _) => {
+                operator.keys().account_of(tenant).ok().map(|account| account.to_string())
+            }
+            Self::Config(config) => config.account(&Scope::Tenant(tenant.clone())).cloned(),
+        }
+    }
 }
 
 impl Follower {
@@ -62,6 +74,8 @@ impl Follower {
         let mut changes = self.auth.directory().changes();
         let mut rules = self.auth.rules_changes();
         let mut before = changes.borrow_and_update().clone();
+        let mut exhaustion = self.auth.usage().exhausted();
+        let mut exhausted = exhaustion.borrow_and_update().clone();
         rules.mark_unchanged();
         let mut sweeps = HashMap::new();
         let mut keyring = match &self.accounts {
@@ -86,6 +100,14 @@ impl Follower {
                     let after = changes.borrow_and_update().clone();
                     self.apply(&before, &after, &mut sweeps).await;
                     before = after;
+                }
+                changed = exhaustion.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = exhaustion.borrow_and_update().clone();
+                    self.follow_exhaustion(&exhausted, &now, &mut sweeps).await;
+                    exhausted = now;
                 }
                 changed = rules.changed() => {
                     if changed.is_err() {
@@ -119,10 +141,35 @@ impl Follower {
         sweeps: &mut HashMap<Option<TenantId>, AbortHandle>,
     ) {
         let changed = after.changed_since(before);
-        for id in &changed {
-            if !affects_sessions(before.get(id), after.get(id)) {
-                continue;
-            }
+        let affected = |id: &&TenantId| affects_sessions(before.get(id), after.get(id));
+        self.sweep(changed.iter().filter(affected).collect(), sweeps).await;
+        self.push(changed).await;
+    }
+
+    /// The same for those who have used up their day, or may go on.
+    async fn follow_exhaustion(
+        &self,
+        before: &BTreeSet<TenantId>,
+        now: &BTreeSet<TenantId>,
+        sweeps: &mut HashMap<Option<TenantId>, AbortHandle>,
+    ) {
+        for tenant in now.difference(before) {
+            tracing::info!(%tenant, "has used what it may publish in a day, and is cut off until it may again");
+        }
+        for tenant in before.difference(now) {
+            tracing::info!(%tenant, "may publish again");
+        }
+        self.sweep(now.difference(before).collect(), sweeps).await;
+        self.push(now.symmetric_difference(before).cloned().collect()).await;
+    }
+
+    /// Cuts who may not stay of these tenants.
+    async fn sweep(
+        &self,
+        tenants: Vec<&TenantId>,
+        sweeps: &mut HashMap<Option<TenantId>, AbortHandle>,
+    ) {
+        for id in tenants {
             let Some(account) = self.account_of(id) else {
                 continue;
             };
@@ -134,6 +181,10 @@ impl Follower {
             replace(sweeps, Some(id.clone()), sweep.abort_handle());
         }
         sweeps.retain(|_, sweep| !sweep.is_finished());
+    }
+
+    /// Tells the servers of these tenants' accounts, now and once more.
+    async fn push(&self, changed: BTreeSet<TenantId>) {
         let Accounts::Operator(_, provisioner) = &self.accounts else {
             return;
         };
@@ -160,12 +211,7 @@ impl Follower {
     }
 
     fn account_of(&self, tenant: &TenantId) -> Option<String> {
-        match &self.accounts {
-            Accounts::Operator(operator, _) => {
-                operator.keys().account_of(tenant).ok().map(|account| account.to_string())
-            }
-            Accounts::Config(config) => config.account(&Scope::Tenant(tenant.clone())).cloned(),
-        }
+        self.accounts.of(tenant)
     }
 
     async fn reconcile(&self) {

@@ -4,8 +4,10 @@ mod follow;
 mod provision;
 mod sweep;
 mod system;
+mod usage;
 
 pub use follow::{Accounts, Follower};
 pub use provision::Provisioner;
 pub use sweep::Sweeper;
-pub use system::{Closings, Connection, SystemClient, SystemError};
+pub use system::{AccountUse, Closings, Connection, ServerUse, SystemClient, SystemError};
+pub use usage::UsageReader;

@@ -36,6 +36,7 @@ struct Basis {
     keys: Arc<Keyring>,
     tenant: Option<Arc<Tenant>>,
     quotas: Quotas,
+    exhausted: bool,
 }
 
 impl Basis {
@@ -45,7 +46,8 @@ impl Basis {
             (None, None) => true,
             _ => false,
         };
-        same_tenant && self.quotas == other.quotas && Arc::ptr_eq(&self.keys, &other.keys)
+        let same_limits = (self.quotas, self.exhausted) == (other.quotas, other.exhausted);
+        same_tenant && same_limits && Arc::ptr_eq(&self.keys, &other.keys)
     }
 }
 
@@ -90,7 +92,8 @@ impl Provisioner {
         // earlier one.
         self.push(&keys, &account, id.as_str(), || {
             let basis = self.basis(id);
-            let content = accounts::tenant(&basis.keys, id, basis.tenant.as_deref(), basis.quotas);
+            let Basis { keys, tenant, quotas, exhausted } = &basis;
+            let content = accounts::tenant(keys, id, tenant.as_deref(), *quotas, *exhausted);
             used = Some(basis);
             content.map_err(internal)
         })
@@ -110,7 +113,8 @@ impl Provisioner {
     fn basis(&self, id: &TenantId) -> Basis {
         let tenant = self.auth.directory().tenant(id).ok();
         let quotas = self.auth.quotas(tenant.as_deref().unwrap_or(&Tenant::default()));
-        Basis { keys: self.operator.keys(), tenant, quotas }
+        let exhausted = self.auth.usage().is_exhausted(id);
+        Basis { keys: self.operator.keys(), tenant, quotas, exhausted }
     }
 
     /// Tells the servers of a tenant's account even if they know it.

@@ -5,6 +5,7 @@ use crate::callout::BACKEND;
 use bulkhead_control::Authenticator;
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::identity::Session;
+use bulkhead_policy::{DenyReason, Verdict};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +84,15 @@ impl Sweeper {
         }
     }
 
+    fn may_stay(&self, session: &Session) -> Verdict<()> {
+        self.auth.reassess(&session.principal, session.rights)?;
+        let is_exhausted = |tenant| self.auth.usage().is_exhausted(tenant);
+        match session.principal.tenant() {
+            Some(tenant) if is_exhausted(tenant) => Err(DenyReason::DailyQuotaExceeded),
+            _ => Ok(()),
+        }
+    }
+
     async fn look(
         &self,
         account: Option<&str>,
@@ -93,9 +103,7 @@ impl Sweeper {
                 let Some(session) = Session::parse(&connection.authorized_user) else {
                     return true;
                 };
-                let Err(reason) = self.auth.reassess(&session.principal, session.rights) else {
-                    return true;
-                };
+                let Err(reason) = self.may_stay(&session) else { return true };
                 // A connection is told to go until it is gone, but counted once.
                 if cut.insert((server.to_owned(), connection.cid)) {
                     self.auth.metrics().terminated(BACKEND, reason, 1);

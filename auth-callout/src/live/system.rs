@@ -1,8 +1,10 @@
 //! Asking the servers through the system account.
 
 use async_nats::{Client, Message, Subscriber};
+use bulkhead_policy::Mark;
 use bytes::Bytes;
 use futures::StreamExt;
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -50,6 +52,83 @@ pub struct Connection {
     /// Its account.
     #[serde(default)]
     pub account: String,
+}
+
+/// What one server has counted since it began.
+#[derive(Clone, Debug)]
+pub struct ServerUse {
+    /// Its id, which is another each time it starts.
+    pub server: String,
+    /// Of each account that it knows.
+    pub accounts: Vec<AccountUse>,
+}
+
+/// What one server has counted of an account.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AccountUse {
+    /// The account.
+    #[serde(rename = "acc")]
+    pub account: String,
+    /// Its connections there.
+    #[serde(default)]
+    pub conns: u64,
+    /// Its leaf nodes there.
+    #[serde(default)]
+    pub leafnodes: u64,
+    #[serde(default)]
+    received: Received,
+}
+
+/// Messages and bytes, and what of them came by other servers, who count it too.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Received {
+    #[serde(flatten)]
+    all: RawMark,
+    routes: RawMark,
+    gateways: RawMark,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawMark {
+    msgs: u64,
+    bytes: u64,
+}
+
+impl AccountUse {
+    /// What its clients have published there.
+    pub fn published(&self) -> Mark {
+        let Received { all, routes, gateways } = &self.received;
+        Mark {
+            messages: all.msgs.saturating_sub(routes.msgs).saturating_sub(gateways.msgs),
+            bytes: all.bytes.saturating_sub(routes.bytes).saturating_sub(gateways.bytes),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct AccountUses {
+    #[serde(default)]
+    account_statz: Vec<AccountUse>,
+}
+
+#[derive(Serialize)]
+struct AccountsQuery<'a> {
+    accounts: &'a [String],
+    include_unused: bool,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    #[serde(default)]
+    server: Server,
+    statsz: Start,
+}
+
+#[derive(Deserialize)]
+struct Start {
+    start: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +288,61 @@ impl SystemClient {
         let listening = timeout(QUIET, self.client.subscribe(subject)).await;
         let silent = |_| SystemError::Silent("for connections that end");
         Ok(Closings(listening.map_err(silent)?.map_err(client)?))
+    }
+
+    /// What every server of the cluster has counted of these accounts.
+    ///
+    /// # Errors
+    /// [`SystemError`] if no server answers at all.
+    pub async fn used(&self, accounts: &[String]) -> Result<Vec<ServerUse>, SystemError> {
+        const WHAT: &str = "for what accounts use";
+        // A server that nobody of an account is connected to at the moment has counted it all the same.
+        let query = AccountsQuery { accounts, include_unused: true };
+        let query = serde_json::to_vec(&query).unwrap_or_default();
+        let answers = self.all("$SYS.REQ.ACCOUNT.PING.STATZ", query.into(), WHAT).await?;
+        let read = |message: &Message| {
+            let answer: Answer<AccountUses> = parse(message, WHAT)?;
+            let accounts = answer.data.map(|data| data.account_statz).unwrap_or_default();
+            Ok(ServerUse { server: answer.server.id, accounts })
+        };
+        answers.iter().map(read).collect()
+    }
+
+    /// When every server of the cluster began, by its id.
+    ///
+    /// # Errors
+    /// [`SystemError`] if no server answers at all.
+    pub async fn starts(&self) -> Result<HashMap<String, Timestamp>, SystemError> {
+        const WHAT: &str = "when it began";
+        let answers = self.all("$SYS.REQ.SERVER.PING.STATSZ", Bytes::new(), WHAT).await?;
+        let read = |message: &Message| {
+            let answer: Started = serde_json::from_slice(&message.payload)
+                .map_err(|error| SystemError::Refused(WHAT, error.to_string()))?;
+            Ok((answer.server.id, answer.statsz.start))
+        };
+        answers.iter().map(read).collect()
+    }
+
+    /// One answer of every server.
+    async fn all(
+        &self,
+        subject: &'static str,
+        body: Bytes,
+        what: &'static str,
+    ) -> Result<Vec<Message>, SystemError> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(client)?;
+        self.client.publish_with_reply(subject, inbox, body).await.map_err(client)?;
+        let mut all = Vec::new();
+        let mut deadline = Instant::now() + TIMEOUT;
+        while let Ok(Some(message)) = timeout_at(deadline, answers.next()).await {
+            if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+                break;
+            }
+            all.push(message);
+            deadline = Instant::now() + QUIET;
+        }
+        if all.is_empty() { Err(SystemError::Silent(what)) } else { Ok(all) }
     }
 
     async fn kick(&self, server: &str, cid: u64) -> Result<(), SystemError> {

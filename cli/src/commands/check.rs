@@ -35,6 +35,7 @@ pub(super) async fn run(context: &Context) -> Outcome {
     }];
     checks.extend(issuers(&config)?);
     checks.push(directory(&config).await);
+    checks.push(usage(&config).await);
     checks.extend(nats(&config));
     checks.extend(identities(&config));
     checks.extend(others(&config));
@@ -87,6 +88,12 @@ async fn directory(config: &Config) -> Check {
             Err(error) => Err(error.to_string()),
         },
     }
+}
+
+async fn usage(config: &Config) -> Check {
+    let kept = bulkhead_control::usage::check(config).await;
+    let outcome = kept.map(|at| format!("what tenants use is kept in {at}"));
+    Check { what: "usage".to_owned(), outcome: outcome.map_err(|error| error.to_string()) }
 }
 
 fn nats(config: &Config) -> Option<Check> {

@@ -235,7 +235,7 @@ fn endpoint(url: &str) -> Result<reqwest::Url, String> {
 }
 
 /// An error and what caused it: the cause says what is wrong.
-pub(super) fn causes(error: &dyn Error) -> String {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -1,9 +1,11 @@
 //! `bulkhead dev`.
 
+use super::verify::show;
 use super::{Context, Outcome};
 use crate::args::Dev;
-use crate::dev::{Environment, Matrix};
-use crate::output::{complain, line, table};
+use crate::dev::{Environment, measure};
+use crate::output::{complain, line};
+use crate::verify::Outcome as Verdict;
 use bulkhead_control::config::LogConfig;
 use bulkhead_control::log;
 use bulkhead_control::program::interrupted;
@@ -12,7 +14,8 @@ use std::process::ExitCode;
 
 pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
     let quiet = LogConfig {
-        filter: "warn,async_nats=error,rumqttc=error".to_owned(),
+        // That clients are refused is what the matrix shows.
+        filter: "warn,async_nats=off,rumqttc=off,zenoh=error,zenoh_transport=off".to_owned(),
         ..LogConfig::default()
     };
     log::init(&quiet)?;
@@ -25,15 +28,16 @@ pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
         started = Environment::start(&args.dir) => started?,
         () = &mut interrupted => return Ok(ExitCode::from(crate::FAILED)),
     };
-    let matrix = tokio::select! {
-        measured = Matrix::measure(&environment) => measured?,
+    let report = tokio::select! {
+        measured = measure(&environment) => measured?,
         () = &mut interrupted => {
             environment.stop().await;
             return Ok(ExitCode::from(crate::FAILED));
         }
     };
-    context.output.print(&matrix.rows(), || show(&matrix))?;
-    let code = ExitCode::from(if matrix.holds() { 0 } else { crate::NOT_AS_IT_SHOULD_BE });
+    context.output.print(&report, || show(&report))?;
+    let holds = report.result() == Verdict::Isolated;
+    let code = ExitCode::from(if holds { 0 } else { crate::NOT_AS_IT_SHOULD_BE });
     if args.once {
         environment.stop().await;
         return Ok(code);
@@ -44,25 +48,4 @@ pub(super) async fn run(context: &Context, args: Dev) -> Outcome {
     environment.wait(interrupted).await;
     environment.stop().await;
     Ok(code)
-}
-
-fn show(matrix: &Matrix) -> String {
-    let rows = matrix.rows().iter().map(|row| {
-        vec![
-            row.backend.to_owned(),
-            row.action.to_owned(),
-            row.own.to_string(),
-            row.foreign.to_string(),
-            if row.holds() { "holds" } else { "DOES NOT HOLD" }.to_owned(),
-        ]
-    });
-    let verdict = if matrix.holds() {
-        "Every row holds: within its tenant a client can do it, across tenants it cannot."
-    } else {
-        "Some row does not hold: do not use this build."
-    };
-    format!(
-        "\n{}\n{verdict}\n",
-        table(&["BACKEND", "ACTION", "OWN TENANT", "OTHER TENANT", ""], rows)
-    )
 }

@@ -12,8 +12,10 @@ mod ready;
 mod serve;
 mod tenant;
 mod token;
+mod verify;
 
-pub use serve::{Services, start as start_services};
+pub(crate) use creds::causes;
+pub use serve::{Services, start as start_services, start_by as start_services_by};
 
 use crate::args::{Args, Command};
 use crate::output::Output;
@@ -110,5 +112,6 @@ pub(crate) async fn run(args: Args) -> Outcome {
         Command::Exchange(command) => exchange::run(&context, command),
         Command::Nats(command) => nats::run(&context, command),
         Command::Audit(command) => audit::run(&context, command),
+        Command::Verify(args) => verify::run(&context, args).await,
     }
 }

@@ -3,6 +3,7 @@
 use super::{Context, Outcome};
 use bulkhead_control::config::Config;
 use bulkhead_control::program::interrupted;
+use bulkhead_control::usage::Clock;
 use bulkhead_control::{Control, StartError};
 use bulkhead_mqtt_broker::Broker;
 use bulkhead_zenoh::Router;
@@ -46,7 +47,22 @@ pub struct Services {
 /// # Errors
 /// [`StartError`].
 pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Services, StartError> {
-    let control = Control::start(config, file).await?;
+    start_in(Control::start(config, file).await?).await
+}
+
+/// The same, with another clock for what is counted by the day.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn start_by(
+    config: Config,
+    file: Option<PathBuf>,
+    clock: Clock,
+) -> Result<Services, StartError> {
+    start_in(Control::start_by(config, file, clock).await?).await
+}
+
+async fn start_in(control: Control) -> Result<Services, StartError> {
     let mut issuers = control.issuers()?;
     if control.config().nats.is_some() {
         let issuer = bulkhead_auth_callout::start(&control)

@@ -2,9 +2,11 @@
 //! and running services act on them at once.
 
 use super::{Context, Outcome};
-use crate::args::{Device, Limit, QuotaArgs, Tenant as Command};
+use crate::args::{Assignment, Device, Limit, QuotaArgs, QuotaName, Tenant as Command};
 use crate::output::{relative, table};
-use bulkhead_policy::{JetStreamQuota, Quotas, Status, Tenant, TenantId};
+use bulkhead_control::config::Config;
+use bulkhead_control::usage::{self, Report, UsageError};
+use bulkhead_policy::{Day, JetStreamQuota, Quotas, Resource, Status, Tenant, TenantId};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
@@ -46,7 +48,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Show { tenant: id } => {
             let tenant = store.get(&id).await?;
-            context.output.print(&show_json(&id, &tenant), || show_text(&id, &tenant))?;
+            let use_of = UseOf::read(&context.config()?, &id, &tenant).await;
+            let mut value = show_json(&id, &tenant);
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("usage".to_owned(), use_of.json());
+            }
+            context.output.print(&value, || show_text(&id, &tenant) + &use_of.text())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Suspend { tenant: id } => {
@@ -65,14 +72,23 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
             store.delete(&id).await?;
             context.done(json!({"deleted": id}), format!("tenant {id} was deleted"))
         }
-        Command::Quota { tenant: id, quotas } => {
+        Command::Quota { tenant: id, set, unset, mut quotas } => {
+            quotas.take(&set, &unset)?;
             let tenant = if quotas.is_empty() {
                 store.get(&id).await?
             } else {
                 quotas.check(&store.get(&id).await?.quotas)?;
                 store.update(&id, |tenant| quotas.apply(&mut tenant.quotas)).await?
             };
-            context.output.print(&json!(tenant.quotas), || quota_text(&tenant.quotas))?;
+            let defaults = context.config()?.quotas;
+            let effective = tenant.quotas.or(defaults);
+            let value = json!({
+                "id": id,
+                "quotas": tenant.quotas,
+                "defaults": defaults,
+                "effective": effective,
+            });
+            context.output.print(&value, || quota_text(&tenant.quotas, &defaults))?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -107,46 +123,96 @@ pub(super) async fn run_device(context: &Context, command: Device) -> Outcome {
 }
 
 impl QuotaArgs {
-    fn apply(&self, quotas: &mut Quotas) {
-        let plain = [
-            (self.connections, &mut quotas.connections),
-            (self.subscriptions, &mut quotas.subscriptions),
-            (self.messages_per_second, &mut quotas.messages_per_second),
-            (self.bytes_per_second, &mut quotas.bytes_per_second),
-            (self.payload_bytes, &mut quotas.payload_bytes),
-            (self.retained_messages, &mut quotas.retained_messages),
-            (self.retained_bytes, &mut quotas.retained_bytes),
-            (self.queued_bytes, &mut quotas.queued_bytes),
-            (self.authentications_per_minute, &mut quotas.authentications_per_minute),
-        ];
-        for (given, quota) in plain {
-            if let Some(limit) = given {
-                *quota = limit.0;
+    fn of(&mut self, resource: Resource) -> &mut Option<Limit> {
+        match resource {
+            Resource::Connections => &mut self.connections,
+            Resource::Subscriptions => &mut self.subscriptions,
+            Resource::MessagesPerSecond => &mut self.messages_per_second,
+            Resource::BytesPerSecond => &mut self.bytes_per_second,
+            Resource::PayloadBytes => &mut self.payload_bytes,
+            Resource::RetainedMessages => &mut self.retained_messages,
+            Resource::RetainedBytes => &mut self.retained_bytes,
+            Resource::QueuedBytes => &mut self.queued_bytes,
+            Resource::AuthenticationsPerMinute => &mut self.authentications_per_minute,
+            Resource::MessagesPerDay => &mut self.messages_per_day,
+            Resource::BytesPerDay => &mut self.bytes_per_day,
+            Resource::AuthenticationsPerDay => &mut self.authentications_per_day,
+        }
+    }
+
+    /// Takes over what was written as `name=value`, and what is to be taken back.
+    fn take(&mut self, set: &[Assignment], unset: &[QuotaName]) -> Result<(), String> {
+        let unset = unset.iter().map(|name| Assignment { name: *name, limit: Limit(None) });
+        for Assignment { name, limit } in set.iter().copied().chain(unset) {
+            let number = || {
+                let all = "take JetStream's limits back all together, by --unset jetstream";
+                limit.0.ok_or_else(|| all.to_owned())
+            };
+            let is_twice = match name {
+                QuotaName::Of(resource) => self.of(resource).replace(limit).is_some(),
+                QuotaName::JetStream if limit.0.is_some() => {
+                    let parts = "jetstream.streams, jetstream.consumers, jetstream.storage_bytes or \
+                                 jetstream.memory_bytes";
+                    return Err(format!("jetstream has limits of several kinds; set {parts}"));
+                }
+                QuotaName::JetStream => self.jetstream_streams.replace(limit).is_some(),
+                QuotaName::Streams => {
+                    let limit = Limit(Some(number()?));
+                    self.jetstream_streams.replace(limit).is_some()
+                }
+                QuotaName::Consumers => self.jetstream_consumers.replace(number()?).is_some(),
+                QuotaName::StorageBytes => {
+                    self.jetstream_storage_bytes.replace(number()?).is_some()
+                }
+                QuotaName::MemoryBytes => self.jetstream_memory_bytes.replace(number()?).is_some(),
+            };
+            if is_twice {
+                return Err("a limit is given twice; say each once".to_owned());
             }
         }
-        if let Some(streams) = self.jetstream_streams {
-            quotas.jetstream = streams.0.map(|streams| {
-                let before = quotas.jetstream.unwrap_or_default();
-                JetStreamQuota {
-                    streams,
-                    consumers: self.jetstream_consumers.unwrap_or(match before.consumers {
-                        0 => streams.saturating_mul(10),
-                        consumers => consumers,
-                    }),
-                    storage_bytes: self.jetstream_storage_bytes.unwrap_or(before.storage_bytes),
-                    memory_bytes: self.jetstream_memory_bytes.unwrap_or(before.memory_bytes),
-                }
-            });
+        Ok(())
+    }
+
+    fn apply(&self, quotas: &mut Quotas) {
+        let mut given = self.clone();
+        for resource in Resource::ALL {
+            if let Some(limit) = given.of(*resource) {
+                quotas.set(*resource, limit.0);
+            }
         }
+        let has_parts =
+            [self.jetstream_consumers, self.jetstream_storage_bytes, self.jetstream_memory_bytes]
+                .iter()
+                .any(Option::is_some);
+        let streams = match self.jetstream_streams {
+            Some(Limit(streams)) => streams,
+            None if has_parts => quotas.jetstream.map(|before| before.streams),
+            None => return,
+        };
+        quotas.jetstream = streams.map(|streams| {
+            let before = quotas.jetstream.unwrap_or_default();
+            JetStreamQuota {
+                streams,
+                consumers: self.jetstream_consumers.unwrap_or(match before.consumers {
+                    0 => streams.saturating_mul(10),
+                    consumers => consumers,
+                }),
+                storage_bytes: self.jetstream_storage_bytes.unwrap_or(before.storage_bytes),
+                memory_bytes: self.jetstream_memory_bytes.unwrap_or(before.memory_bytes),
+            }
+        });
     }
 
     /// Refuses what would have no effect.
     fn check(&self, before: &Quotas) -> Result<(), &'static str> {
-        let Some(Limit(streams)) = self.jetstream_streams else {
-            return Ok(());
-        };
         let others =
             [self.jetstream_consumers, self.jetstream_storage_bytes, self.jetstream_memory_bytes];
+        let Some(Limit(streams)) = self.jetstream_streams else {
+            return match (before.jetstream, others.iter().any(Option::is_some)) {
+                (None, true) => Err("without streams there is no JetStream; add jetstream.streams"),
+                _ => Ok(()),
+            };
+        };
         if streams.is_none() && others.iter().any(Option::is_some) {
             return Err(
                 "--jetstream-streams none takes all its limits back; leave the other ones out",
@@ -164,21 +230,11 @@ impl QuotaArgs {
     }
 
     fn is_empty(&self) -> bool {
-        // The rest of JetStream's cannot stand without the number of streams.
-        [
-            self.connections,
-            self.subscriptions,
-            self.messages_per_second,
-            self.bytes_per_second,
-            self.payload_bytes,
-            self.retained_messages,
-            self.retained_bytes,
-            self.queued_bytes,
-            self.authentications_per_minute,
-            self.jetstream_streams,
-        ]
-        .iter()
-        .all(Option::is_none)
+        let mut given = self.clone();
+        let plain = Resource::ALL.iter().any(|resource| given.of(*resource).is_some());
+        let jetstream =
+            [self.jetstream_consumers, self.jetstream_storage_bytes, self.jetstream_memory_bytes];
+        !plain && self.jetstream_streams.is_none() && jetstream.iter().all(Option::is_none)
     }
 }
 
@@ -215,22 +271,139 @@ fn show_text(id: &TenantId, tenant: &Tenant) -> String {
     for role in tenant.roles.keys() {
         text += &format!("role    {role} is its own\n");
     }
-    text + &quota_text(&tenant.quotas)
+    text
 }
 
-fn quota_text(quotas: &Quotas) -> String {
-    if quotas.is_empty() {
-        return "quotas  as configured for every tenant\n".to_owned();
+/// Every limit, and whether it is the tenant's own.
+fn quota_text(own: &Quotas, defaults: &Quotas) -> String {
+    let row = |name: &str, own: Option<u64>, default: Option<u64>| {
+        vec![name.to_owned(), limit_text(own.or(default)), origin(own, default).to_owned()]
+    };
+    let plain = Resource::ALL.iter().map(|r| row(r.name(), own.get(*r), defaults.get(*r)));
+    let mut rows: Vec<_> = plain.collect();
+    match own.jetstream.or(defaults.jetstream) {
+        None => rows.push(row("jetstream", None, None)),
+        Some(jetstream) => {
+            let parts = [
+                ("jetstream.streams", jetstream.streams),
+                ("jetstream.consumers", jetstream.consumers),
+                ("jetstream.storage_bytes", jetstream.storage_bytes),
+                ("jetstream.memory_bytes", jetstream.memory_bytes),
+            ];
+            let is_own = own.jetstream.is_some();
+            let row = |(name, n): (&str, u64)| row(name, is_own.then_some(n), Some(n));
+            rows.extend(parts.map(row));
+        }
     }
-    let value = json!(quotas);
-    let rows = value.as_object().into_iter().flatten().flat_map(|(name, value)| match value {
-        serde_json::Value::Object(nested) => nested
-            .iter()
-            .map(|(inner, value)| vec![format!("{name}.{inner}"), value.to_string()])
-            .collect(),
-        value => vec![vec![name.clone(), value.to_string()]],
-    });
-    table(&["QUOTA", "LIMIT"], rows.collect::<Vec<_>>())
+    table(&["QUOTA", "LIMIT", "FROM"], rows)
+}
+
+fn limit_text(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |n| n.to_string())
+}
+
+/// Who set a limit.
+fn origin(own: Option<u64>, default: Option<u64>) -> &'static str {
+    match (own, default) {
+        (Some(_), _) => "tenant",
+        (None, Some(_)) => "default",
+        (None, None) => "-",
+    }
+}
+
+/// What a tenant uses of what it may use.
+struct UseOf {
+    report: Result<Report, UsageError>,
+    own: Quotas,
+    defaults: Quotas,
+}
+
+impl UseOf {
+    async fn read(config: &Config, id: &TenantId, tenant: &Tenant) -> Self {
+        let report = usage::look(config, id, Day::of(Timestamp::now())).await;
+        Self { report, own: tenant.quotas, defaults: config.quotas }
+    }
+
+    /// Each resource, how much of it is used, and how much may be.
+    fn rows(&self) -> impl Iterator<Item = (Resource, Option<u64>, Option<u64>)> {
+        let limits = self.own.or(self.defaults);
+        Resource::ALL.iter().map(move |resource| {
+            let used = self.report.as_ref().ok().and_then(|report| report.used(*resource));
+            (*resource, used, limits.get(*resource))
+        })
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let resources = self.rows().map(|(resource, used, limit)| {
+            let from = origin(self.own.get(resource), self.defaults.get(resource));
+            let from = Some(from).filter(|from| *from != "-");
+            let percent = percent(used, limit);
+            let value = json!({"used": used, "limit": limit, "from": from, "percent": percent});
+            (resource.name().to_owned(), value)
+        });
+        let resources: serde_json::Map<_, _> = resources.collect();
+        match &self.report {
+            Ok(report) => json!({
+                "day": report.day.to_string(),
+                "processes": report.processes,
+                "resources": resources,
+            }),
+            Err(error) => json!({"error": error.to_string(), "resources": resources}),
+        }
+    }
+
+    fn text(&self) -> String {
+        let known = match &self.report {
+            Ok(report) => format!(
+                "usage   on {} (UTC), as {} running now {} it\n",
+                report.day,
+                if report.processes == 1 {
+                    "1 process".to_owned()
+                } else {
+                    format!("{} processes", report.processes)
+                },
+                if report.processes == 1 { "knows" } else { "know" },
+            ),
+            Err(error) => format!("usage   unknown: {error}\n"),
+        };
+        let rows = self.rows().map(|(resource, used, limit)| {
+            // Of a rate or a size there is nothing that would be used.
+            let is_counted =
+                Resource::LIVE.contains(&resource) || Resource::DAILY.contains(&resource);
+            let used = match used {
+                Some(n) => n.to_string(),
+                None if is_counted => "unknown".to_owned(),
+                None => "-".to_owned(),
+            };
+            (resource, used, limit)
+        });
+        let rows = self.rows().zip(rows).map(|((_, n, _), (resource, used, limit))| {
+            let percent = percent(n, limit).map_or_else(|| "-".to_owned(), |p| format!("{p:.1} %"));
+            let from = origin(self.own.get(resource), self.defaults.get(resource));
+            vec![resource.name().to_owned(), used, limit_text(limit), percent, from.to_owned()]
+        });
+        let mut text = known + &table(&["QUOTA", "USED", "LIMIT", "USED %", "FROM"], rows);
+        if let Some(jetstream) = self.own.jetstream.or(self.defaults.jetstream) {
+            text += &format!(
+                "JetStream: {} streams, {} consumers each, {} bytes on disk, {} in memory\n",
+                jetstream.streams,
+                jetstream.consumers,
+                jetstream.storage_bytes,
+                jetstream.memory_bytes
+            );
+        }
+        text
+    }
+}
+
+/// How much of a limit is used, in hundredths; of a limit of nothing, all.
+fn percent(used: Option<u64>, limit: Option<u64>) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
+    let share = |used: u64, limit: u64| used as f64 / limit as f64 * 100.0;
+    Some(match (used?, limit?) {
+        (_, 0) => 100.0,
+        (used, limit) => (share(used, limit) * 10.0).round() / 10.0,
+    })
 }
 
 fn confirm(question: &str) -> std::io::Result<bool> {

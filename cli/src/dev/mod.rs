@@ -2,11 +2,7 @@
 
 mod environment;
 mod matrix;
-mod mqtt;
-mod nats;
 mod registry;
-mod zenoh;
 
 pub use environment::{DevError, Environment};
-pub use matrix::{Matrix, Row, Seen};
-pub use nats::settle;
+pub use matrix::measure;

@@ -1,7 +1,7 @@
-//! The rows of the registry, over NATS.
+//! The rows of the registry for which a device has to be registered, over NATS.
 
-use super::environment::{DevError, Environment};
-use super::matrix::{Row, Seen};
+use super::environment::{DevError, Environment, TENANTS};
+use crate::verify::{Attempt, Judged, Seen, Trial};
 use async_nats::{Client, ConnectOptions, RequestErrorKind};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -12,18 +12,25 @@ const WAIT: Duration = Duration::from_secs(1);
 /// The device that is looked for in each tenant.
 const DEVICE: &str = "dev-probe";
 
-pub(super) async fn measure(environment: &Environment) -> Result<Vec<Row>, DevError> {
-    let (acme, globex) =
-        (Party::connect(environment, "acme").await?, Party::connect(environment, "globex").await?);
-    globex.register("globex").await?;
+pub(super) async fn measure(environment: &Environment) -> Result<Vec<Judged>, DevError> {
+    let [a, b] = TENANTS;
+    let (of_a, of_b) =
+        (Party::connect(environment, a).await?, Party::connect(environment, b).await?);
+    let (mut registering, mut finding) = (Vec::new(), Vec::new());
+    for ((attacker, party), (victim, own)) in [((a, &of_a), (b, &of_b)), ((b, &of_b), (a, &of_a))] {
+        let tried = |own, foreign, did: &str| {
+            let leak = format!("{attacker} {did} a device of {victim}");
+            Attempt { attacker, victim, came_to: Ok(Trial { own, foreign, leak }) }
+        };
+        let (within, across) = (own.register(victim).await?, party.register(victim).await?);
+        registering.push(tried(within, across, "registered"));
+        let (within, across) = (own.find(victim).await?, party.find(victim).await?);
+        finding.push(tried(within, across, "found"));
+    }
     Ok(vec![
-        row("register a device", acme.register("acme").await?, acme.register("globex").await?),
-        row("find a device", acme.find("acme").await?, acme.find("globex").await?),
+        Judged::of("registry", "register a device of the other tenant", registering),
+        Judged::of("registry", "find a device of the other tenant", finding),
     ])
-}
-
-fn row(action: &'static str, own: Seen, foreign: Seen) -> Row {
-    Row { backend: "registry", action, own, foreign }
 }
 
 /// A member of a tenant.

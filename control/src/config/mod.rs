@@ -13,6 +13,7 @@ mod nats;
 mod registry;
 mod service;
 mod upstream;
+mod usage;
 mod zenoh;
 
 pub use directory::{DirectoryConfig, EtcdConfig, Source};
@@ -26,6 +27,7 @@ pub use service::{
     MetricsConfig, TlsFiles,
 };
 pub use upstream::{UpstreamConfig, UpstreamUrl};
+pub use usage::UsageConfig;
 pub use zenoh::{Around, ZenohConfig, ZenohLink, ZenohListener};
 
 use crate::identity::TOKEN_KEYS;
@@ -52,6 +54,9 @@ pub struct Config {
     /// Roles besides, or instead of, the built-in ones.
     #[serde(default)]
     pub roles: BTreeMap<RoleName, Role>,
+    /// Counting what tenants use.
+    #[serde(default)]
+    pub usage: UsageConfig,
     /// Limits on failed and concurrent authentications.
     #[serde(default)]
     pub limits: LimitsConfig,
@@ -147,6 +152,14 @@ impl Config {
             ));
         }
         self.directory.check().map_err(|p| p.under("directory"))?;
+        self.usage.check(&self.directory).map_err(|p| p.under("usage"))?;
+        if self.directory.open && self.quotas.has_daily() {
+            return Err(Problem::new(
+                "quotas",
+                "limits by the day, and directory.open admits tenants that nobody counts by the day",
+                "take the quotas per day out, or set directory.open = false",
+            ));
+        }
         let roles = self.role_set();
         let (mut names, mut issuers) = (BTreeSet::new(), BTreeSet::new());
         for (i, issuer) in self.issuers.iter().enumerate() {
@@ -217,6 +230,7 @@ impl Config {
             issuer.keys.path().into_iter().for_each(resolve);
             issuer.keys.ca_file().into_iter().for_each(resolve);
         }
+        self.usage.folder.iter_mut().for_each(resolve);
         self.audit.path.iter_mut().for_each(resolve);
         self.admin.token_file.iter_mut().for_each(resolve);
         if let Some(exchange) = &mut self.exchange {

@@ -1,16 +1,20 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! `/healthz`, `/readyz`, `/metrics` and `/v1/usage`.
 
 use super::bearer;
 use super::serve::{ServeError, serve};
 use crate::config::AdminConfig;
 use crate::files::read_text;
 use crate::metrics::Metrics;
-use axum::Router;
+use crate::usage::{TenantUsage, Usage};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
+use bulkhead_policy::Resource;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -50,10 +54,20 @@ impl fmt::Debug for Readiness {
     }
 }
 
+/// What the port shows.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// At `/metrics`.
+    pub metrics: Metrics,
+    /// At `/v1/usage`.
+    pub usage: Usage,
+    /// At `/readyz`.
+    pub readiness: Readiness,
+}
+
 #[derive(Clone)]
 struct Admin {
-    metrics: Metrics,
-    readiness: Readiness,
+    shown: Shown,
     token: Option<Arc<SecretString>>,
 }
 
@@ -85,8 +99,7 @@ impl Extension {
 /// [`ServeError`].
 pub async fn start(
     config: &AdminConfig,
-    metrics: &Metrics,
-    readiness: &Readiness,
+    shown: Shown,
     extension: Extension,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -98,22 +111,19 @@ pub async fn start(
         }
         Ok(Arc::new(SecretString::from(token)))
     });
-    let admin = Admin {
-        metrics: metrics.clone(),
-        readiness: readiness.clone(),
-        token: token.transpose().map_err(ServeError::Token)?,
-    };
+    let admin = Admin { shown, token: token.transpose().map_err(ServeError::Token)? };
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
+        .route("/v1/usage", get(usage))
         .fallback(move |request| extension.clone().call(request))
         .with_state(admin);
     serve("admin.listen", config.listen, None, router, tasks, stop).await
 }
 
 async fn ready(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let missing = admin.readiness.missing();
+    let missing = admin.shown.readiness.missing();
     if missing.is_empty() {
         return "ready\n".into_response();
     }
@@ -124,16 +134,41 @@ async fn ready(State(admin): State<Admin>, headers: HeaderMap) -> Response {
 
 async fn metrics_text(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     if !admin.admits(&headers) {
-        let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
-        return (StatusCode::UNAUTHORIZED, ask, "a Bearer token is needed\n").into_response();
+        return unauthorized();
     }
-    match admin.metrics.encode() {
+    match admin.shown.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
+}
+
+/// What every tenant uses and may use, as this process knows it.
+async fn usage(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    if !admin.admits(&headers) {
+        return unauthorized();
+    }
+    let (day, all) = admin.shown.usage.all();
+    let tenants: BTreeMap<_, _> =
+        all.into_iter().map(|(id, usage)| (id, by_resource(&usage))).collect();
+    Json(json!({"day": day.to_string(), "tenants": tenants})).into_response()
+}
+
+fn by_resource(usage: &TenantUsage) -> BTreeMap<&'static str, Value> {
+    let shown = |resource: &Resource| {
+        let used = usage.today.get(*resource).or_else(|| usage.live.get(resource).copied());
+        let quota = usage.quotas.get(*resource);
+        let is_any = used.is_some() || quota.is_some();
+        is_any.then(|| (resource.name(), json!({"used": used, "quota": quota})))
+    };
+    Resource::ALL.iter().filter_map(shown).collect()
+}
+
+fn unauthorized() -> Response {
+    let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
+    (StatusCode::UNAUTHORIZED, ask, "a Bearer token is needed\n").into_response()
 }
 
 impl Admin {

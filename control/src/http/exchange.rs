@@ -367,11 +367,12 @@ fn refuse(error: IssueError) -> Response {
 
 fn status_of(reason: DenyReason) -> StatusCode {
     match reason {
-        DenyReason::AuthRateExceeded | DenyReason::SourceRateExceeded => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        DenyReason::AuthRateExceeded
+        | DenyReason::SourceRateExceeded
+        | DenyReason::DailyQuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         DenyReason::KeysUnavailable
         | DenyReason::DirectoryUnavailable
+        | DenyReason::UsageUnavailable
         | DenyReason::Overloaded
         | DenyReason::Internal => StatusCode::SERVICE_UNAVAILABLE,
         DenyReason::TenantUnknown

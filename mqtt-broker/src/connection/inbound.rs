@@ -11,6 +11,7 @@ use crate::realm::Subscription;
 use crate::record::Message;
 use crate::refusal::Refusal;
 use crate::store::{Steps, Store};
+use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::DenyReason;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ struct Publishes {
     records: Vec<u8>,
     /// Messages.
     count: u64,
+    /// Those that are not counted against the tenant's day yet.
+    uncounted: Uncounted,
     /// Those of QoS 1.
     acknowledged: u16,
     /// How many more of those the client may have under way; looked up when it is needed.
@@ -144,7 +147,7 @@ impl Connection {
         {
             self.take_allowance(publishes)?;
         }
-        if let Err(reason) = self.may_publish(&topic, publish) {
+        if let Err(reason) = self.may_publish(&topic, publish, publishes) {
             return self.refuse(publish, reason);
         }
         if publish.qos == QoS::ExactlyOnce
@@ -194,7 +197,12 @@ impl Connection {
         Ok(())
     }
 
-    fn may_publish(&mut self, topic: &str, publish: &Publish<'_>) -> Result<(), DenyReason> {
+    fn may_publish(
+        &mut self,
+        topic: &str,
+        publish: &Publish<'_>,
+        publishes: &mut Publishes,
+    ) -> Result<(), DenyReason> {
         if self.inbound.allowed != topic {
             may_publish(&*self.access, topic)?;
             self.inbound.allowed.clear();
@@ -207,7 +215,8 @@ impl Connection {
                 return Err(DenyReason::ResponseTopicDenied);
             }
         }
-        self.realm.usage.publish(&self.access.quotas(), publish.payload.len())
+        self.realm.usage.publish(&self.access.quotas(), publish.payload.len())?;
+        self.access.spend(publish.payload.len(), &mut publishes.uncounted)
     }
 
     /// Tells the client, before anything is acknowledged.
@@ -225,7 +234,8 @@ impl Connection {
     }
 
     /// Gives messages to the router.
-    fn send_on(&mut self, publishes: Publishes) {
+    fn send_on(&mut self, mut publishes: Publishes) {
+        self.access.count(&mut publishes.uncounted);
         if publishes.records.is_empty() {
             return;
         }

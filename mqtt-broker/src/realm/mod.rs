@@ -33,7 +33,8 @@ use crate::incarnation::Incarnation;
 use crate::settings::FALLBACK;
 use crate::store::{Meta, Steps};
 use arc_swap::ArcSwap;
-use bulkhead_policy::{DenyReason, Quotas, TenantId, Verdict};
+use bulkhead_control::usage::Gauges;
+use bulkhead_policy::{DenyReason, Quotas, Resource, TenantId, Verdict};
 use retained::Retained;
 use session::State;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -491,6 +492,21 @@ impl Realm {
     /// Whether nothing is left of the tenant.
     pub(crate) fn is_idle(&self) -> bool {
         self.counts() == (0, 0) && self.lane.is_idle()
+    }
+
+    /// What the tenant has here.
+    pub(crate) fn gauges(&self) -> Gauges {
+        let inside = self.lock();
+        let retained = (inside.retained.len(), inside.retained.bytes());
+        drop(inside);
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Gauges::from([
+            (Resource::Connections, self.usage.connections.get()),
+            (Resource::Subscriptions, self.usage.subscriptions.get()),
+            (Resource::RetainedMessages, count(retained.0)),
+            (Resource::RetainedBytes, count(retained.1)),
+            (Resource::QueuedBytes, self.queued.load(Ordering::Relaxed)),
+        ])
     }
 
     /// How many sessions and retained messages there are.

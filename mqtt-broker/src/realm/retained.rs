@@ -92,6 +92,11 @@ impl Retained {
         self.messages.keys().map(|topic| &**topic)
     }
 
+    /// What all of them weigh.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.messages.len()

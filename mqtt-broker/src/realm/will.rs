@@ -3,6 +3,7 @@ use crate::bus::Batch;
 use crate::clock::Deadline;
 use crate::hook::{Operation, Renewal};
 use crate::record::Message;
+use bulkhead_control::usage::Uncounted;
 use std::sync::Arc;
 
 impl Realm {
@@ -16,7 +17,10 @@ impl Realm {
             Ok(Renewal::Changed(access)) => access,
             Err(reason) => return self.denied(&*access, Operation::Will, reason),
         };
-        if let Err(reason) = access.publish(message.topic) {
+        let (allowed, mut uncounted) = (access.publish(message.topic), Uncounted::default());
+        let allowed = allowed.and_then(|()| access.spend(message.payload.len(), &mut uncounted));
+        access.count(&mut uncounted);
+        if let Err(reason) = allowed {
             return self.denied(&*access, Operation::Will, reason);
         }
         let deadline = will.expiry.map(Deadline::after);

@@ -275,6 +275,7 @@ impl Request {
                 check_will(access, mounted, answers_to, will.payload.len())?;
                 own_will = Some(wills::Will {
                     topic: mounted.into(),
+                    bytes: will.payload.len(),
                     delay: will.properties.will_delay().unwrap_or(0),
                     client_id: id.as_str().into(),
                 });

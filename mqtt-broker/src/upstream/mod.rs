@@ -35,7 +35,8 @@ use crate::hook::{Access, Noted, Operation};
 use crate::realm::SessionKey;
 use crate::service::MqttError;
 use bulkhead_control::config::UpstreamConfig;
-use bulkhead_policy::{DenyReason, Scope, TenantId};
+use bulkhead_control::usage::Gauges;
+use bulkhead_policy::{DenyReason, Resource, Scope, TenantId};
 use dial::Dialer;
 use health::Health;
 use hello::{Answer, Failure, Request};
@@ -156,6 +157,23 @@ impl Upstream {
     fn all(&self) -> Vec<Arc<Tenancy>> {
         let tenancies = self.tenancies.read().unwrap_or_else(PoisonError::into_inner);
         tenancies.values().cloned().collect()
+    }
+
+    /// What tenants have here: the rest is the broker's.
+    pub(crate) fn gauges(&self) -> HashMap<TenantId, Gauges> {
+        let tenancies = self.tenancies.read().unwrap_or_else(PoisonError::into_inner);
+        let of_tenants = tenancies.iter().filter_map(|(scope, tenancy)| match scope {
+            Scope::Tenant(tenant) => Some((tenant.clone(), &tenancy.usage)),
+            Scope::Service => None,
+        });
+        let gauges = of_tenants.map(|(tenant, usage)| {
+            let gauges = Gauges::from([
+                (Resource::Connections, usage.connections.get()),
+                (Resource::Subscriptions, usage.subscriptions.get()),
+            ]);
+            (tenant, gauges)
+        });
+        gauges.collect()
     }
 
     fn tenancy(&self, scope: &Scope) -> Arc<Tenancy> {

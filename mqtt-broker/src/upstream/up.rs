@@ -14,6 +14,7 @@ use crate::hook::{Attempt, Operation, may_publish};
 use crate::realm::MAX_LEVELS;
 use crate::refusal::Refusal;
 use crate::settings::FALLBACK;
+use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::service::of_tenant;
 use bulkhead_policy::{DenyReason, Scope, Verdict};
 use std::borrow::Cow;
@@ -27,6 +28,8 @@ pub(super) struct Up {
     aliases: TopicAliases,
     /// The last topic that it was allowed to publish to: most clients have few.
     allowed: String,
+    /// What is not counted against the tenant's day yet.
+    pub(super) uncounted: Uncounted,
 }
 
 impl Up {
@@ -139,6 +142,7 @@ impl Relay {
             None => None,
         };
         self.seat.tenancy.usage.publish(&self.access.quotas(), message.payload.len())?;
+        self.access.spend(message.payload.len(), &mut self.up.uncounted)?;
         Ok((topic, response))
     }
 

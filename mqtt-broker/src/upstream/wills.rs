@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Will {
     /// Its topic, as rights are written.
     pub(super) topic: Box<str>,
+    /// Bytes of its payload.
+    pub(super) bytes: usize,
     /// Seconds that it waits.
     pub(super) delay: u32,
     /// The client id on the broker.

@@ -5,7 +5,7 @@ use crate::metrics::Metrics;
 use crate::ownership::Fence;
 use crate::presence::{Document, Write};
 use bulkhead_control::config::EtcdConfig;
-use bulkhead_control::etcd;
+use bulkhead_control::etcd::{self, keep_alive};
 use bulkhead_policy::{DeviceId, TenantId};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use jiff::{SignedDuration, Timestamp};
@@ -81,6 +81,11 @@ impl EtcdStore {
     /// One of its members.
     pub(super) fn endpoint(&self) -> Option<&str> {
         self.config.endpoints.first().map(|endpoint| endpoint.trim_end_matches('/'))
+    }
+
+    /// For what it tells over HTTP. Certificates are read anew, since they are renewed.
+    pub(super) fn pages(&self) -> std::io::Result<reqwest::Client> {
+        etcd::pages(&self.config)
     }
 
     /// A connection, which all share. It mends itself.
@@ -336,19 +341,6 @@ impl EtcdStore {
             self.leases.lost(lease.id);
         }
         Ok(())
-    }
-}
-
-/// Asks for a lease to go on. Returns whether there is such a lease.
-pub(crate) async fn keep_alive(client: &mut Client, id: i64) -> Result<bool, etcd_client::Error> {
-    let silent = || etcd_client::Error::LeaseKeepAliveError("no answer".to_owned());
-    let asked = tokio::time::timeout(etcd::TIMEOUT, client.lease_keep_alive(id));
-    match asked.await.map_err(|_| silent())? {
-        Ok(_) => Ok(true),
-        Err(etcd_client::Error::LeaseKeepAliveError(text)) if text == "lease not found" => {
-            Ok(false)
-        }
-        Err(error) => Err(error),
     }
 }
 

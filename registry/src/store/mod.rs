@@ -10,7 +10,7 @@ mod leases;
 mod removals;
 mod space;
 
-pub(crate) use etcd::{EtcdStore, keep_alive};
+pub(crate) use etcd::EtcdStore;
 pub(crate) use file::FileStore;
 pub(crate) use leases::Lease;
 pub(crate) use removals::{Removed, WAITING as REMOVALS};

@@ -96,9 +96,9 @@ impl EtcdStore {
     /// What etcd tells on its page of metrics; `None` where it may not be read.
     async fn quota(&self) -> Option<f64> {
         let endpoint = self.endpoint()?;
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build().ok()?;
-        let text =
-            client.get(format!("{endpoint}/metrics")).send().await.ok()?.text().await.ok()?;
+        let client = self.pages().ok()?;
+        let answer = client.get(format!("{endpoint}/metrics")).timeout(TIMEOUT).send().await;
+        let text = answer.ok()?.text().await.ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(QUOTA))?;
         line.trim().parse().ok().filter(|quota| *quota > 0.0)
     }

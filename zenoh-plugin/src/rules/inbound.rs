@@ -2,6 +2,7 @@ use super::Shared;
 use crate::declarations::Declaration;
 use crate::seat::TenantUse;
 use crate::wire::{Side, Violation};
+use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::DenyReason;
 use bulkhead_policy::service::is_told_who_asks;
 use std::collections::HashMap;
@@ -77,6 +78,8 @@ pub(crate) struct InboundRules {
     interests: HashMap<InterestId, Declaration>,
     /// The key of the last put that was written out, and whether it was allowed.
     last_put: Option<(Box<str>, bool)>,
+    /// What is not counted against the tenant's day yet.
+    uncounted: Uncounted,
 }
 
 /// What bounds a session.
@@ -105,7 +108,13 @@ impl InboundRules {
             tokens: HashMap::new(),
             interests: HashMap::new(),
             last_put: None,
+            uncounted: Uncounted::default(),
         }
+    }
+
+    /// Counts what was let through and is not counted yet: once for all messages of a read.
+    pub(crate) fn count(&mut self) {
+        self.tenant.count(&mut self.uncounted);
     }
 
     /// Decides on a message, and makes of it what the router may see.
@@ -135,20 +144,27 @@ impl InboundRules {
             return denied(DenyReason::PayloadQuotaExceeded);
         }
         let written_out = push.wire_expr.scope == 0;
-        if written_out
-            && let Some((key, allowed)) = &self.last_put
-            && **key == *push.wire_expr.suffix
-        {
-            return if *allowed { Decision::Pass } else { denied(DenyReason::PublishDenied) };
-        }
-        let allowed = {
-            let names = self.shared.names();
-            self.shared.may_publish(&names.resolve(Side::Client, &push.wire_expr))
+        let known = self.last_put.as_ref();
+        let known = known.filter(|(key, _)| written_out && **key == *push.wire_expr.suffix);
+        let allowed = match known {
+            Some((_, allowed)) => *allowed,
+            None => {
+                let names = self.shared.names();
+                let allowed =
+                    self.shared.may_publish(&names.resolve(Side::Client, &push.wire_expr));
+                drop(names);
+                if written_out {
+                    self.last_put = Some((push.wire_expr.suffix.as_ref().into(), allowed));
+                }
+                allowed
+            }
         };
-        if written_out {
-            self.last_put = Some((push.wire_expr.suffix.as_ref().into(), allowed));
+        if !allowed {
+            return denied(DenyReason::PublishDenied);
         }
-        if allowed { Decision::Pass } else { denied(DenyReason::PublishDenied) }
+        self.tenant
+            .spend(push.payload_size(), &mut self.uncounted)
+            .map_or_else(denied, |()| Decision::Pass)
     }
 
     /// A query that carries something is a message; one that carries nothing only reads.
@@ -156,7 +172,8 @@ impl InboundRules {
         request.ext_nodeid = ext::NodeIdType::DEFAULT;
         let longest = request.ext_timeout.map_or(MAX_QUERY_TIME, |asked| asked.min(MAX_QUERY_TIME));
         request.ext_timeout = request.ext_timeout.map(|_| longest);
-        let is_too_large = request.payload_size() > self.limits.payload;
+        let bytes = request.payload_size();
+        let is_too_large = bytes > self.limits.payload;
         let RequestBody::Query(query) = &mut request.payload;
         let reason = if is_too_large {
             DenyReason::PayloadQuotaExceeded
@@ -171,6 +188,8 @@ impl InboundRules {
                 DenyReason::PublishDenied
             } else if pending.len() >= self.limits.queries && !pending.contains(&request.id) {
                 DenyReason::QueueQuotaExceeded
+            } else if let Err(reason) = self.tenant.spend(bytes, &mut self.uncounted) {
+                reason
             } else {
                 pending.insert(request.id);
                 if let Some(requester) = &self.shared.requester
@@ -186,7 +205,7 @@ impl InboundRules {
         Decision::Deny(reason, Operation::Query, answer(NetworkBody::ResponseFinal(end)))
     }
 
-    fn response(&self, response: &Response) -> Decision {
+    fn response(&mut self, response: &Response) -> Decision {
         let denied = |reason| Decision::Deny(reason, Operation::Reply, None);
         if response.payload_size() > self.limits.payload {
             return denied(DenyReason::PayloadQuotaExceeded);
@@ -194,7 +213,11 @@ impl InboundRules {
         let names = self.shared.names();
         let key = names.resolve(Side::Client, &response.wire_expr);
         let allowed = self.shared.may_publish(&key) || self.shared.may_receive(&key);
-        if allowed { Decision::Pass } else { denied(DenyReason::PublishDenied) }
+        if !allowed {
+            return denied(DenyReason::PublishDenied);
+        }
+        let spent = self.tenant.spend(response.payload_size(), &mut self.uncounted);
+        spent.map_or_else(denied, |()| Decision::Pass)
     }
 
     fn interest(&mut self, interest: &mut Interest) -> Result<Decision, Violation> {

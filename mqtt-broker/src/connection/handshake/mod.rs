@@ -219,15 +219,16 @@ impl Connected {
 /// The reason in CONNACK for why a client is refused.
 pub(crate) fn refusing_reason(reason: DenyReason) -> ReasonCode {
     match reason {
-        DenyReason::ConnectionQuotaExceeded | DenyReason::SessionQuotaExceeded => {
-            ReasonCode::QUOTA_EXCEEDED
-        }
+        DenyReason::ConnectionQuotaExceeded
+        | DenyReason::SessionQuotaExceeded
+        | DenyReason::DailyQuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
         DenyReason::AuthRateExceeded | DenyReason::SourceRateExceeded => {
             ReasonCode::CONNECTION_RATE_EXCEEDED
         }
-        DenyReason::KeysUnavailable | DenyReason::DirectoryUnavailable | DenyReason::Internal => {
-            ReasonCode::SERVER_UNAVAILABLE
-        }
+        DenyReason::KeysUnavailable
+        | DenyReason::DirectoryUnavailable
+        | DenyReason::UsageUnavailable
+        | DenyReason::Internal => ReasonCode::SERVER_UNAVAILABLE,
         DenyReason::Overloaded => ReasonCode::SERVER_BUSY,
         DenyReason::TokenMissing
         | DenyReason::TokenMalformed

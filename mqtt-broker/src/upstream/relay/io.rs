@@ -130,6 +130,7 @@ impl Relay {
             outcome = result;
         }
         self.pipe(side).rest = if joined.is_empty() { Vec::new() } else { joined };
+        self.access.count(&mut self.up.uncounted);
         outcome
     }
 

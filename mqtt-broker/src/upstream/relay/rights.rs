@@ -4,6 +4,7 @@ use super::{End, Relay};
 use crate::codec::unsubscribe;
 use crate::hook::{Noted, Operation};
 use crate::upstream::{up, wills};
+use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::DenyReason;
 use std::sync::Arc;
 
@@ -14,7 +15,11 @@ impl Relay {
     /// The client has gone, and has not taken its will with it. Whether the broker may publish that.
     pub(in crate::upstream) fn leave_will(&self) -> bool {
         let Some(will) = &self.will else { return true };
-        if let Err(reason) = wills::may_publish(&*self.access, &will.topic) {
+        let allowed = wills::may_publish(&*self.access, &will.topic);
+        let mut uncounted = Uncounted::default();
+        let allowed = allowed.and_then(|()| self.access.spend(will.bytes, &mut uncounted));
+        self.access.count(&mut uncounted);
+        if let Err(reason) = allowed {
             self.denied(Operation::Will, reason);
             return false;
         }

@@ -1,0 +1,48 @@
+//! The row of Device Connect's registry, on the brokers where a request is a question of its own.
+
+use super::probe::{ANSWER, Side};
+use super::report::{Cannot, Seen, Trial};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Each tenant asks for its own devices and for the other's. Nothing is registered: who is present stays
+/// as it is.
+pub(super) async fn look<C>(
+    attacker: &Side<C>,
+    victim: &Side<C>,
+    wait: Duration,
+    ask: impl AsyncFn(&C, &str, &str, Duration) -> Option<Vec<u8>>,
+) -> Result<Trial, Cannot> {
+    let (Some(own_tenant), Some(tenant)) =
+        (attacker.space.device_connect_tenant(), victim.space.device_connect_tenant())
+    else {
+        return Err(Cannot::Apply(
+            "the tenants' names are not those of Device Connect (prefix)".to_owned(),
+        ));
+    };
+    let devices = async |side: &Side<C>, tenant: &str, within: Duration| {
+        let name = side.space.device_connect(tenant, "discovery");
+        let question = json!({"jsonrpc": "2.0", "id": "bulkhead-verify",
+            "method": "discovery/listDevices", "params": {"limit": 200}});
+        let answer = ask(&side.sender, &name, &question.to_string(), within).await?;
+        let answer: Value = serde_json::from_slice(&answer).ok()?;
+        answer.pointer("/result/devices").and_then(Value::as_array).cloned()
+    };
+    let Some(theirs) = devices(victim, tenant, ANSWER).await else {
+        return Err(Cannot::Apply("no registry answers".to_owned()));
+    };
+    let across = devices(attacker, tenant, wait * 2).await;
+    let listed = devices(attacker, own_tenant, ANSWER).await.unwrap_or_default();
+    // Documents hold when a device was registered: no two are alike.
+    let mixed = listed.iter().any(|device| theirs.contains(device));
+    let leak = match (&across, mixed) {
+        (Some(_), _) => format!(
+            "{} asked for the devices of {}, and the registry answered",
+            attacker.name(),
+            victim.name()
+        ),
+        _ => format!("{} is told of devices of {}", attacker.name(), victim.name()),
+    };
+    let arrived = across.is_some() || mixed;
+    Ok(Trial { own: Seen::Arrived, foreign: Seen::of(arrived, true), leak })
+}

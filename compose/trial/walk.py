@@ -1,0 +1,198 @@
+"""What the README does with a stack, from nothing to the first message, and what goes wrong in daily use."""
+
+import json
+import os
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import panels
+from confined import confined
+from engine import Failure, say
+
+HERE = Path(__file__).resolve().parent
+DEVICE = HERE.parents[1] / "tests/python/device.py"
+BACKENDS = {"nats": ["nats"], "mqtt": ["mqtt"], "mqtt-upstream": ["mqtt"], "zenoh": ["zenoh"], "all": ["nats", "mqtt", "zenoh"]}
+# The broker that a stack's tenants are connected to.
+BROKER = {"nats": "nats", "mqtt": "mqtt", "zenoh": "zenohd"}
+# How long anything may take to show, in seconds.
+SOON = 60
+
+
+def until(what, holds, within=SOON, why=lambda: ""):
+    end = time.monotonic() + within
+    while not holds():
+        if time.monotonic() > end:
+            raise Failure(f"not within {within} s: {what}\n{why()}")
+        time.sleep(1)
+
+
+class Walk:
+    """A walk through one stack. `python` has the clients' packages; without it, there are no devices and no load."""
+
+    def __init__(self, stack, python):
+        self.stack = stack
+        self.python = python
+        self.backends = BACKENDS[stack.name]
+        self.folder = tempfile.TemporaryDirectory(prefix="trial-")
+        self.at = Path(self.folder.name)
+        # The command's container, another user, reads what is put here.
+        self.at.chmod(0o755)
+        self.devices = {}
+
+    def all(self):
+        """Everything, in order. Returns the dashboards' queries with an answer, and those without."""
+        for step in (self.begin, self.verify, self.present, self.quiet, self.again, self.killed, self.cut):
+            say(f"{self.stack.name}: {step.__doc__.splitlines()[0].rstrip('.').lower()}")
+            step()
+        return self.shown()
+
+    def end(self):
+        for device in self.devices.values():
+            device.terminate()
+        for device in self.devices.values():
+            device.wait(30)
+        self.folder.cleanup()
+
+    def token(self, tenant, *more):
+        return self.stack.tell("token", "mint", "--tenant", tenant, "--key", "keys/issuer/first.key", *more).strip()
+
+    def begin(self):
+        """Start everything, and make two tenants."""
+        self.stack.up()
+        if confined(self.stack) == 0:
+            say("the engine's processes are elsewhere: what they may do was only asked of the engine")
+        self.stack.tell("check")
+        for tenant in ("acme", "globex"):
+            self.stack.tell("tenant", "create", tenant)
+        (self.at / "ca.pem").write_text(self.stack.cat("bulkhead", "keys/public/ca.pem"))
+        self.tokens = {tenant: self.token(tenant, "--role", "member") for tenant in ("acme", "globex")}
+
+    def verify(self):
+        """Let `bulkhead verify` try to get across."""
+        for tenant, token in self.tokens.items():
+            (self.at / f"{tenant}.token").write_text(token)
+        urls = {"nats": "tls://nats:4222", "mqtt": "mqtts://mqtt:8883", "zenoh": "tls/zenohd:7447"}
+        lines = []
+        for backend in self.backends:
+            lines += [f"[{backend}]", f'url = "{urls[backend]}"', 'ca_file = "ca.pem"']
+            for side, tenant in (("a", "acme"), ("b", "globex")):
+                lines += [f"[{backend}.{side}]", f'token_file = "{tenant}.token"']
+        (self.at / "deployment.toml").write_text("\n".join(lines) + "\n")
+        done = self.stack.compose(
+            "run", "--rm", "-T", "-v", f"{self.at}:/verify:ro", "bulkhead", "--json", "verify", "/verify/deployment.toml", check=False
+        )
+        if done.returncode != 0:
+            raise Failure(f"{self.stack.name}: verify ended with {done.returncode}: {(done.stdout + done.stderr)[-4000:]}")
+
+    def present(self):
+        """Start devices with credentials of the exchange, and see them present."""
+        if not self.python:
+            return
+        for backend in self.backends:
+            self.start(backend)
+        until("all devices are present", self.all_present, why=self.told)
+
+    def start(self, backend):
+        device = f"cam-{backend}"
+        if device in self.devices:
+            self.devices[device].terminate()
+            self.devices[device].wait(30)
+        token = self.token("acme", "--device", device)
+        if backend == "mqtt":
+            # The package reads no MQTT section of a credentials file.
+            made_of = {"messaging_backend": "mqtt", "messaging_urls": ["mqtts://localhost:8883"], "tenant": "acme"}
+            made_of |= {"device_id": device, "messaging_auth": {"username": device, "password": token}}
+        else:
+            path = self.at / f"{device}.json"
+            path.write_text(json.dumps(self.exchange(token, backend)))
+            made_of = {"credentials_file": str(path)}
+        with open(self.at / f"{device}.log", "a") as log:
+            environment = {**os.environ, "SSL_CERT_FILE": str(self.at / "ca.pem")}
+            command = [self.python, DEVICE, json.dumps(made_of)]
+            self.devices[device] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def all_present(self):
+        return self.online() == {f"cam-{backend}" for backend in self.backends}
+
+    def told(self):
+        """What the devices say, who is listed, and what services wrote."""
+        logs = "".join(path.read_text()[-1500:] for path in self.at.glob("*.log"))
+        return f"{logs}\nonline: {self.online()}\n{self.stack.compose('logs', '--tail', '8', check=False).stdout}"
+
+    def exchange(self, token, backend):
+        request = urllib.request.Request(
+            "https://localhost:8443/v1/credentials",
+            json.dumps({"backend": backend}).encode(),
+            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        context = ssl.create_default_context(cafile=self.at / "ca.pem")
+        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
+            return json.load(answer)
+
+    def online(self):
+        listed = json.loads(self.stack.command("--json", "list", "--tenant", "acme", service="devices").stdout)
+        return {device["device"] for device in listed}
+
+    def quiet(self):
+        """See that no service complains."""
+        errors = [line for line in self.stack.compose("logs", "--no-color").stdout.splitlines() if '"level":"ERROR"' in line]
+        if errors:
+            raise Failure(f"{self.stack.name}: {len(errors)} errors were logged, first {errors[0]}")
+
+    def again(self):
+        """Start everything again: no key is made anew, nothing is interrupted."""
+        before, ids = self.stack.keys(), {name: each["Id"] for name, each in self.stack.states().items()}
+        self.stack.up()
+        if before != self.stack.keys() or not before:
+            raise Failure(f"{self.stack.name}: a second start changed keys")
+        after = {name: each["Id"] for name, each in self.stack.states().items()}
+        if {name: ids[name] for name in ids if name != "bootstrap"} != {name: after[name] for name in after if name != "bootstrap"}:
+            raise Failure(f"{self.stack.name}: a second start replaced containers")
+
+    def killed(self):
+        """Kill each service once: the engine starts it again, and devices are present as before."""
+        for service, container in self.stack.states().items():
+            if container["State"]["Status"] != "running":
+                continue
+            # The engine takes its own `kill` for a wish, and does not start the container again.
+            self.stack.compose("exec", "-T", service, "sh", "-c", "kill -9 -1", check=False)
+            until(f"{service} was started again", lambda: self.stack.states()[service]["RestartCount"] > 0)
+        self.stack.wait()
+        if self.python:
+            # Over MQTT, the package does not connect again by itself.
+            if "mqtt" in self.backends:
+                self.start("mqtt")
+            until("all devices are present again", self.all_present, 120, self.told)
+
+    def cut(self):
+        """Suspend a tenant whose clients are connected."""
+        if not self.python:
+            return
+        load = self.load(25)
+        time.sleep(12)
+        self.stack.tell("tenant", "suspend", "acme")
+        until("no device of a suspended tenant is present", lambda: not self.online())
+        load.wait(120)
+        self.stack.tell("tenant", "resume", "acme")
+        # The package may give up on a broker that refuses it.
+        for backend in self.backends:
+            self.start(backend)
+        until("devices come back", self.all_present, why=self.told)
+
+    def load(self, seconds):
+        told = {"ca": str(self.at / "ca.pem"), "backends": self.backends, "seconds": seconds, **self.tokens}
+        load = subprocess.Popen([self.python, HERE / "load.py"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        load.stdin.write(json.dumps(told))
+        load.stdin.close()
+        return load
+
+    def shown(self):
+        """What the dashboards show of all that, after Prometheus has looked a few times."""
+        if self.python:
+            self.load(35).wait(120)
+        until("every target is scraped", lambda: not panels.down(self.stack))
+        return panels.shown(self.stack)
