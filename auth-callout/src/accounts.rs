@@ -51,8 +51,11 @@ pub fn registry(keys: &Keyring) -> Account {
 /// The callout's account. Nothing is in it but the service's user, and for a moment each client that
 /// is being asked about.
 pub fn auth(keys: &Keyring, callout_user: &str, now: Timestamp) -> Account {
+    let mut signing_keys = keys.auth.public_keys();
+    // What it signs besides the sentinel is refused by the callout, which no longer knows it.
+    signing_keys.extend(keys.sentinel_issuer.clone().filter(|key| !signing_keys.contains(key)));
     Account {
-        signing_keys: keys.auth.public_keys(),
+        signing_keys,
         // Leaf nodes too are in it while they are being asked about.
         limits: AccountLimits { leaf: -1, ..AccountLimits::default() },
         authorization: Some(Authorization {

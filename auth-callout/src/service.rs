@@ -3,19 +3,18 @@
 use crate::callout::Callout;
 use crate::credentials::NatsCredentials;
 use crate::jwt::{Claims, Permission, User};
-use crate::keyring::{AccountKeys, KeyringError};
+use crate::keyring::{AccountKeys, Keyring, KeyringError};
 use crate::live::{Accounts, Follower, Provisioner, Sweeper, SystemClient, UsageReader};
 use crate::mode::{ConfigMode, ConfigModeError, Mode};
 use crate::nkey::SigningKey;
 use crate::operator::Operator;
-use async_nats::{Client, ConnectOptions, Event, Subscriber};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, Subscriber};
 use bulkhead_control::Control;
 use bulkhead_control::config::{AccountMode, ConfigModeAccounts, NatsConfig};
 use bulkhead_control::files::read_text;
 use bulkhead_control::http::exchange::CredentialIssuer;
 use futures::StreamExt;
 use jiff::Timestamp;
-use nkeys::KeyPairType;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,9 +82,8 @@ pub async fn start(control: &Control) -> Result<Option<Arc<dyn CredentialIssuer>
     {
         AccountMode::Operator(keys) => {
             let operator = Arc::new(Operator::open(&keys.keys)?);
-            let keyring = operator.keys();
-            let callout = own_user(&keyring.auth, &keyring.callout_user)?;
-            let system = own_user(&keyring.system, &keyring.system_user)?;
+            let callout = own_user(&operator, |keys| (&keys.auth, &keys.callout_user))?;
+            let system = own_user(&operator, |keys| (&keys.system, &keys.system_user))?;
             let client = connect(control, config, callout, "nats callout", None).await?;
             let system =
                 connect(control, config, system, "nats system account", Some(&reconnected)).await?;
@@ -176,22 +174,34 @@ async fn subscribe(client: &Client, hedged: bool) -> Result<Subscriber, NatsErro
     })
 }
 
-/// Options of a connection with the service's own user of an account.
-fn own_user(account: &AccountKeys, user: &SigningKey) -> Result<ConnectOptions, NatsError> {
-    let error = |what: &dyn std::fmt::Display| NatsError::User(what.to_string());
+/// Options of a connection with the service's own user of an account. Each connection's JWT is signed anew:
+/// the key that signed the one before may have been rotated away.
+fn own_user(operator: &Arc<Operator>, who: Who) -> Result<ConnectOptions, NatsError> {
+    // What is wrong with the keys is said at the start.
+    sign_in(&operator.keys(), who, b"").map_err(NatsError::User)?;
+    let operator = Arc::clone(operator);
+    Ok(ConnectOptions::with_auth_callback(move |nonce| {
+        let signed = sign_in(&operator.keys(), who, &nonce);
+        async move { signed.map_err(AuthError::new) }
+    }))
+}
+
+/// An account and a user of it.
+type Who = fn(&Keyring) -> (&AccountKeys, &SigningKey);
+
+/// A user's JWT of now, and the proof that the user's key is here.
+fn sign_in(keys: &Keyring, who: Who, nonce: &[u8]) -> Result<Auth, String> {
+    let (account, user) = who(keys);
     let now = Timestamp::now();
-    let signer = account.signer(now).ok_or_else(|| error(&"the keyring has no key in use"))?;
+    let signer = account.signer(now).ok_or("the keyring has no key in use")?;
     let mut content = User::new(Permission::default(), Permission::default());
     content.issuer_account.clone_from(&account.account);
     let mut claims = Claims::about(user.public(), content);
     "bulkhead".clone_into(&mut claims.name);
-    let jwt = claims.sign(signer, now.as_second()).map_err(|e| error(&e))?;
-    let key = SigningKey::from_seed(KeyPairType::User, user.seed()).map_err(|e| error(&e))?;
-    let key = Arc::new(key);
-    Ok(ConnectOptions::with_jwt(jwt, move |nonce| {
-        let key = Arc::clone(&key);
-        async move { Ok(key.sign(&nonce).to_vec()) }
-    }))
+    let mut auth = Auth::new();
+    auth.jwt = Some(claims.sign(signer, now.as_second()).map_err(|error| error.to_string())?);
+    auth.signature = Some(user.sign(nonce).to_vec());
+    Ok(auth)
 }
 
 /// Options of the callout's and the system account's connection in config mode.

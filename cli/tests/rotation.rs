@@ -108,6 +108,25 @@ fn the_key_that_is_in_use_is_not_pushed_out_by_those_that_are_not_yet() {
     }
 }
 
+/// The servers' configuration holds a JWT of the first key, and they have to know that key for ever.
+#[test]
+fn the_key_that_servers_need_is_remembered_when_it_is_pushed_out() {
+    let home = Home::with_nats(&[]);
+    let made = keyring(&home)["sentinel_issuer"].clone();
+    assert!(made.as_str().unwrap().starts_with('A'), "{made}");
+    // As a release before this one has made it.
+    let mut older = keyring(&home);
+    older.as_object_mut().unwrap().remove("sentinel_issuer");
+    home.write("nats/keyring.json", &older.to_string());
+    home.run(["check"]).ok();
+    for _ in 0..5 {
+        home.run(["nats", "rotate", "issuer"]).ok();
+        assert_eq!(keyring(&home)["sentinel_issuer"], made);
+        age(&home, "/auth/signers", 60);
+    }
+    home.run(["check"]).ok();
+}
+
 #[test]
 fn without_operator_mode_there_is_nothing_to_rotate() {
     let home = Home::of(&[]);

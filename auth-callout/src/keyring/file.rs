@@ -93,6 +93,11 @@ pub struct KeyringFile {
     pub system_user: Seed,
     /// Public key of the sentinel user.
     pub sentinel: String,
+    /// Public key of the auth account's signing key that signed the sentinel's JWT, which stands in the
+    /// servers' configuration and so outlives that key. Without it in the account, servers would refuse
+    /// everybody who has no JWT of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel_issuer: Option<String>,
     /// Secret that every tenant's account is derived from. It cannot be changed without giving every
     /// tenant another account.
     pub tenant_root: Seed,
@@ -111,6 +116,15 @@ pub struct AccountSeeds {
     pub account: String,
     /// The seeds.
     pub signers: Vec<Dated<Seed>>,
+}
+
+impl AccountSeeds {
+    /// The public half of the first signing key.
+    fn oldest_issuer(&self) -> Option<String> {
+        let oldest = &self.signers.last()?.value;
+        let key = SigningKey::from_seed(KeyPairType::Account, &oldest.0).ok()?;
+        Some(key.public().to_owned())
+    }
 }
 
 /// What can be rotated.
@@ -188,11 +202,13 @@ impl KeyringFile {
             })
         };
         let root = SigningKey::generate(KeyPairType::Account)?;
+        let auth = account()?;
         Ok(Self {
             operator: operator.public().to_owned(),
             operator_signer: seed(KeyPairType::Operator)?,
             system: account()?,
-            auth: account()?,
+            sentinel_issuer: auth.oldest_issuer(),
+            auth,
             registry: account()?,
             callout_user: seed(KeyPairType::User)?,
             system_user: seed(KeyPairType::User)?,
@@ -239,6 +255,10 @@ impl KeyringFile {
         let now = Timestamp::now();
         match what {
             Rotation::Issuer => {
+                // Where the keyring does not say so, it is the one that was there before all others.
+                if self.sentinel_issuer.is_none() {
+                    self.sentinel_issuer = self.auth.oldest_issuer();
+                }
                 let seed = Seed(SigningKey::generate(KeyPairType::Account)?.seed().clone());
                 Dated::rotate(&mut self.auth.signers, seed, now)
             }

@@ -39,6 +39,8 @@ pub struct Keyring {
     pub system_user: SigningKey,
     /// Public key of the user that stands for clients without a JWT.
     pub sentinel: String,
+    /// Public key of who signed that user's JWT. It signs nothing else any more, once it is rotated.
+    pub sentinel_issuer: Option<String>,
     /// Keys that requests may be sealed for, newest first.
     pub curves: Vec<Dated<Arc<CurveKey>>>,
     root: SecretString,
@@ -115,6 +117,7 @@ impl Keyring {
             callout_user: key(KeyPairType::User, &file.callout_user)?,
             system_user: key(KeyPairType::User, &file.system_user)?,
             sentinel: file.sentinel.clone(),
+            sentinel_issuer: file.sentinel_issuer.clone(),
             curves: file.curves.iter().map(curve).collect::<Result<_, _>>()?,
             root: file.tenant_root.0.clone(),
             tenant_signers: file.tenant_signers.clone(),
