@@ -229,7 +229,8 @@ async fn keep_connected(shared: Arc<Shared>, stop: CancellationToken) {
                 let was_there = shared.hearing.span().is_some();
                 shared.lock().connection = None;
                 shared.hearing.ends();
-                let Some(error) = ended else {
+                // When everything ends, the broker may be gone before this hears of it.
+                let Some(error) = ended.filter(|_| !stop.is_cancelled()) else {
                     let _ = client.try_disconnect();
                     return;
                 };
