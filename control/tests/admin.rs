@@ -126,11 +126,16 @@ async fn with_a_token_metrics_and_details_are_for_those_who_have_it() {
         assert_eq!(answer.headers()[WWW_AUTHENTICATE], "Bearer");
         let text = answer.text().await.unwrap();
         assert!(!text.contains("bulkhead_"), "{text}");
+        let answer = world.get("/v1/usage", given.as_deref()).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{given:?}");
+        assert!(!answer.text().await.unwrap().contains("tenants"));
     }
     for given in [bearer.clone(), format!("bearer {TOKEN}")] {
         let answer = world.get("/metrics", Some(&given)).await;
         assert_eq!(answer.status(), StatusCode::OK);
         assert!(answer.text().await.unwrap().contains("bulkhead_"));
+        let answer = world.get("/v1/usage", Some(&given)).await;
+        assert!(answer.text().await.unwrap().contains("tenants"));
     }
 
     world.unready().await;
@@ -154,7 +159,7 @@ async fn there_is_nothing_else() {
         assert!(known || answer.status() == StatusCode::NOT_FOUND, "{path}");
     }
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
-        for path in ["/healthz", "/readyz", "/metrics"] {
+        for path in ["/healthz", "/readyz", "/metrics", "/v1/usage"] {
             let request = world.client.request(method.clone(), world.url(path));
             let status = request.send().await.unwrap().status();
             assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");

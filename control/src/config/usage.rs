@@ -55,3 +55,42 @@ impl UsageConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::UsageConfig;
+    use crate::config::{Config, DirectoryConfig};
+    use std::path::PathBuf;
+
+    #[test]
+    fn what_would_not_be_counted_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bulkhead.toml");
+        let issuer = "[[issuers]]\nname = \"a\"\nissuer = \"https://a.test\"\naudiences = [\"b\"]\n\
+                      algorithms = [\"EdDSA\"]\ntenants = \"all\"\nkeys.jwks_file = \"a.json\"\n";
+        let load = |directory: &str, more: &str| {
+            std::fs::write(&path, format!("directory = {{ {directory} }}\n{issuer}{more}"))
+                .unwrap();
+            Config::load(&path).map(drop).map_err(|error| error.to_string())
+        };
+        let daily = "[quotas]\nmessages_per_day = 5\n";
+        let (file, etcd) = ("file = \"t.toml\"", "etcd = { endpoints = [\"http://localhost:1\"] }");
+        assert_eq!(load(file, daily), Ok(()));
+        let refused = load(&format!("{file}, open = true"), daily).unwrap_err();
+        assert!(refused.contains("quotas") && refused.contains("directory.open"), "{refused}");
+        assert_eq!(load(&format!("{file}, open = true"), ""), Ok(()));
+        for interval in ["99ms", "61s"] {
+            let refused = load(file, &format!("[usage]\ninterval = \"{interval}\"\n")).unwrap_err();
+            assert!(refused.contains("usage.interval"), "{refused}");
+        }
+        let refused = load(etcd, "[usage]\nfolder = \"u\"\n").unwrap_err();
+        assert!(refused.contains("usage.folder"), "{refused}");
+    }
+
+    #[test]
+    fn files_are_beside_the_directory() {
+        let directory = DirectoryConfig::in_file(PathBuf::from("/etc/tenants.toml"));
+        let folder = UsageConfig::default().folder(&directory);
+        assert_eq!(folder, Some(PathBuf::from("/etc/tenants.toml.usage")));
+    }
+}
