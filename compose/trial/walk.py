@@ -16,8 +16,8 @@ from engine import Failure, say
 HERE = Path(__file__).resolve().parent
 DEVICE = HERE.parents[1] / "tests/python/device.py"
 BACKENDS = {"nats": ["nats"], "mqtt": ["mqtt"], "mqtt-upstream": ["mqtt"], "zenoh": ["zenoh"], "all": ["nats", "mqtt", "zenoh"]}
-# The broker that a stack's tenants are connected to.
-BROKER = {"nats": "nats", "mqtt": "mqtt", "zenoh": "zenohd"}
+# What the README says that tenants share on mosquitto, and nothing else anywhere.
+KNOWN = {"mqtt-upstream": {"read the other tenant's replies"}}
 # How long anything may take to show, in seconds.
 SOON = 60
 
@@ -87,8 +87,14 @@ class Walk:
         done = self.stack.compose(
             "run", "--rm", "-T", "-v", f"{self.at}:/verify:ro", "bulkhead", "--json", "verify", "/verify/deployment.toml", check=False
         )
-        if done.returncode != 0:
-            raise Failure(f"{self.stack.name}: verify ended with {done.returncode}: {(done.stdout + done.stderr)[-4000:]}")
+        try:
+            rows = json.loads(done.stdout[done.stdout.index("{") :])["rows"]
+        except (ValueError, KeyError) as error:
+            said = (done.stdout + done.stderr)[-4000:]
+            raise Failure(f"{self.stack.name}: verify ended with {done.returncode}: {said}") from error
+        wrong = {row["row"]: row["reason"] for row in rows if row["result"] != "isolated"}
+        if wrong.keys() != KNOWN.get(self.stack.name, set()) or {row["backend"] for row in rows} != set(self.backends):
+            raise Failure(f"{self.stack.name}: not as isolated as the README says: {json.dumps(wrong, indent=1)}")
 
     def present(self):
         """Start devices with credentials of the exchange, and see them present."""
