@@ -353,7 +353,7 @@ impl Fleet {
         if let Some(transition) = event.transition() {
             self.publish(transition, device, at).await;
         }
-        self.common.changes.send(|| {
+        self.common.changes.send(&self.tenant, || {
             let presence = lock(&self.presence);
             Change {
                 tenant: self.tenant.clone(),

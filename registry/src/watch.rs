@@ -21,11 +21,17 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-/// Changes that a slow watcher may be behind; beyond that it is told to look again.
+/// Changes that a slow watcher of all tenants may be behind; beyond that it is told to look again.
 const BEHIND: usize = 4096;
 
-/// Watchers at a time.
-const MAX_WATCHERS: usize = 256;
+/// The same for a watcher of one tenant.
+const BEHIND_IN_TENANT: usize = 512;
+
+/// Watchers of all tenants at a time.
+const MAX_WATCHERS: usize = 64;
+
+/// Watchers of one tenant at a time, so that none takes another's place.
+const MAX_WATCHERS_IN_TENANT: usize = 32;
 
 /// How often a watcher's right to watch is looked at again.
 const LOOK: Duration = Duration::from_millis(500);
@@ -45,21 +51,49 @@ pub(crate) struct Change {
 /// Where changes are told. Cloning shares it.
 #[derive(Clone)]
 pub(crate) struct Changes {
-    sender: broadcast::Sender<Arc<Change>>,
+    of_all: broadcast::Sender<Arc<Change>>,
+    /// Of tenants that somebody watches, or did until the next one began to.
+    of_tenants: Arc<RwLock<HashMap<TenantId, broadcast::Sender<Arc<Change>>>>>,
     fleets: Arc<RwLock<HashMap<TenantId, Arc<Fleet>>>>,
 }
 
 impl Changes {
     pub(crate) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(BEHIND), fleets: Arc::default() }
+        let of_all = broadcast::Sender::new(BEHIND);
+        Self { of_all, of_tenants: Arc::default(), fleets: Arc::default() }
     }
 
     /// Tells a change, if anybody listens.
-    pub(crate) fn send(&self, change: impl FnOnce() -> Change) {
-        if self.sender.receiver_count() > 0 {
-            // Nobody listens any more, if it fails.
-            let _ = self.sender.send(Arc::new(change()));
+    pub(crate) fn send(&self, tenant: &TenantId, change: impl FnOnce() -> Change) {
+        let of_tenants = self.of_tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let of_tenant = of_tenants.get(tenant);
+        let listening = of_tenant
+            .into_iter()
+            .chain([&self.of_all])
+            .filter(|sender| sender.receiver_count() > 0);
+        let listening: Vec<_> = listening.collect();
+        if listening.is_empty() {
+            return;
         }
+        let change = Arc::new(change());
+        for sender in listening {
+            // Nobody listens any more, if it fails.
+            let _ = sender.send(Arc::clone(&change));
+        }
+    }
+
+    /// Changes from now on, of one tenant or of all; `None` if as many listen as may.
+    fn listen(&self, tenant: Option<&TenantId>) -> Option<broadcast::Receiver<Arc<Change>>> {
+        let mut of_tenants = self.of_tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(tenant) = tenant else {
+            return (self.of_all.receiver_count() < MAX_WATCHERS).then(|| self.of_all.subscribe());
+        };
+        // Tenants come and go: what nobody listens to is not kept.
+        of_tenants.retain(|_, sender| sender.receiver_count() > 0);
+        let sender = of_tenants
+            .entry(tenant.clone())
+            .or_insert_with(|| broadcast::Sender::new(BEHIND_IN_TENANT));
+        (sender.receiver_count() < MAX_WATCHERS_IN_TENANT).then(|| sender.subscribe())
     }
 
     /// A tenant is served here now.
@@ -146,11 +180,11 @@ async fn events(
         Ok(view) => view,
         Err(refused) => return refused,
     };
-    if watching.changes.sender.receiver_count() >= MAX_WATCHERS {
-        return (StatusCode::SERVICE_UNAVAILABLE, "too many watch already; end another watch\n")
-            .into_response();
-    }
-    let stream = watching.stream(view);
+    let Some(receiver) = watching.changes.listen(view.tenant.as_ref()) else {
+        let full = "too many watch this tenant already; end another watch\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
+    };
+    let stream = watching.stream(view, receiver);
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
 }
 
@@ -177,8 +211,11 @@ impl Watching {
         Ok(View { auth: Arc::clone(&self.auth), principal, tenant })
     }
 
-    fn stream(&self, view: View) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
-        let receiver = self.changes.sender.subscribe();
+    fn stream(
+        &self,
+        view: View,
+        receiver: broadcast::Receiver<Arc<Change>>,
+    ) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
         let stop = self.stop.clone();
         stream::unfold((receiver, view, stop), |(mut receiver, view, stop)| async move {
             loop {
@@ -234,5 +271,52 @@ impl Change {
         let head = json!({"tenant": self.tenant, "device": self.device, "at": self.at}).to_string();
         let document = self.document.as_deref().unwrap_or("null");
         format!("{},\"document\":{document}}}", head.trim_end_matches('}'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, Changes, MAX_WATCHERS, MAX_WATCHERS_IN_TENANT};
+    use bulkhead_policy::{DeviceId, TenantId};
+    use jiff::Timestamp;
+
+    fn change(tenant: &TenantId) -> Change {
+        let device = DeviceId::parse("cam-1").unwrap();
+        let (device_type, document) = (None, None);
+        let at = Timestamp::UNIX_EPOCH;
+        Change { tenant: tenant.clone(), device, device_type, kind: "online", at, document }
+    }
+
+    #[test]
+    fn no_tenant_takes_anothers_place_or_pushes_its_changes_out() {
+        let changes = Changes::new();
+        let [acme, globex] = ["acme", "globex"].map(|id| TenantId::parse(id).unwrap());
+        let mut all = changes.listen(None).unwrap();
+        let of_acme: Vec<_> = (0..MAX_WATCHERS_IN_TENANT)
+            .map(|_| changes.listen(Some(&acme)).expect("there is a place"))
+            .collect();
+        assert!(changes.listen(Some(&acme)).is_none());
+        let mut quiet = changes.listen(Some(&globex)).unwrap();
+        changes.send(&globex, || change(&globex));
+        for _ in 0..100_000 {
+            changes.send(&acme, || change(&acme));
+        }
+        assert_eq!(quiet.try_recv().unwrap().tenant, globex);
+        assert!(quiet.try_recv().is_err(), "another tenant's changes are not among its own");
+        assert!(all.try_recv().is_err(), "who watches all was left behind");
+        drop(of_acme);
+        assert!(changes.listen(Some(&acme)).is_some(), "places come free");
+        let platform: Vec<_> = (1..MAX_WATCHERS).filter_map(|_| changes.listen(None)).collect();
+        assert_eq!((platform.len(), changes.listen(None).is_some()), (MAX_WATCHERS - 1, false));
+        assert!(changes.listen(Some(&globex)).is_some());
+    }
+
+    #[test]
+    fn tenants_that_nobody_watches_are_not_kept() {
+        let changes = Changes::new();
+        for n in 0..1_000 {
+            drop(changes.listen(Some(&TenantId::parse(&format!("t{n}")).unwrap())));
+        }
+        assert_eq!(changes.of_tenants.read().unwrap().len(), 1);
     }
 }
