@@ -1,33 +1,30 @@
 //! One tenant that is served: its devices, what they say, and what is written and told about them.
 
+mod answer;
+mod hear;
+
+pub(crate) use answer::{Asked, Asker};
+
 use crate::backend::Backend;
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
-use crate::presence::{Beat, Device, Event, Full, Limits, Presence, Via, Written};
+use crate::presence::{Device, Event, Limits, Presence, Via, Written};
 use crate::store::{Store, StoreError};
 use crate::watch::{Change, Changes};
-use crate::wire::{
-    Code, Heartbeat, Question, Registration, Request, RpcError, Subject, Transition, fitting,
-    lifecycle, pull_request, pulled, seconds, with_result,
-};
-use bulkhead_control::audit::{Event as AuditEvent, Record};
-use bulkhead_control::{Authenticator, Granted};
-use bulkhead_policy::{Broker, DeviceId, Discover, Requester, TenantId};
+use crate::wire::{Transition, lifecycle, seconds};
+use bulkhead_control::Authenticator;
+use bulkhead_policy::{DeviceId, Discover, TenantId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Devices of one write; etcd takes 128 operations, and some devices need two.
 const BATCH: usize = 60;
-
-/// How long a registration is not answered because it is not written yet. After that it is answered from
-/// memory: the device is present, whether or not the store is there.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// First and longest pause after a write that did not succeed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -44,21 +41,12 @@ const STALL: Duration = Duration::from_secs(3);
 /// Devices of a tenant that are asked for their registration at a time.
 const PULLS: usize = 16;
 
-/// Devices that are not asked again yet.
-const MAX_PULLED: usize = 10_000;
-
-/// How long a device is not asked again that did not answer.
-const PULL_PAUSE: Duration = Duration::from_secs(5);
-
 /// Registrations and questions of a tenant that are worked on at a time.
 const REGISTRATIONS: usize = 1024;
 const DISCOVERIES: usize = 16;
 
 /// Heartbeats of a tenant that wait; more are lost.
 const INBOX: usize = 4096;
-
-/// Largest heartbeat, in bytes.
-const MAX_BEAT: usize = 64 * 1024;
 
 /// What all tenants share.
 pub(crate) struct Common {
@@ -103,21 +91,6 @@ struct Heard {
     device: Option<DeviceId>,
     payload: Vec<u8>,
     via: Via,
-}
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    Registration,
-    Discovery,
-}
-
-/// Whom a question came from, as far as the broker says.
-pub(crate) struct Asker {
-    pub(crate) broker: Broker,
-    pub(crate) requester: Option<Requester>,
-    /// Bytes that the answer may have.
-    pub(crate) most: usize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -383,276 +356,6 @@ impl Fleet {
             lock(&self.presence).evict(device, Instant::now());
             self.wake.notify_one();
         }
-    }
-
-    /// Hears a heartbeat in its turn. It comes from where those of other tenants come too.
-    pub(crate) fn post(&self, device: Option<DeviceId>, payload: Vec<u8>, via: Via) {
-        let is_lost = payload.len() > MAX_BEAT
-            || self.inbox.try_send(Heard { device, payload, via }).is_err();
-        if is_lost {
-            *lock(&self.gap) = Some(Instant::now());
-            self.common.metrics.beats.with_label_values(&[via.label(), "lost"]).inc();
-        }
-    }
-
-    /// Hears a heartbeat that came under a device's name.
-    pub(crate) fn beat(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) {
-        let outcome = self.hear(device, payload, via);
-        self.common.metrics.beats.with_label_values(&[via.label(), outcome]).inc();
-    }
-
-    fn hear(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) -> &'static str {
-        let Some(device) = device else { return "refused" };
-        if payload.len() > MAX_BEAT {
-            return "refused";
-        }
-        let Some(beat) = Heartbeat::parse(payload, &device) else { return "refused" };
-        if let Some(sent) = beat.sent {
-            // A device whose clock is ahead is not older than new.
-            let age = Timestamp::now().as_duration().as_secs_f64() - sent;
-            self.common.metrics.lag.with_label_values(&[via.label()]).observe(age.max(0.0));
-        }
-        let heard = lock(&self.presence).beat(&device, &beat.status, via, Instant::now());
-        match heard {
-            Beat::Unchanged => {
-                self.common.metrics.writes_saved.inc();
-                "unchanged"
-            }
-            Beat::Changed => {
-                self.wake.notify_one();
-                "changed"
-            }
-            Beat::TooLarge => "too_large",
-            Beat::Unknown => {
-                self.recover(device, via);
-                "unknown"
-            }
-        }
-    }
-
-    /// Finds out about a device that beats and is not known.
-    fn recover(self: &Arc<Self>, device: DeviceId, via: Via) {
-        let now = Instant::now();
-        {
-            let mut pulled = lock(&self.pulled);
-            if pulled.get(&device).is_some_and(|until| *until > now) {
-                return;
-            }
-            if pulled.len() >= MAX_PULLED {
-                pulled.retain(|_, until| *until > now);
-                if pulled.len() >= MAX_PULLED {
-                    return;
-                }
-            }
-            // Who beats more is not asked more.
-            pulled.insert(device.clone(), now + PULL_PAUSE);
-        }
-        let Ok(permit) = Arc::clone(&self.pulling).try_acquire_owned() else {
-            // Its next beat is its next chance.
-            lock(&self.pulled).remove(&device);
-            return;
-        };
-        let fleet = Arc::clone(self);
-        tokio::spawn(async move {
-            let _permit = permit;
-            let outcome = if via.is_deaf() {
-                fleet.remember(&device, via).await
-            } else {
-                fleet.pull(&device, via).await
-            };
-            fleet.common.metrics.pulls.with_label_values(&[via.label(), outcome]).inc();
-        });
-    }
-
-    async fn pull(&self, device: &DeviceId, via: Via) -> &'static str {
-        let Some(backend) = self.common.backends.iter().find(|b| b.via() == via) else {
-            return "no_backend";
-        };
-        let question = pull_request(device, Timestamp::now().as_millisecond());
-        let Some(answer) = backend.pull(self.tenant.clone(), device.clone(), question).await else {
-            return "silent";
-        };
-        let Some(registration) = pulled(&answer, device) else { return "refused" };
-        let at = Timestamp::now();
-        let registered = lock(&self.presence).register(registration, via, Instant::now(), at);
-        self.wake.notify_one();
-        match registered {
-            Ok(_) => {
-                lock(&self.pulled).remove(device);
-                "registered"
-            }
-            Err(_) => "full",
-        }
-    }
-
-    async fn remember(&self, device: &DeviceId, via: Via) -> &'static str {
-        let found = self.common.store.remembered(&self.tenant, device).await;
-        let Ok(Some(document)) = found else { return "unknown" };
-        let revived = lock(&self.presence).revive(device.clone(), document, via, Instant::now());
-        self.wake.notify_one();
-        match revived {
-            Ok(()) => {
-                lock(&self.pulled).remove(device);
-                "registered"
-            }
-            Err(_) => "full",
-        }
-    }
-
-    /// Leave to work on something, when there is room.
-    pub(crate) async fn permit(&self, asked: Asked) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(self.permits(asked)).acquire_owned().await.ok()
-    }
-
-    /// The same, if there is room now.
-    pub(crate) fn try_permit(&self, asked: Asked, via: Via) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(self.permits(asked)).try_acquire_owned().ok();
-        if permit.is_none() {
-            self.count_asked(asked, via, "overloaded");
-        }
-        permit
-    }
-
-    fn permits(&self, asked: Asked) -> &Arc<Semaphore> {
-        match asked {
-            Asked::Registration => &self.registrations,
-            Asked::Discovery => &self.discoveries,
-        }
-    }
-
-    fn count_asked(&self, asked: Asked, via: Via, outcome: &str) {
-        let metrics = &self.common.metrics;
-        let counter = match asked {
-            Asked::Registration => &metrics.registrations,
-            Asked::Discovery => &metrics.discoveries,
-        };
-        counter.with_label_values(&[via.label(), outcome]).inc();
-    }
-
-    /// Answers a request.
-    pub(crate) async fn answer(
-        &self,
-        asked: Asked,
-        payload: &[u8],
-        asker: &Asker,
-        via: Via,
-    ) -> Vec<u8> {
-        if payload.len() > self.common.limits.document {
-            self.count_asked(asked, via, "refused");
-            let error = RpcError::new(Code::InvalidParams, Full::Document.to_string());
-            return error.answer(&Value::Null);
-        }
-        let request = match Request::parse(payload) {
-            Ok(request) => request,
-            Err(answer) => {
-                self.count_asked(asked, via, "refused");
-                return answer;
-            }
-        };
-        let id = request.id.clone();
-        let outcome = match asked {
-            Asked::Registration => {
-                self.registered(request, asker, via).await.map(|result| result.to_string())
-            }
-            Asked::Discovery => self.found(&request, asker),
-        };
-        let counted = match (&outcome, asked) {
-            (Err(_), _) => "refused",
-            (Ok(_), Asked::Registration) => "registered",
-            (Ok(_), Asked::Discovery) => "answered",
-        };
-        self.count_asked(asked, via, counted);
-        let answer = match outcome {
-            Ok(result) => with_result(&id, &result),
-            Err(error) => error.answer(&id),
-        };
-        fitting(answer, &id, asker.most)
-    }
-
-    async fn registered(
-        &self,
-        request: Request,
-        asker: &Asker,
-        via: Via,
-    ) -> Result<Value, RpcError> {
-        if request.method != "registerDevice" {
-            return Err(RpcError::new(Code::MethodNotFound, "method not found"));
-        }
-        let registration = Registration::parse(request.params)
-            .map_err(|message| RpcError::new(Code::InvalidParams, message))?;
-        self.may_speak_for(asker, &registration.device)?;
-        let registered =
-            lock(&self.presence).register(registration, via, Instant::now(), Timestamp::now());
-        let (id, written) =
-            registered.map_err(|full| RpcError::new(Code::Internal, full.to_string()))?;
-        self.wake.notify_one();
-        if lock(&self.behind_since).is_none() {
-            // Whoever waits for too long is answered from memory.
-            if let Ok(Err(_gone)) = tokio::time::timeout(PATIENCE, written).await {
-                return Err(RpcError::new(Code::Internal, Full::Closed.to_string()));
-            }
-        }
-        Ok(json!({"status": "registered", "device_registration_id": id.to_string()}))
-    }
-
-    /// Whoever may beat for a device may register it.
-    fn may_speak_for(&self, asker: &Asker, device: &DeviceId) -> Result<(), RpcError> {
-        let Some(requester) = &asker.requester else { return Ok(()) };
-        let name = Subject::Heartbeat(Some(device)).on(asker.broker, &self.tenant);
-        let may = self.granted(asker, requester).is_some_and(|granted| {
-            asker.broker.name(&name).is_ok_and(|name| granted.grants.publish(&name).is_ok())
-        });
-        if may {
-            return Ok(());
-        }
-        let record = Record::new(AuditEvent::Deny, "registry").tenant(&self.tenant);
-        self.common.auth.audit().record(record.detail(format!("{requester} registers {device}")));
-        tracing::info!(tenant = %self.tenant, %requester, %device, "a registration was refused");
-        let message = format!("device_id: this connection may not speak for '{device}'");
-        Err(RpcError::new(Code::InvalidParams, message))
-    }
-
-    fn granted(&self, asker: &Asker, requester: &Requester) -> Option<Granted> {
-        if requester.tenant != self.tenant {
-            return None;
-        }
-        self.common.auth.granted(asker.broker, requester).ok()
-    }
-
-    fn found(&self, request: &Request, asker: &Asker) -> Result<String, RpcError> {
-        let question = Question::of(request)?;
-        // Where no broker says who asks, the tenant is all that is known.
-        let (discover, own) = match &asker.requester {
-            None => (Discover::Everything, None),
-            Some(requester) => match self.granted(asker, requester) {
-                Some(granted) => (granted.discover, requester.device.clone()),
-                None => (Discover::Nothing, None),
-            },
-        };
-        let sees = |id: &DeviceId, device: &Device| {
-            discover.admits(device.device_type.as_deref(), own.as_ref() == Some(id))
-        };
-        let presence = lock(&self.presence);
-        let mut result = match question {
-            Question::List(filter, page) => {
-                let too_large = || {
-                    let message =
-                        "the answer is larger than a message may be; ask for pages with limit";
-                    RpcError::new(Code::Failed, message)
-                };
-                presence.list(&filter, page, sees, asker.most).ok_or_else(too_large)?
-            }
-            Question::Get(id) => presence.get(&id, sees),
-            Question::Describe => presence.describe(sees),
-        };
-        drop(presence);
-        let behind = *lock(&self.behind_since);
-        if let Some(behind) = behind
-            && result.pop().is_some()
-        {
-            result += &format!(",\"store_behind_seconds\":{}}}", behind.elapsed().as_secs());
-        }
-        Ok(result)
     }
 
     /// Who is present.
