@@ -1,9 +1,11 @@
 """What tenants do, allowed and not, so that every panel has something to show. Runs with the Python clients' packages.
 
-    load.py '{"acme": TOKEN, …}' — read from standard input: ca, tokens, backends, seconds
+It reads JSON from standard input: the authority's file, tokens of acme and globex, of a device that is to be revoked
+(`gone`), the backends, and how many seconds it is to go on.
 """
 
 import asyncio
+import base64
 import json
 import socket
 import ssl
@@ -11,32 +13,54 @@ import sys
 import time
 
 
+# A question to the registry, and a heartbeat of a device that it does not know.
+QUESTION = json.dumps({"jsonrpc": "2.0", "id": "1", "method": "discovery/listDevices", "params": {}}).encode()
+STRANGER = json.dumps({"device_id": "cam-9", "ts": 1, "status": {}}).encode()
+
+
 def mqtt(told, end):
     import paho.mqtt.client as paho
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
 
-    def client(password, name):
+    def client(password, name, largest=None):
         made = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5)
         made.username_pw_set("any", password)
         made.tls_set(told["ca"])
-        made.connect("localhost", 8883)
+        properties = Properties(PacketTypes.CONNECT)
+        if largest:
+            properties.MaximumPacketSize = largest
+        made.connect("localhost", 8883, properties=properties)
         made.loop_start()
         return made
 
     listening, speaking = client(told["acme"], "trial-listening"), client(told["acme"], "trial-speaking")
+    other, small = client(told["globex"], "trial-other"), client(told["acme"], "trial-small", 128)
+    gone = client(told["gone"], "trial-gone") if "gone" in told else None
     listening.subscribe("device-connect/acme/+/event/#", 1)
+    small.subscribe("device-connect/acme/+/event/#", 1)
+    reply = "_reply/0123456789abcdef0123456789abcdef"
+    listening.subscribe(reply, 1)
+    question = {"data": base64.b64encode(QUESTION).decode(), "reply_to": reply, "request_id": "1"}
     speaking.publish("device-connect/acme/cam-9/event/kept", "1", 1, retain=True)
     # Asked for, and not given.
     listening.subscribe("device-connect/globex/#", 1)
     while time.monotonic() < end:
         for _ in range(20):
             speaking.publish("device-connect/acme/cam-9/event/motion", "1", 1)
+        # Larger than one of the receivers takes, and larger than the other tenant's quota.
+        speaking.publish("device-connect/acme/cam-9/event/picture", bytes(500), 1)
+        other.publish("device-connect/globex/cam-9/event/picture", bytes(5000), 1)
+        speaking.publish("device-connect/acme/discovery", json.dumps(question), 1)
+        speaking.publish("device-connect/acme/cam-9/heartbeat", STRANGER, 1)
         speaking.publish("device-connect/globex/cam-1/event/motion", "not mine", 1)
         refused = client("no token", "trial-refused")
         time.sleep(1)
         refused.loop_stop()
-    for made in (listening, speaking):
-        made.disconnect()
-        made.loop_stop()
+    for made in (listening, speaking, other, small, gone):
+        if made:
+            made.disconnect()
+            made.loop_stop()
 
 
 def zenoh(told, end):
@@ -72,6 +96,9 @@ def zenoh(told, end):
     heard = own.declare_subscriber("device-connect/acme/*/event/**", lambda sample: None)
     while time.monotonic() < end:
         own.put("device-connect/acme/cam-9/event/motion", "1")
+        own.put("device-connect/acme/cam-9/heartbeat", STRANGER)
+        for _answer in own.get("device-connect/acme/discovery", payload=QUESTION):
+            pass
         own.put("device-connect/globex/cam-1/event/motion", "not mine")
         try:
             session("no token").close()
@@ -100,6 +127,11 @@ def nats(told, end):
         await own.subscribe("device-connect.acme.*.event.>", cb=lambda message: asyncio.sleep(0))
         while time.monotonic() < end:
             await own.publish("device-connect.acme.cam-9.event.motion", b"1")
+            await own.publish("device-connect.acme.cam-9.heartbeat", STRANGER)
+            try:
+                await own.request("device-connect.acme.discovery", QUESTION, 2)
+            except (client.errors.Error, asyncio.TimeoutError):
+                pass
             await own.publish("device-connect.globex.cam-1.event.motion", b"not mine")
             try:
                 await (await connect("no token")).close()

@@ -180,8 +180,10 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
         let names = [Some(&*upstream.prefix), config.mount.as_deref()];
         if !names.into_iter().flatten().any(|text| text.contains("{tenant}")) {
             tracing::warn!(
+                private = ?upstream.private,
                 "mqtt.upstream: neither its prefix nor mqtt.mount holds {{tenant}}: names that roles \
-                 allow without it, such as _reply/…, are the same for all tenants on the broker"
+                 allow without it, but for those that begin with one of these levels, are the same \
+                 for all tenants on the broker"
             );
         }
         let broker = broker.clone();

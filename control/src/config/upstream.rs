@@ -35,6 +35,16 @@ pub struct UpstreamConfig {
     /// What stands before every name of a tenant on the broker, such as `{tenant}/`, and is heard by
     /// nobody else. Default nothing. Platform services say and hear whole names.
     pub prefix: String,
+    /// First levels of names that are a tenant's own although they do not hold it, such as replies. On the
+    /// broker they stand under `_tenant/` and the tenant, after the prefix; whoever is connected to the
+    /// broker itself has to say them so. Default `_reply`. None where the prefix or the mount holds the
+    /// tenant.
+    pub private: Vec<String>,
+}
+
+/// First levels of names that no tenant shares, unless it is said otherwise.
+fn private() -> Vec<String> {
+    vec!["_reply".to_owned()]
 }
 
 /// Where a broker is: `mqtt://` or `mqtts://`, a name or an address, and a port.
@@ -62,6 +72,8 @@ struct Table {
     plaintext: bool,
     #[serde(default)]
     prefix: String,
+    #[serde(default = "private")]
+    private: Vec<String>,
 }
 
 impl UpstreamConfig {
@@ -76,6 +88,7 @@ impl UpstreamConfig {
             key_file: None,
             plaintext: false,
             prefix: String::new(),
+            private: private(),
         }
     }
 
@@ -128,15 +141,21 @@ impl UpstreamConfig {
                 "let the broker and the front listen on different ports",
             ));
         }
+        let is_plain = |level: &str| {
+            !level.is_empty()
+                && !level.contains(['+', '#', '$', '*', '>', '{', '}', '/'])
+                && !level.contains(char::is_control)
+        };
+        if !self.private.iter().all(|level| is_plain(level)) {
+            return Err(Problem::new(
+                "private",
+                "holds something that is no first level of a topic",
+                "write each without / and wildcards, such as [\"_reply\"]",
+            ));
+        }
         if !self.prefix.is_empty() {
             let levels = self.prefix.strip_suffix('/').unwrap_or_default();
-            let is_plain = |level: &str| {
-                level == "{tenant}"
-                    || (!level.is_empty()
-                        && !level.contains(['+', '#', '$', '*', '>', '{', '}'])
-                        && !level.contains(char::is_control))
-            };
-            if !levels.split('/').all(is_plain) {
+            if !levels.split('/').all(|level| level == "{tenant}" || is_plain(level)) {
                 return Err(Problem::new(
                     "prefix",
                     "is no beginning of a topic",
@@ -263,6 +282,7 @@ impl<'de> Visitor<'de> for UrlOrTable {
             key_file: table.key_file,
             plaintext: table.plaintext,
             prefix: table.prefix,
+            private: table.private,
         })
     }
 }
@@ -284,6 +304,7 @@ mod tests {
         let table = "{ url = \"mqtts://b.example.com\", user = \"front\", prefix = \"{tenant}/\" }";
         let config = section(table).unwrap();
         assert_eq!(config.upstream.as_ref().unwrap().url.port, 8883);
+        assert_eq!(config.upstream.as_ref().unwrap().private, ["_reply"]);
         config.check(false).unwrap();
         let unknown = section("{ url = \"mqtt://[::1]\", pasword_file = \"x\" }").unwrap_err();
         assert!(unknown.to_string().contains("pasword_file"), "{unknown}");

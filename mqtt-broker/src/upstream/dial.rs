@@ -1,5 +1,6 @@
 //! The way to the broker.
 
+use super::names::Naming;
 use crate::connection::Stream;
 use arc_swap::ArcSwap;
 use bulkhead_control::config::{UpstreamConfig, UpstreamUrl};
@@ -80,8 +81,8 @@ impl Dialer {
         self.config.user.as_deref()
     }
 
-    pub(super) fn prefix(&self) -> &str {
-        &self.config.prefix
+    pub(super) fn naming(&self) -> Naming<'_> {
+        Naming { prefix: &self.config.prefix, private: &self.config.private }
     }
 
     pub(super) fn secrets(&self) -> Arc<Secrets> {

@@ -99,17 +99,17 @@ impl Relay {
             self.heard.clear();
             self.heard.push_str(message.topic);
         }
-        if self.names.are_unchanged() {
+        let said = message.properties.response_topic();
+        // One that the client has no name for is of no use to it.
+        let response = said.and_then(|said| self.names.heard(said));
+        if topic.name == message.topic && response.map(|response| response.name) == said {
             if whole.len() > self.limits.client {
                 return Err(Withheld::TooLarge);
             }
             self.client.out().extend_from_slice(whole);
             return Ok(());
         }
-        let response = message.properties.response_topic();
-        let kept = without(message.properties, response.is_some());
-        // One that the client has no name for is of no use to it.
-        let response = response.and_then(|response| self.names.heard(response));
+        let kept = without(message.properties, said.is_some());
         let extra = response.map(|response| Property::ResponseTopic(response.name));
         let extra = extra.as_slice();
         let len = publish_len(

@@ -244,7 +244,7 @@ impl Request {
                 .into_iter()
                 .for_each(|p| properties.push(Property::RequestProblemInformation(p)));
         }
-        let id = names::client_id(access, upstream.dialer.prefix(), client_id);
+        let id = names::client_id(access, upstream.dialer.naming().prefix, client_id);
         let mut packet = Vec::new();
         let mut own_will = None;
         let say = |packet: &mut Vec<u8>, will| {

@@ -232,7 +232,7 @@ impl Upstream {
             access.note(Noted::Denied(operation, reason));
         };
         let settings = &shared.settings;
-        let names = Names::of(&*shared.hook, &*access, self.dialer.prefix());
+        let names = Names::of(&*shared.hook, &*access, self.dialer.naming());
         let request = Request::of(self, settings, &names, &*access, connect, client_id);
         let request = request.map_err(|reason| {
             denied(Operation::Will, reason);

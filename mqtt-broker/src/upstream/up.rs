@@ -78,8 +78,8 @@ impl Relay {
             Ok(names) => names,
             Err(reason) => return self.refuse(message, reason),
         };
-        let is_as_it_was = self.names.are_unchanged()
-            && *topic == *message.topic
+        let is_as_it_was = *topic == *message.topic
+            && response.as_deref() == message.properties.response_topic()
             && message.properties.topic_alias().is_none();
         if is_as_it_was {
             if whole.len() > self.limits.to_broker {
@@ -119,8 +119,8 @@ impl Relay {
         let topic = match &said {
             Some((tenant, said)) => {
                 may_publish(&*self.access, name)?;
-                let prefix = self.upstream.dialer.prefix();
-                Cow::Owned(Names::in_tenant(&*self.shared.hook, prefix, tenant, said)?)
+                let naming = self.upstream.dialer.naming();
+                Cow::Owned(Names::in_tenant(&*self.shared.hook, naming, tenant, said)?)
             }
             None => self.names.topic(name)?,
         };
