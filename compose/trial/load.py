@@ -54,9 +54,11 @@ def mqtt(told, end):
         speaking.publish("device-connect/acme/discovery", json.dumps(question), 1)
         speaking.publish("device-connect/acme/cam-9/heartbeat", STRANGER, 1)
         speaking.publish("device-connect/globex/cam-1/event/motion", "not mine", 1)
-        refused = client("no token", "trial-refused")
+        # The other tenant may have one connection.
+        refused = [client("no token", "trial-refused"), client(told["globex"], "trial-second")]
         time.sleep(1)
-        refused.loop_stop()
+        for each in refused:
+            each.loop_stop()
     for made in (listening, speaking, other, small, gone):
         if made:
             made.disconnect()

@@ -181,7 +181,7 @@ class Walk:
         """Revoke devices and suspend a tenant, whose clients are connected, twice."""
         if not self.python:
             return
-        self.stack.tell("tenant", "quota", "globex", "payload_bytes=1000", "messages_per_day=100000")
+        self.stack.tell("tenant", "quota", "globex", "payload_bytes=1000", "messages_per_day=100000", "connections=1")
         for gone in ("gone-1", "gone-2"):
             load = self.load(30, gone=self.token("acme", "--device", gone))
             # Prometheus looks every ten seconds.

@@ -1,5 +1,6 @@
 //! From the broker to the client.
 
+use super::metrics::{DENIED, FOREIGN, TOO_LARGE};
 use super::relay::{End, Relay};
 use super::up::without;
 use crate::codec::{
@@ -137,13 +138,13 @@ impl Relay {
     /// Takes a message from the broker that the client does not get.
     fn withhold(&mut self, message: &Publish<'_>, why: Withheld) {
         let label = match why {
-            Withheld::Foreign => "foreign",
+            Withheld::Foreign => FOREIGN,
             Withheld::Denied => {
                 let reason = DenyReason::RightsChanged;
                 self.shared.metrics.denied(Operation::Receive, reason, 1);
-                "denied"
+                DENIED
             }
-            Withheld::TooLarge => "too_large",
+            Withheld::TooLarge => TOO_LARGE,
         };
         self.upstream.metrics.withheld.with_label_values(&[label]).inc();
         let kind = match message.qos {

@@ -1,5 +1,17 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+/// Why messages are withheld.
+const WITHHELD: [&str; 3] = [FOREIGN, DENIED, TOO_LARGE];
+
+/// It is none of the client's names.
+pub(super) const FOREIGN: &str = "foreign";
+
+/// The client may not receive it any more.
+pub(super) const DENIED: &str = "denied";
+
+/// It is larger than the client takes.
+pub(super) const TOO_LARGE: &str = "too_large";
+
 /// What Prometheus gets to see of the broker behind the front.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
@@ -34,6 +46,15 @@ impl Metrics {
             "Connections of clients that the broker's end or silence has ended",
         )?;
         registry.register(Box::new(lost.clone()))?;
+        let withheld = counters(
+            "bulkhead_mqtt_upstream_withheld_total",
+            "Messages of the broker behind the front that a client was not given",
+            "reason",
+        )?;
+        // The first of each is seen as an increase only if there was a 0 before.
+        for reason in WITHHELD {
+            withheld.with_label_values(&[reason]);
+        }
         Ok(Self {
             up,
             lost,
@@ -42,11 +63,7 @@ impl Metrics {
                 "Connections of clients to the broker behind the front",
                 "outcome",
             )?,
-            withheld: counters(
-                "bulkhead_mqtt_upstream_withheld_total",
-                "Messages of the broker behind the front that a client was not given",
-                "reason",
-            )?,
+            withheld,
         })
     }
 }
