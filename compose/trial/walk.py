@@ -82,17 +82,24 @@ class Walk:
                 lines += [f"[{backend}.{side}]", f'name = "{tenant}"', f'token_file = "{tenant}.token"']
                 lines += [f'prefix = "{prefix.format(tenant)}"']
         (self.at / "deployment.toml").write_text("\n".join(lines) + "\n")
+        rows = self.tried()
+        if {row["result"] for row in rows} == {"isolated", "unknown"}:
+            # A busy machine may be slow to answer; a leak is one whenever it shows.
+            rows = self.tried()
+        wrong = {row["row"]: row["reason"] for row in rows if row["result"] != "isolated"}
+        if wrong or {row["backend"] for row in rows} != set(self.backends):
+            raise Failure(f"{self.stack.name}: not isolated: {json.dumps(wrong, indent=1)}")
+
+    def tried(self):
+        """The rows of `bulkhead verify`."""
         done = self.stack.compose(
             "run", "--rm", "-T", "-v", f"{self.at}:/verify:ro", "bulkhead", "--json", "verify", "/verify/deployment.toml", check=False
         )
         try:
-            rows = json.loads(done.stdout[done.stdout.index("{") :])["rows"]
+            return json.loads(done.stdout[done.stdout.index("{") :])["rows"]
         except (ValueError, KeyError) as error:
             said = (done.stdout + done.stderr)[-4000:]
             raise Failure(f"{self.stack.name}: verify ended with {done.returncode}: {said}") from error
-        wrong = {row["row"]: row["reason"] for row in rows if row["result"] != "isolated"}
-        if wrong or {row["backend"] for row in rows} != set(self.backends):
-            raise Failure(f"{self.stack.name}: not isolated: {json.dumps(wrong, indent=1)}")
 
     def present(self):
         """Start devices with credentials of the exchange, and see them present."""
