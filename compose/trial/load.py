@@ -23,13 +23,15 @@ def mqtt(told, end):
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
-    def client(password, name, largest=None):
+    def client(password, name, largest=None, kept=None):
         made = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5)
         made.username_pw_set("any", password)
         made.tls_set(told["ca"])
         properties = Properties(PacketTypes.CONNECT)
         if largest:
             properties.MaximumPacketSize = largest
+        if kept:
+            properties.SessionExpiryInterval = kept
         made.connect("localhost", 8883, properties=properties)
         made.loop_start()
         return made
@@ -37,6 +39,12 @@ def mqtt(told, end):
     listening, speaking = client(told["acme"], "trial-listening"), client(told["acme"], "trial-speaking")
     other, small = client(told["globex"], "trial-other"), client(told["acme"], "trial-small", 128)
     gone = client(told["gone"], "trial-gone") if "gone" in told else None
+    # A session whose client is away: what it subscribes to waits for it.
+    away = client(told["acme"], "trial-away", kept=300)
+    away.subscribe("device-connect/acme/+/event/#", 1)
+    time.sleep(1)
+    away.disconnect()
+    away.loop_stop()
     listening.subscribe("device-connect/acme/+/event/#", 1)
     small.subscribe("device-connect/acme/+/event/#", 1)
     reply = "_reply/0123456789abcdef0123456789abcdef"
