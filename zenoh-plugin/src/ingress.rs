@@ -67,8 +67,6 @@ impl Ingress {
             self.door.seat.heard();
             let taken = self.take(whole);
             self.door.rules.count();
-            // Also for who ends now: else another connection would begin with nothing spent.
-            self.keep_to_rate().await;
             match taken {
                 Ok(Flow::Open) => {}
                 Ok(Flow::Closed) => return End::Client,
@@ -85,6 +83,7 @@ impl Ingress {
             if let Some(reader) = self.door.waits_for.take() {
                 reader.eased.cancelled().await;
             }
+            self.keep_to_rate().await;
         }
     }
 
