@@ -24,7 +24,7 @@ def arguments():
     parser.add_argument("stacks", nargs="*", metavar="STACK", help=f"of {', '.join(check.STACKS)}; all of them without")
     parser.add_argument("--own-engine", action="store_true", help="start a dockerd for this trial; wants root")
     parser.add_argument("--binaries", type=Path, help="compiled programs for our images, which else are compiled")
-    parser.add_argument("--stand-ins", type=Path, help="etcd and nats-server for images that cannot be pulled")
+    parser.add_argument("--stand-ins", type=Path, help="nats-server, for images that cannot be pulled: the rest is of Debian")
     parser.add_argument("--python", help="a Python with the clients' packages; without it there are no devices")
     given = parser.parse_args()
     for stack in given.stacks:
@@ -50,9 +50,7 @@ def prepare(engine, stack, given, ready):
         images.provide_debian(engine)
         images.build_own(engine, targets, given.binaries)
     elif targets:
-        for target, image in targets.items():
-            say(f"building {image}, which compiles it")
-            engine.run("build", "--network", "host", "--target", target, "--tag", image, str(images.ROOT))
+        images.compile_own(engine, targets)
     ready.update(targets.values())
 
 

@@ -43,7 +43,7 @@ class Walk:
 
     def all(self):
         """Everything, in order. Returns the dashboards' queries with an answer, and those without."""
-        for step in (self.begin, self.verify, self.present, self.quiet, self.again, self.killed, self.cut):
+        for step in (self.begin, self.verify, self.present, self.quiet, self.again, self.killed, self.restored, self.cut):
             say(f"{self.stack.name}: {step.__doc__.splitlines()[0].rstrip('.').lower()}")
             step()
         return self.shown()
@@ -183,6 +183,37 @@ class Walk:
             if "mqtt" in self.backends:
                 self.start("mqtt")
             until("all devices are present again", self.all_present, 120, self.told)
+
+    def restored(self):
+        """Restore etcd from a snapshot, as the runbook says."""
+        keys = "/bulkhead/keys"
+        ectl = ["exec", "-T", "etcd", "etcdctl", "--endpoints=https://localhost:2379", f"--cacert={keys}/public/ca.pem"]
+        ectl += [f"--cert={keys}/etcd/etcd.pem", f"--key={keys}/etcd/etcd.key"]
+        saved, snapshot = "/var/lib/etcd/snapshot.db", self.at / "etcd.db"
+        self.stack.compose(*ectl, "snapshot", "save", saved)
+        self.stack.engine.run("cp", f"{self.stack.states()['etcd']['Id']}:{saved}", str(snapshot))
+        snapshot.chmod(0o644)
+        self.stack.tell("tenant", "create", "later")
+        writers = ["nats", "mqtt", "zenohd", "registry", "callout", "etcd"]
+        self.stack.compose("stop", *[each for each in writers if each in self.stack.services])
+        arguments = "--data-dir /var/lib/etcd/restored --name etcd-1 --initial-cluster etcd-1=http://127.0.0.1:2380"
+        arguments += " --initial-advertise-peer-urls http://127.0.0.1:2380 --bump-revision 1000000000 --mark-compacted"
+        run = ["run", "--rm", "--no-deps", "-T"]
+        mounted = ["-v", f"{snapshot}:/snapshot.db:ro", "--entrypoint", "/usr/local/bin/etcdutl", "etcd"]
+        self.stack.compose(*run, *mounted, "snapshot", "restore", "/snapshot.db", *arguments.split())
+        script = "cd volumes/etcd && rm -rf member && mv restored/member . && rmdir restored"
+        self.stack.compose(*run, "--entrypoint", "sh", "bootstrap", "-c", script)
+        self.stack.compose("up", "-d", "--no-build", "etcd")
+        until("etcd is well", lambda: self.stack.compose(*ectl, "endpoint", "health", check=False).returncode == 0)
+        self.stack.up()
+        tenants = {each["id"] for each in json.loads(self.stack.tell("--json", "tenant", "list"))}
+        if tenants != {"acme", "globex"}:
+            raise Failure(f"{self.stack.name}: after the restore there are {tenants}")
+        self.stack.tell("check")
+        if self.python:
+            if "mqtt" in self.backends:
+                self.start("mqtt")
+            until("all devices are present after the restore", self.all_present, 120, self.told)
 
     def cut(self):
         """Revoke devices and suspend a tenant, whose clients are connected, twice."""
