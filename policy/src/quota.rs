@@ -160,6 +160,21 @@ impl TokenBucket {
         enough
     }
 
+    /// Takes `amount` if it is there. What is larger than the bucket is taken from a full one, and the
+    /// bucket then owes the rest: nothing is given until that has come in.
+    ///
+    /// A bucket that holds nothing gives nothing.
+    pub fn take_or_owe(&mut self, amount: u64, now: Duration) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
+        let amount = amount as f64;
+        self.refill(now);
+        let enough = self.capacity > 0.0 && self.level >= amount.min(self.capacity);
+        if enough {
+            self.level -= amount;
+        }
+        enough
+    }
+
     /// Whether nothing has been taken lately, so that forgetting the bucket loses nothing.
     pub fn is_full(&mut self, now: Duration) -> bool {
         self.refill(now);
@@ -201,6 +216,20 @@ mod tests {
     fn a_bucket_of_none_gives_none() {
         let mut bucket = TokenBucket::new(0, Duration::from_secs(1), Duration::ZERO);
         assert!(!bucket.take(1, Duration::from_secs(1_000)));
+    }
+
+    #[test]
+    fn what_is_larger_than_a_bucket_is_paid_for_in_full() {
+        let seconds = Duration::from_secs;
+        let mut bucket = TokenBucket::new(10, seconds(1), Duration::ZERO);
+        assert!(bucket.take_or_owe(1, Duration::ZERO));
+        assert!(!bucket.take_or_owe(35, Duration::ZERO), "not from a bucket that is not full");
+        assert!(bucket.take_or_owe(35, seconds(1)));
+        assert!(!bucket.take_or_owe(1, seconds(3)), "10 + 10 - 35 + 10 + 10 is below 1");
+        assert!(bucket.take_or_owe(5, seconds(4)));
+        assert!(!bucket.take_or_owe(1, seconds(4)));
+        let mut none = TokenBucket::new(0, seconds(1), Duration::ZERO);
+        assert!(!none.take_or_owe(0, seconds(9)) && !none.take_or_owe(1, seconds(9)));
     }
 
     #[test]

@@ -365,7 +365,7 @@ impl StackBuilder {
             )
         });
         if self.registry_elsewhere {
-            let token = stack.token(&stack.service_token());
+            let token = stack.token(&stack.service_token().ttl(3600));
             std::fs::write(stack.folder().join("service.token"), token).unwrap();
         }
         let services = if self.registry_elsewhere { SERVICE_ISSUER } else { "" };
@@ -385,7 +385,7 @@ impl StackBuilder {
                     "zenoh = {{ connect = [\"tcp/127.0.0.1:{zenoh_port}\"], token_file = \"service.token\" }}\n"
                 );
             }
-            let token = stack.token(&stack.service_token());
+            let token = stack.token(&stack.service_token().ttl(3600));
             std::fs::write(stack.folder().join("service.token"), token).unwrap();
             format!("{SERVICE_ISSUER}\n[registry]\n{text}")
         });

@@ -8,10 +8,15 @@
 )]
 
 use bulkhead_policy::Quotas;
+use bulkhead_tests::mqtt::SERVICE_ISSUER;
 use bulkhead_tests::zenoh::say::{self, key};
-use bulkhead_tests::zenoh::{Entrance, Raw};
+use bulkhead_tests::zenoh::{Entrance, Greeting, Raw};
 use bulkhead_tests::{Stack, Token, eventually, eventually_async};
+use futures::future::join_all;
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use zenoh_protocol::network::interest::{InterestMode, InterestOptions};
 use zenoh_protocol::network::{NetworkBody, NetworkMessage};
 use zenoh_protocol::transport::close;
@@ -261,15 +266,24 @@ async fn whoever_publishes_too_much_per_second_waits_and_loses_nothing() {
         .await
         .unwrap();
     bulkhead_tests::zenoh::settle(&own, "acme").await;
-    // Two sessions together.
-    let mut sessions = [member(&stack).await, member(&stack).await];
-    for n in 0..150 {
-        for (who, raw) in sessions.iter_mut().enumerate() {
-            raw.say([say::kept(key(&format!("device-connect/acme/{who}/{n}")), vec![])]).await;
-        }
+    // Two sessions together, each with all it has at once; to wait is not to be silent.
+    let greeting = || Greeting {
+        lease: Duration::from_secs(1),
+        ..stack.greeting(&Token::role("acme", "member"))
+    };
+    let mut sessions = Vec::new();
+    for who in 0..2 {
+        let mut raw = stack.zenoh_tcp().enter(&greeting()).await;
+        let name = |n| key(&format!("device-connect/acme/{who}/{n}"));
+        raw.say((0..150).map(|n| say::kept(name(n), vec![]))).await;
+        sessions.push(raw);
     }
-    // Nobody else waits.
-    witness.undisturbed().await;
+    let (answered, ()) = tokio::join!(
+        join_all(sessions.iter_mut().map(|raw| raw.sync(NOBODY))),
+        // Nobody else waits.
+        witness.undisturbed(),
+    );
+    assert_eq!(answered.len(), 2);
     eventually("all of it arrives", || heard.lock().unwrap().len() == 300).await;
     for who in 0..2 {
         let of = |key: &&String| key.starts_with(&format!("device-connect/acme/{who}/"));
@@ -278,6 +292,59 @@ async fn whoever_publishes_too_much_per_second_waits_and_loses_nothing() {
         assert!(heard.iter().filter(of).eq(&expected), "in order");
     }
     stack.denied("message_rate_exceeded").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_large_batches_nor_coming_again_make_a_rate_higher() {
+    const PER_SECOND: u64 = 5;
+    let stack = Stack::zenoh().config(SERVICE_ISSUER).start().await;
+    // Of no tenant, so that the tenant has no other session than those that come and go.
+    let service = stack.zenoh_session(&stack.service_token()).await;
+    let heard = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&heard);
+    service
+        .declare_subscriber("device-connect/acme/cam-1/event/burst")
+        .callback(move |_| _ = counted.fetch_add(1, Ordering::Relaxed))
+        .background()
+        .await
+        .unwrap();
+    bulkhead_tests::zenoh::settle(&service, "acme").await;
+    limit(&stack, Quotas { messages_per_second: Some(PER_SECOND), ..Quotas::default() }).await;
+    let began = Instant::now();
+    let put = || say::kept(key("device-connect/acme/cam-1/event/burst"), vec![]);
+    // Each takes the place of the one before, which ends first.
+    let greeting = stack.greeting(&Token::role("acme", "member"));
+    let mut raw = stack.zenoh_tcp().enter(&greeting).await;
+    for _ in 0..20 {
+        let waiting = stack.refusals("put", "message_rate_exceeded");
+        raw.say((0..500).map(|_| put())).await;
+        eventually("it has to wait", || stack.refusals("put", "message_rate_exceeded") > waiting)
+            .await;
+        raw = stack.zenoh_tcp().enter(&greeting).await;
+    }
+    // The last that is let through is heard after whatever came before it.
+    let before = heard.load(Ordering::Relaxed);
+    raw.say([put()]).await;
+    eventually("one more", || heard.load(Ordering::Relaxed) > before).await;
+    let (heard, took) = (heard.load(Ordering::Relaxed), began.elapsed());
+    let most = PER_SECOND * (2 + took.as_secs());
+    assert!(heard <= most, "{heard} messages in {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_would_have_to_wait_for_ever_is_closed() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    limit(&stack, Quotas { messages_per_second: Some(0), ..Quotas::default() }).await;
+    let greeting = || Greeting {
+        lease: Duration::from_millis(300),
+        ..stack.greeting(&Token::role("acme", "member"))
+    };
+    let mut raw = stack.zenoh_tcp().enter(&greeting()).await;
+    raw.say([say::kept(key("device-connect/acme/x"), vec![])]).await;
+    eventually("it waits", || stack.refusals("put", "message_rate_exceeded") > 0).await;
+    assert_eq!(raw.closed().await, Some(close::reason::GENERIC));
+    witness.undisturbed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -212,6 +212,7 @@ impl Gate {
                         seat.kill.cancel();
                     }
                 }
+                self.seats.forget();
                 self.metrics.behind.set(behind);
                 self.metrics.sessions.set(self.seats.count() as i64);
             }

@@ -7,16 +7,16 @@ use crate::pressure::SlowReader;
 use crate::rules::{Decision, InboundRules, Operation};
 use crate::seat::Seat;
 use crate::session::End;
-use crate::wire::{Flow, Inbound, Sink, Violation};
+use crate::wire::{Found, Inbound, Violation};
 use bulkhead_policy::DenyReason;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zenoh_buffers::ZSlice;
 use zenoh_protocol::network::{NetworkBody, NetworkMessage, NetworkMessageExt};
 
-/// How long a session that is over its tenant's rate waits before it asks again.
+/// How long a session whose tenant is over its rate waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Reads a client's batches and gives the router what is allowed of them.
@@ -32,11 +32,27 @@ struct Door {
     attachment: Attachment,
     seat: Arc<Seat>,
     gate: Arc<Gate>,
-    /// What came since the rate was last asked for.
+    /// What went through and is not counted yet.
     messages: u64,
-    bytes: u64,
     /// Who has to catch up before more is read.
     waits_for: Option<Arc<SlowReader>>,
+}
+
+/// Whether the client goes on.
+enum Flow {
+    Open,
+    Closed,
+}
+
+/// How far reading of a batch came.
+#[expect(clippy::large_enum_variant, reason = "it is only passed on, and a box costs more")]
+enum Progress {
+    /// To the end of the batch.
+    End,
+    /// To a message that is allowed, but not yet: the tenant publishes more per second than it may.
+    Early(NetworkMessage),
+    /// To where the client closes.
+    Closed,
 }
 
 impl Ingress {
@@ -49,14 +65,16 @@ impl Ingress {
         seat: Arc<Seat>,
         gate: Arc<Gate>,
     ) -> Self {
-        let door = Door { rules, attachment, seat, gate, messages: 0, bytes: 0, waits_for: None };
+        let door = Door { rules, attachment, seat, gate, messages: 0, waits_for: None };
         Self { batches: Batches::new(reader), inbound, door }
     }
 
     /// Reads until the session ends.
     pub(crate) async fn run(mut self) -> End {
         let seat = Arc::clone(&self.door.seat);
-        seat.kill.run_until_cancelled(self.read()).await.unwrap_or(End::Killed)
+        let end = seat.kill.run_until_cancelled(self.read()).await.unwrap_or(End::Killed);
+        self.door.count();
+        end
     }
 
     async fn read(&mut self) -> End {
@@ -65,9 +83,7 @@ impl Ingress {
             let read = poll_fn(|cx| batches.poll(cx, |_, whole| whole.to_vec())).await;
             let Ok(whole) = read else { return End::Client };
             self.door.seat.heard();
-            let taken = self.take(whole);
-            self.door.rules.count();
-            match taken {
+            match self.take(whole).await {
                 Ok(Flow::Open) => {}
                 Ok(Flow::Closed) => return End::Client,
                 Err(violation) => {
@@ -80,71 +96,65 @@ impl Ingress {
                     return End::Violation(violation);
                 }
             }
+            self.door.count();
             if let Some(reader) = self.door.waits_for.take() {
                 reader.eased.cancelled().await;
             }
-            self.keep_to_rate().await;
         }
     }
 
-    fn take(&mut self, whole: Vec<u8>) -> Result<Flow, Violation> {
+    async fn take(&mut self, whole: Vec<u8>) -> Result<Flow, Violation> {
         let bytes = Arc::new(whole);
         let mut rest = bytes.as_slice();
         while let Some((batch, after)) = split_batch(rest) {
             let end = bytes.len() - after.len();
             // Both ends are within: they come of the same bytes.
-            let Ok(slice) = ZSlice::new(Arc::clone(&bytes) as _, end - batch.len(), end) else {
+            let Ok(mut slice) = ZSlice::new(Arc::clone(&bytes) as _, end - batch.len(), end) else {
                 return Err(Violation::Malformed);
             };
-            if self.inbound.batch(slice, &mut self.door)? == Flow::Closed {
-                return Ok(Flow::Closed);
+            loop {
+                match self.read_on(&mut slice)? {
+                    Progress::End => break,
+                    Progress::Early(message) => self.door.keep_to_rate(message).await,
+                    Progress::Closed => return Ok(Flow::Closed),
+                }
             }
             rest = after;
         }
         Ok(Flow::Open)
     }
 
-    /// Reads no further while the tenant publishes more per second than it may.
-    async fn keep_to_rate(&mut self) {
-        let door = &mut self.door;
-        let (messages, bytes) =
-            (std::mem::take(&mut door.messages), std::mem::take(&mut door.bytes));
-        door.seat.messages.fetch_add(messages, Ordering::Relaxed);
-        if messages == 0 || door.seat.tenant.publish(messages, bytes) {
-            return;
+    fn read_on(&mut self, batch: &mut ZSlice) -> Result<Progress, Violation> {
+        while let Some(found) = self.inbound.next(batch)? {
+            match found {
+                Found::Message(message) => {
+                    if let Some(early) = self.door.message(message)? {
+                        return Ok(Progress::Early(early));
+                    }
+                }
+                Found::TooLarge => {
+                    let Door { gate, seat, .. } = &self.door;
+                    gate.denied(seat, Operation::Put, DenyReason::PayloadQuotaExceeded);
+                }
+                Found::Close => return Ok(Progress::Closed),
+            }
         }
-        door.gate.denied(&door.seat, Operation::Put, DenyReason::MessageRateExceeded);
-        while !door.seat.tenant.publish(messages, bytes) {
-            tokio::time::sleep(PAUSE).await;
-        }
+        Ok(Progress::End)
     }
 }
 
-impl Sink for Door {
-    fn message(&mut self, mut message: NetworkMessage) -> Result<(), Violation> {
+impl Door {
+    /// Lets a message through if it is allowed; gives it back if it is, but not yet.
+    fn message(
+        &mut self,
+        mut message: NetworkMessage,
+    ) -> Result<Option<NetworkMessage>, Violation> {
         if self.seat.kill.is_cancelled() {
-            return Ok(());
+            return Ok(None);
         }
         match self.rules.decide(&mut message)? {
-            Decision::Pass => {
-                if let NetworkBody::Push(_) | NetworkBody::Request(_) | NetworkBody::Response(_) =
-                    &message.body
-                {
-                    self.messages += 1;
-                    self.bytes += message.payload_size().unwrap_or_default() as u64;
-                }
-                if self.seat.tenant.pressure.is_any()
-                    && let NetworkBody::Push(push) = &message.body
-                    && !message.is_droppable()
-                    && let Some(key) = self.rules.key_of(&push.wire_expr)
-                    && let Some(reader) = self.seat.tenant.pressure.on(&key)
-                {
-                    self.waits_for = Some(reader);
-                }
-                if let Err(error) = self.attachment.inject(&mut message) {
-                    tracing::debug!(%error, "the router did not take a message");
-                }
-            }
+            Decision::Pass if self.is_early(&message) => return Ok(Some(message)),
+            Decision::Pass => self.pass(message),
             Decision::Deny(reason, operation, answer) => {
                 self.gate.denied(&self.seat, operation, reason);
                 if let Some(mut answer) = answer {
@@ -153,10 +163,54 @@ impl Sink for Door {
             }
             Decision::Ignore => {}
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn too_large(&mut self) {
-        self.gate.denied(&self.seat, Operation::Put, DenyReason::PayloadQuotaExceeded);
+    /// Takes what the tenant may publish per second, unless it has published that much already.
+    fn is_early(&self, message: &NetworkMessage) -> bool {
+        is_published(message) && {
+            let bytes = message.payload_size().unwrap_or_default();
+            !self.seat.tenant.publish(bytes)
+        }
     }
+
+    /// Lets a message through when the tenant may publish it. Nothing behind it is read before.
+    async fn keep_to_rate(&mut self, message: NetworkMessage) {
+        self.count();
+        self.gate.denied(&self.seat, Operation::Put, DenyReason::MessageRateExceeded);
+        let began = Instant::now();
+        while self.is_early(&message) {
+            self.seat.not_read(began);
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.pass(message);
+    }
+
+    fn pass(&mut self, mut message: NetworkMessage) {
+        self.messages += u64::from(is_published(&message));
+        if self.seat.tenant.pressure.is_any()
+            && let NetworkBody::Push(push) = &message.body
+            && !message.is_droppable()
+            && let Some(key) = self.rules.key_of(&push.wire_expr)
+            && let Some(reader) = self.seat.tenant.pressure.on(&key)
+        {
+            self.waits_for = Some(reader);
+        }
+        if let Err(error) = self.attachment.inject(&mut message) {
+            tracing::debug!(%error, "the router did not take a message");
+        }
+    }
+
+    /// Counts what went through, once for all messages of a read.
+    fn count(&mut self) {
+        self.rules.count();
+        let messages = std::mem::take(&mut self.messages);
+        self.seat.messages.fetch_add(messages, Ordering::Relaxed);
+    }
+}
+
+/// Whether a message is one that rates limit.
+fn is_published(message: &NetworkMessage) -> bool {
+    use NetworkBody::{Push, Request, Response};
+    matches!(message.body, Push(_) | Request(_) | Response(_))
 }

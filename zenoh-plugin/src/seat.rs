@@ -3,7 +3,7 @@
 use crate::declarations::{Declaration, Declarations};
 use crate::kill::Kill;
 use crate::pressure::Pressure;
-use bulkhead_control::usage::{Gauges, Meter, Uncounted};
+use bulkhead_control::usage::{Gauges, Meter, Rates, Uncounted};
 use bulkhead_control::{Admission, Cut};
 use bulkhead_policy::{DenyReason, Principal, Quotas, Resource, TenantId, TokenBucket, Verdict};
 use jiff::Timestamp;
@@ -22,11 +22,11 @@ const RECORDS_PER_MINUTE: u64 = 30;
 /// How long a client that is behind may take nothing.
 const STALL: Duration = Duration::from_secs(5);
 
+/// For how many leases a client may have to wait for one message of its own.
+const UNREAD_LEASES: u32 = 6;
+
 /// Declarations that a tenant may have where the directory sets no `subscriptions`.
 const DECLARATIONS: u64 = 100_000;
-
-/// What rates count per.
-const SECOND: Duration = Duration::from_secs(1);
 
 /// One session's place.
 #[derive(Debug)]
@@ -68,6 +68,14 @@ impl Seat {
     /// Says that the client sent something.
     pub(crate) fn heard(&self) {
         self.heard.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Says that the client has not been read from since then, which is not its silence: for some leases,
+    /// after which it could have left unnoticed.
+    pub(crate) fn not_read(&self, since: Instant) {
+        if since.elapsed() < self.lease.saturating_mul(UNREAD_LEASES) {
+            self.heard();
+        }
     }
 
     /// Says that a client that is behind took something, or fell behind, or caught up.
@@ -141,27 +149,19 @@ pub(crate) struct TenantUse {
     quotas: Mutex<Quotas>,
     /// What counts its day; `None` for the platform's services.
     meter: Option<Arc<Meter>>,
-    started: Instant,
-    rates: Mutex<Rates>,
+    rates: Arc<Rates>,
     declarations: Arc<Declarations>,
     /// Sessions that have to catch up.
     pub(crate) pressure: Pressure,
 }
 
-#[derive(Debug)]
-struct Rates {
-    messages: Option<(u64, TokenBucket)>,
-    bytes: Option<(u64, TokenBucket)>,
-}
-
 impl TenantUse {
-    fn new(quotas: Quotas, meter: Option<Arc<Meter>>) -> Self {
+    fn new(quotas: Quotas, meter: Option<Arc<Meter>>, rates: Arc<Rates>) -> Self {
         Self {
             sessions: AtomicUsize::new(0),
             quotas: Mutex::new(quotas),
             meter,
-            started: Instant::now(),
-            rates: Mutex::new(Rates { messages: None, bytes: None }),
+            rates,
             declarations: Arc::default(),
             pressure: Pressure::default(),
         }
@@ -175,6 +175,7 @@ impl TenantUse {
     /// Takes over other limits.
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
+        self.rates.limit(&quotas);
     }
 
     /// One more subscriber, queryable, token or interest, if the tenant's quota of subscriptions and its
@@ -206,41 +207,10 @@ impl TenantUse {
         }
     }
 
-    /// Takes messages and bytes out of what the tenant may publish per second, if it is there.
-    pub(crate) fn publish(&self, messages: u64, bytes: u64) -> bool {
-        let quotas = self.quotas();
-        if quotas.messages_per_second.is_none() && quotas.bytes_per_second.is_none() {
-            return true;
-        }
-        let now = self.started.elapsed();
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let Rates { messages: message_rate, bytes: byte_rate } = &mut *rates;
-        let before = *message_rate;
-        let taken = take(message_rate, quotas.messages_per_second, messages, now);
-        let both = taken && take(byte_rate, quotas.bytes_per_second, bytes, now);
-        if taken && !both {
-            *message_rate = before;
-        }
-        both
+    /// Takes a message of so many bytes out of what the tenant may publish per second, if it is there.
+    pub(crate) fn publish(&self, bytes: usize) -> bool {
+        self.rates.publish(bytes)
     }
-}
-
-/// Takes `amount`, or all of a second's worth if it is more, out of a bucket of the configured size.
-fn take(
-    bucket: &mut Option<(u64, TokenBucket)>,
-    limit: Option<u64>,
-    amount: u64,
-    now: Duration,
-) -> bool {
-    let Some(limit) = limit else {
-        *bucket = None;
-        return true;
-    };
-    let (_, bucket) = match bucket {
-        Some(known) if known.0 == limit => known,
-        other => other.insert((limit, TokenBucket::new(limit, SECOND, now))),
-    };
-    bucket.take(amount.min(limit), now)
 }
 
 /// All sessions.
@@ -253,6 +223,9 @@ pub(crate) struct Seats {
 struct Tables {
     seats: HashMap<ZenohIdProto, Arc<Seat>>,
     tenants: HashMap<Option<TenantId>, Arc<TenantUse>>,
+    /// Kept when a tenant's last session ends until they are as new ones would be: nobody gets a second
+    /// burst by coming again.
+    rates: HashMap<Option<TenantId>, Arc<Rates>>,
 }
 
 /// A seat that is taken until this is dropped.
@@ -316,6 +289,14 @@ impl Seats {
         gauges.collect()
     }
 
+    /// Forgets tenants that have no session, and their rates if they owe nothing.
+    pub(crate) fn forget(&self) {
+        let mut tables = self.tables();
+        let Tables { tenants, rates, .. } = &mut *tables;
+        tenants.retain(|_, tenant| tenant.sessions.load(Ordering::Relaxed) > 0);
+        rates.retain(|tenant, rates| tenants.contains_key(tenant) || !rates.is_full());
+    }
+
     /// How many sessions there are.
     pub(crate) fn count(&self) -> usize {
         self.tables().seats.len()
@@ -331,8 +312,9 @@ impl Tables {
         let Guest { admission, beside, place, source, lease } = guest;
         let key = admission.principal.tenant().cloned();
         let (quotas, meter) = (admission.quotas, admission.meter.clone());
+        let rates = Arc::clone(self.rates.entry(key.clone()).or_default());
         let tenant = self.tenants.entry(key);
-        let tenant = tenant.or_insert_with(|| Arc::new(TenantUse::new(quotas, meter)));
+        let tenant = tenant.or_insert_with(|| Arc::new(TenantUse::new(quotas, meter, rates)));
         tenant.set_quotas(quotas);
         let sessions = tenant.sessions.load(Ordering::Relaxed) as u64;
         if quotas.connections.is_some_and(|most| sessions >= most) {

@@ -18,11 +18,13 @@ mod etcd;
 mod files;
 mod keep;
 mod meter;
+mod rates;
 mod report;
 mod store;
 
 pub use book::Gauges;
 pub use meter::{Meter, Uncounted};
+pub use rates::Rates;
 pub use report::{Report, check, look};
 pub use store::UsageError;
 

@@ -127,7 +127,7 @@ impl Realm {
             mount: mount.into(),
             lane,
             stop,
-            usage: Usage::new(),
+            usage: Usage::default(),
             quotas: ArcSwap::default(),
             queued: Arc::default(),
             shared,
@@ -491,7 +491,7 @@ impl Realm {
 
     /// Whether nothing is left of the tenant.
     pub(crate) fn is_idle(&self) -> bool {
-        self.counts() == (0, 0) && self.lane.is_idle()
+        self.counts() == (0, 0) && self.lane.is_idle() && self.usage.is_at_rest()
     }
 
     /// What the tenant has here.

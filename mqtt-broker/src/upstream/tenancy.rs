@@ -48,7 +48,7 @@ pub(super) struct Seat {
 impl Tenancy {
     pub(super) fn new() -> Self {
         Self {
-            usage: Usage::new(),
+            usage: Usage::default(),
             wills: Wills::default(),
             sessions: Sessions::default(),
             clients: Mutex::default(),
@@ -110,7 +110,8 @@ impl Tenancy {
 
     /// Whether nothing is left of the tenant.
     pub(super) fn is_idle(&self) -> bool {
-        self.len() == 0 && self.wills.are_none() && self.sessions.are_none()
+        let nobody = self.len() == 0 && self.wills.are_none() && self.sessions.are_none();
+        nobody && self.usage.is_at_rest()
     }
 
     /// How many clients there are.

@@ -15,29 +15,22 @@ use zenoh_protocol::transport::{
 #[derive(Debug)]
 pub(crate) struct Inbound {
     lanes: Lanes<Chain>,
+    /// The reliability of the frame that the rest of the batch begins in.
+    frame: Option<Reliability>,
     kept: usize,
     max_message: usize,
 }
 
-/// Takes what was read.
-pub(crate) trait Sink {
+/// What was found in a batch.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box for each message costs more than the message")]
+pub(crate) enum Found {
     /// A whole message.
-    ///
-    /// # Errors
-    /// [`Violation`] if the session has to end.
-    fn message(&mut self, message: NetworkMessage) -> Result<(), Violation>;
-
+    Message(NetworkMessage),
     /// A message in pieces that was given up, since it is larger than any may be.
-    fn too_large(&mut self);
-}
-
-/// Whether the client goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
-    /// It does.
-    Open,
-    /// It said that it closes.
-    Closed,
+    TooLarge,
+    /// The client says that it closes. Nothing that comes after it counts.
+    Close,
 }
 
 impl Inbound {
@@ -48,48 +41,49 @@ impl Inbound {
         initial: TransportSn,
         max_message: usize,
     ) -> Result<Self, Violation> {
-        Ok(Self { lanes: Lanes::new(agreed, initial)?, kept: 0, max_message })
+        Ok(Self { lanes: Lanes::new(agreed, initial)?, frame: None, kept: 0, max_message })
     }
 
-    /// Reads all messages of a batch.
+    /// Reads on in a batch, whose rest has to be read to its end before another one.
     ///
     /// # Errors
-    /// [`Violation`]; what came before it was given to the sink.
-    pub(crate) fn batch(
-        &mut self,
-        mut batch: ZSlice,
-        sink: &mut impl Sink,
-    ) -> Result<Flow, Violation> {
+    /// [`Violation`]; what was found before it was whole.
+    pub(crate) fn next(&mut self, batch: &mut ZSlice) -> Result<Option<Found>, Violation> {
         let codec = Zenoh080::new();
         let malformed = |_| Violation::Malformed;
         while let Some(header) = batch.as_slice().first() {
-            match imsg::mid(*header) {
-                transport::FRAME => {
-                    let frame: FrameHeader = codec.read(&mut batch).map_err(malformed)?;
+            let id = imsg::mid(*header);
+            match (id, self.frame) {
+                (id, Some(reliability)) if id > transport::JOIN => {
+                    return Ok(Some(Found::Message(read(batch, reliability)?)));
+                }
+                (transport::FRAME, _) => {
+                    let frame: FrameHeader = codec.read(&mut *batch).map_err(malformed)?;
                     let priority = frame.ext_qos.priority();
                     self.lanes.advance(priority, frame.reliability, frame.sn)?;
-                    while let Some(header) = batch.as_slice().first() {
-                        if imsg::mid(*header) <= transport::JOIN {
-                            break;
-                        }
-                        sink.message(read(&mut batch, frame.reliability)?)?;
+                    self.frame = Some(frame.reliability);
+                }
+                (transport::FRAGMENT, _) => {
+                    let fragment: Fragment = codec.read(&mut *batch).map_err(malformed)?;
+                    // A piece takes all that is left of its batch.
+                    self.frame = None;
+                    if let Some(found) = self.fragment(fragment)? {
+                        return Ok(Some(found));
                     }
                 }
-                transport::FRAGMENT => {
-                    let fragment: Fragment = codec.read(&mut batch).map_err(malformed)?;
-                    self.fragment(fragment, sink)?;
+                (transport::KEEP_ALIVE, _) => {
+                    let _: KeepAlive = codec.read(&mut *batch).map_err(malformed)?;
+                    self.frame = None;
                 }
-                transport::KEEP_ALIVE => {
-                    let _: KeepAlive = codec.read(&mut batch).map_err(malformed)?;
-                }
-                transport::CLOSE => {
-                    let _: Close = codec.read(&mut batch).map_err(malformed)?;
-                    return Ok(Flow::Closed);
+                (transport::CLOSE, _) => {
+                    let _: Close = codec.read(&mut *batch).map_err(malformed)?;
+                    return Ok(Some(Found::Close));
                 }
                 _ => return Err(Violation::OutOfPlace),
             }
         }
-        Ok(Flow::Open)
+        self.frame = None;
+        Ok(None)
     }
 
     /// Bytes of messages in pieces that are held.
@@ -98,7 +92,7 @@ impl Inbound {
         self.lanes.iter().map(Chain::len).sum::<usize>().max(self.kept)
     }
 
-    fn fragment(&mut self, fragment: Fragment, sink: &mut impl Sink) -> Result<(), Violation> {
+    fn fragment(&mut self, fragment: Fragment) -> Result<Option<Found>, Violation> {
         let (priority, reliability) = (fragment.ext_qos.priority(), fragment.reliability);
         let (lane, adjacent) = self.lanes.advance(priority, reliability, fragment.sn)?;
         let marks = Marks {
@@ -109,14 +103,14 @@ impl Inbound {
         };
         let piece = fragment.payload.as_slice();
         match lane.chain.push(piece, marks, &mut self.kept, self.max_message) {
-            Piece::Taken => Ok(()),
-            Piece::TooLarge => {
-                sink.too_large();
-                Ok(())
-            }
+            Piece::Taken => Ok(None),
+            Piece::TooLarge => Ok(Some(Found::TooLarge)),
             Piece::Whole(mut whole) => {
                 let message = read(&mut whole, reliability)?;
-                if whole.can_read() { Err(Violation::Malformed) } else { sink.message(message) }
+                if whole.can_read() {
+                    return Err(Violation::Malformed);
+                }
+                Ok(Some(Found::Message(message)))
             }
         }
     }

@@ -28,7 +28,7 @@ mod skip;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use inbound::{Flow, Inbound, Sink};
+pub(crate) use inbound::{Found, Inbound};
 pub(crate) use names::{Names, Resolved, Side};
 pub(crate) use outbound::{Censor, Outbound, Passage};
 pub(crate) use sequence::Negotiated;

@@ -1,7 +1,7 @@
 //! The gate's readers beside Zenoh's codec, on what that writes.
 
 use super::agreement::{self, Every};
-use super::{Flow, Inbound, Negotiated, Outbound, Passage, Sink, Violation};
+use super::{Found, Inbound, Negotiated, Outbound, Passage};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -216,19 +216,16 @@ fn read(mut bytes: &[u8]) -> NetworkMessage {
     Zenoh080Reliability::new(Reliability::Reliable).read(&mut bytes).unwrap()
 }
 
-/// Keeps what was read.
-#[derive(Default)]
-struct Heard(Vec<NetworkMessage>);
-
-impl Sink for Heard {
-    fn message(&mut self, message: NetworkMessage) -> Result<(), Violation> {
-        self.0.push(message);
-        Ok(())
-    }
-
-    fn too_large(&mut self) {
-        panic!("nothing here is too large");
-    }
+/// All messages of a batch.
+fn messages(inbound: &mut Inbound, batch: Vec<u8>) -> Vec<NetworkMessage> {
+    let mut batch = batch.into();
+    let next = || inbound.next(&mut batch).unwrap();
+    std::iter::from_fn(next)
+        .map(|found| match found {
+            Found::Message(message) => message,
+            other => panic!("{other:?}"),
+        })
+        .collect()
 }
 
 proptest! {
@@ -248,15 +245,14 @@ proptest! {
 
     #[test]
     fn messages_are_read_from_frames_and_from_pieces(
-        messages in vec(encoded(), 1..4),
+        sent in vec(encoded(), 1..4),
         piece in 1..60_usize,
     ) {
         let mut inbound = Inbound::new(AGREED, 0, 1 << 20).unwrap();
-        let mut heard = Heard::default();
-        let framed = [&[FRAME, 0][..], &messages.concat()].concat();
-        prop_assert_eq!(inbound.batch(framed.into(), &mut heard), Ok(Flow::Open));
+        let framed = [&[FRAME, 0][..], &sent.concat()].concat();
+        let mut heard = messages(&mut inbound, framed);
         let mut sn = 0;
-        for message in &messages {
+        for message in &sent {
             let mut pieces = message.chunks(piece).peekable();
             let mut first = true;
             while let Some(piece) = pieces.next() {
@@ -267,11 +263,11 @@ proptest! {
                 batch.extend(first.then_some(FIRST.1));
                 batch.extend(piece);
                 first = false;
-                prop_assert_eq!(inbound.batch(batch.into(), &mut heard), Ok(Flow::Open));
+                heard.extend(messages(&mut inbound, batch));
             }
         }
-        let read: Vec<_> = messages.iter().map(|message| read(message)).collect();
-        prop_assert_eq!(heard.0, [&read[..], &read].concat());
+        let read: Vec<_> = sent.iter().map(|message| read(message)).collect();
+        prop_assert_eq!(heard, [&read[..], &read].concat());
         prop_assert_eq!(inbound.kept(), 0);
     }
 
