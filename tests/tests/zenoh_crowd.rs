@@ -9,12 +9,13 @@
 
 use bulkhead_devkit::Server;
 use bulkhead_tests::zenoh::say::{self, key};
-use bulkhead_tests::zenoh::{Entrance, Link, Raw, Witness};
+use bulkhead_tests::zenoh::{Entrance, Greeting, Link, Raw, Witness};
 use bulkhead_tests::{Stack, Token, eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use zenoh_protocol::network::NetworkBody;
 use zenoh_protocol::zenoh::PushBody;
@@ -247,4 +248,41 @@ async fn who_publishes_to_a_slow_reader_waits_whatever_follows_in_the_batch() {
         return;
     }
     panic!("the reader was closed each time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_too_little_is_closed_and_whoever_waited_for_it_goes_on() {
+    const SLOW: &str = "device-connect/acme/slow";
+    const OTHER: &str = "device-connect/acme/other";
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let own = stack.zenoh_witness("acme").await;
+    let entrance = stack.zenoh_tcp();
+    let mut trickling = member(&entrance, &stack).await;
+    trickling.say([say::subscribe(1, key(SLOW))]).await;
+    trickling.sync(NOBODY).await;
+    // To wait for somebody is not to be silent.
+    let greeting = Greeting {
+        lease: Duration::from_secs(1),
+        ..stack.greeting(&Token::role("acme", "member"))
+    };
+    let mut publisher = entrance.enter(&greeting).await;
+    let publishing = async {
+        for _ in 0..300 {
+            publisher.say([say::kept(key(SLOW), vec![b'x'; 60_000])]).await;
+        }
+        publisher.say([say::kept(key(OTHER), b"own".to_vec())]).await;
+    };
+    // It takes something every second, as one that is stuck does not, and would for ever.
+    let reading = async {
+        let mut said = Some(());
+        while said.is_some() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            said = trickling.next().await.map(drop);
+        }
+    };
+    tokio::join!(publishing, reading);
+    own.hears(&format!("put {OTHER} own")).await;
+    assert_eq!(stack.terminations("queue_quota_exceeded"), 1);
+    witness.undisturbed().await;
 }

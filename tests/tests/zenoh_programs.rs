@@ -8,7 +8,8 @@
 )]
 
 use bulkhead_devkit::{Error, Server, free_port};
-use bulkhead_tests::zenoh::{Entrance, Greeting, Link};
+use bulkhead_tests::mqtt::SERVICE_ISSUER;
+use bulkhead_tests::zenoh::{Entrance, Greeting, Link, asked, settle};
 use bulkhead_tests::{Stack, Token, eventually, eventually_async};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -86,6 +87,50 @@ async fn the_router_of_its_own_serves_until_it_is_told_to_end() {
     // What it did is written down to the end.
     let connected = stack.audit().into_iter().filter(|record| record["event"] == "connect");
     assert_eq!(connected.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_of_its_own_tells_services_what_its_gate_does_as_zenohd_would() {
+    let stack = Stack::zenoh().config(SERVICE_ISSUER).without_service().start().await;
+    // What is a router where nothing is said is one here, too.
+    let (mut config, port) = router(&stack);
+    config.as_object_mut().unwrap().remove("mode");
+    let file = stack.folder().join("router.json5");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let server = spawn(ZENOHD, &[&file], &stack);
+    let entrance = entrance(&stack, port);
+    eventually_async("the gate listens", async || entrance.try_knock().await.is_ok()).await;
+    let service = entrance.connect(&stack.token(&stack.service_token())).await;
+    let acme = entrance.connect(&stack.token(&Token::role("acme", "member"))).await;
+    tells_status(&service, &acme).await;
+    terminate(server).await;
+    // The same within a service.
+    let stack = Stack::zenoh().config(SERVICE_ISSUER).start().await;
+    let service = stack.zenoh_session(&stack.service_token()).await;
+    let acme = stack.zenoh_member("acme").await;
+    tells_status(&service, &acme).await;
+}
+
+/// Services see the status, and tenants nothing of the router.
+async fn tells_status(service: &zenoh::Session, acme: &zenoh::Session) {
+    acme.put("device-connect/globex/x", "denied").await.unwrap();
+    settle(acme, "acme").await;
+    let router = service.info().routers_zid().await.next().expect("a router");
+    let below = format!("@/{router}/router/status/plugins/bulkhead");
+    let tenants = format!("{below}/tenants ");
+    let answers = asked(service, &format!("{below}/**")).await;
+    let tenants = answers.iter().find_map(|answer| answer.strip_prefix(&tenants));
+    let tenants: Value = serde_json::from_str(tenants.expect("the tenants")).unwrap();
+    assert_eq!(tenants["acme"]["sessions"], 1, "{tenants}");
+    assert_eq!(tenants["acme"]["denials"], 1, "{tenants}");
+    let sessions = answers.iter().filter(|answer| answer.contains("/sessions/"));
+    assert_eq!(sessions.count(), 2, "{answers:?}");
+    for keys in [format!("@/{router}/**"), "@/**".to_owned()] {
+        let mut answers = asked(acme, &keys).await;
+        // A client tells itself about itself.
+        answers.retain(|answer| answer.starts_with(&format!("@/{router}/")));
+        assert_eq!(answers, [""; 0], "{keys}");
+    }
 }
 
 /// What is wrong, what becomes of the router's and Bulkhead's configuration, and what is said.

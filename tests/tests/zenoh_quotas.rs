@@ -249,6 +249,114 @@ async fn payloads_are_no_larger_than_the_tenant_may_have() {
     assert_eq!(stack.refusals("put", "payload_quota_exceeded"), 1);
     assert_eq!(stack.refusals("query", "payload_quota_exceeded"), 1);
     stack.denied("payload_quota_exceeded").await;
+    // A quota that changes acts on sessions that are open.
+    for (quota, refused) in [(2000, 1), (500, 2)] {
+        limit(&stack, Quotas { payload_bytes: Some(quota), ..Quotas::default() }).await;
+        let name = format!("device-connect/acme/changed/{quota}");
+        let put = || say::kept(key(&name), vec![b'x'; 1001]);
+        let heard = format!("put {name} 1001 bytes");
+        eventually_async("the quota acts", async || {
+            raw.say([put()]).await;
+            raw.sync(NOBODY).await;
+            let is_refused = stack.refusals("put", "payload_quota_exceeded") >= refused;
+            if refused > 1 { is_refused } else { own.heard().contains(&heard) }
+        })
+        .await;
+    }
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_of_a_tenant_are_limited() {
+    let stack = Stack::zenoh().zenoh("max_queries_per_tenant = 3").start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let mut silent = member(&stack).await;
+    silent.say([say::queryable(1, key("device-connect/acme/silent"))]).await;
+    silent.sync(NOBODY).await;
+    let (mut one, mut other) = (member(&stack).await, member(&stack).await);
+    let name = || key("device-connect/acme/silent");
+    one.say([say::query(1, name()), say::query(2, name())]).await;
+    silent.until(|body| matches!(body, NetworkBody::Request(_))).await;
+    silent.until(|body| matches!(body, NetworkBody::Request(_))).await;
+    other.say([say::query(1, name()), say::query(2, name())]).await;
+    let ended = |id| move |body: &NetworkBody| matches!(body, NetworkBody::ResponseFinal(end) if end.rid == id);
+    other.until(ended(2)).await;
+    assert_eq!(stack.refusals("query", "queue_quota_exceeded"), 1);
+    // What a session had is its tenant's again when it ends.
+    drop(one);
+    eventually_async("there is room again", async || {
+        other.say([say::query(3, key(NOBODY))]).await;
+        other.until(ended(3)).await;
+        let refused = stack.refusals("query", "queue_quota_exceeded");
+        other.say([say::query(4, key(NOBODY))]).await;
+        other.until(ended(4)).await;
+        stack.refusals("query", "queue_quota_exceeded") == refused
+    })
+    .await;
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_of_messages_in_pieces_is_limited_for_all_sessions_of_a_tenant() {
+    let bounds = "max_message_bytes = 200000\nmax_bytes_per_tenant = 300000";
+    let stack = Stack::zenoh().zenoh(bounds).start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let begin = async |raw: &mut Raw| {
+        for first in [true, false, false] {
+            let sn = raw.sn();
+            raw.piece(sn, first, true, &[b'x'; 60_000]).await;
+        }
+    };
+    let refused = || stack.refusals("put", "queue_quota_exceeded");
+    let (mut one, mut other) = (member(&stack).await, member(&stack).await);
+    begin(&mut one).await;
+    one.sync(NOBODY).await;
+    begin(&mut other).await;
+    other.sync(NOBODY).await;
+    assert_eq!(refused(), 1);
+    // Others' is theirs.
+    let greeting = stack.greeting(&Token::role("globex", "member"));
+    let mut stranger = stack.zenoh_tcp().enter(&greeting).await;
+    begin(&mut stranger).await;
+    stranger.sync("device-connect/globex/nobody").await;
+    assert_eq!(refused(), 1);
+    drop(one);
+    eventually_async("there is room again", async || {
+        let before = refused();
+        begin(&mut other).await;
+        other.sync(NOBODY).await;
+        refused() == before
+    })
+    .await;
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_behind_a_sender_that_waits_for_nobody_is_closed_at_its_quota() {
+    let stack = Stack::zenoh().config(SERVICE_ISSUER).start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let mut deaf = member(&stack).await;
+    let name = "device-connect/acme/cam-1/cmd";
+    deaf.say([say::subscribe(1, key(name))]).await;
+    deaf.sync(NOBODY).await;
+    // It is there already when the quota comes.
+    limit(&stack, Quotas { queued_bytes: Some(500_000), ..Quotas::default() }).await;
+    let service = stack.zenoh_session(&stack.service_token()).await;
+    let publisher = service
+        .declare_publisher(name)
+        .congestion_control(zenoh::qos::CongestionControl::Block)
+        .await
+        .unwrap();
+    let closed = || stack.terminations("queue_quota_exceeded") == 1;
+    // Far less than a session may have without a quota, with what the system keeps for its socket.
+    for _ in 0..300 {
+        publisher.put(vec![b'x'; 60_000]).await.unwrap();
+        if closed() {
+            break;
+        }
+    }
+    eventually("it is closed", closed).await;
+    deaf.closed().await;
     witness.undisturbed().await;
 }
 

@@ -1,5 +1,6 @@
 //! What a client sends, on its way into the router.
 
+use crate::budget::Share;
 use crate::gate::Gate;
 use crate::host::Attachment;
 use crate::link::{Batches, Reader, split_batch};
@@ -13,16 +14,22 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 use zenoh_buffers::ZSlice;
 use zenoh_protocol::network::{NetworkBody, NetworkMessage, NetworkMessageExt};
 
 /// How long a session whose tenant is over its rate waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// How often a session that waits for another one's client is said not to be silent.
+const NOTICE: Duration = Duration::from_millis(100);
+
 /// Reads a client's batches and gives the router what is allowed of them.
 pub(crate) struct Ingress {
     batches: Batches<Reader>,
     inbound: Inbound,
+    /// What the session keeps of messages in pieces.
+    pieces: Share,
     door: Door,
 }
 
@@ -65,8 +72,9 @@ impl Ingress {
         seat: Arc<Seat>,
         gate: Arc<Gate>,
     ) -> Self {
+        let pieces = seat.tenant.kept_bytes();
         let door = Door { rules, attachment, seat, gate, messages: 0, waits_for: None };
-        Self { batches: Batches::new(reader), inbound, door }
+        Self { batches: Batches::new(reader), inbound, pieces, door }
     }
 
     /// Reads until the session ends.
@@ -98,7 +106,10 @@ impl Ingress {
             }
             self.door.count();
             if let Some(reader) = self.door.waits_for.take() {
-                reader.eased.cancelled().await;
+                // It catches up, or is closed, within a time of its own.
+                while timeout(NOTICE, reader.eased.cancelled()).await.is_err() {
+                    self.door.seat.heard();
+                }
             }
         }
     }
@@ -118,6 +129,12 @@ impl Ingress {
                     Progress::Early(message) => self.door.keep_to_rate(message).await,
                     Progress::Closed => return Ok(Flow::Closed),
                 }
+            }
+            if !self.pieces.hold(self.inbound.kept()) {
+                self.inbound.forget_pieces();
+                self.pieces.hold(0);
+                let Door { gate, seat, .. } = &self.door;
+                gate.denied(seat, Operation::Put, DenyReason::QueueQuotaExceeded);
             }
             rest = after;
         }

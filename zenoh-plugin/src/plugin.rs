@@ -100,17 +100,8 @@ impl RunningPluginTrait for Running {
         asked: &'a KeyExpr<'a>,
         prefix: &str,
     ) -> zenoh::Result<Vec<Response>> {
-        let status = self.gate.status();
-        let mut all = vec![(format!("{prefix}/tenants"), json!(status.tenants))];
-        let sessions = status.sessions.into_iter();
-        all.extend(
-            sessions.map(|session| (format!("{prefix}/sessions/{}", session.zid), json!(session))),
-        );
-        let matching = |(key, value): (String, Value)| {
-            let concerned = KeyExpr::try_from(key.as_str()).is_ok_and(|own| asked.intersects(&own));
-            concerned.then(|| Response::new(key, value))
-        };
-        Ok(all.into_iter().filter_map(matching).collect())
+        let told = self.gate.status().told(prefix, asked);
+        Ok(told.into_iter().map(|(key, value)| Response::new(key, value)).collect())
     }
 }
 

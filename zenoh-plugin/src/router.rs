@@ -8,7 +8,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tempfile::TempDir;
+use tokio::runtime::Handle;
+use zenoh::bytes::Encoding;
 use zenoh::internal::runtime::{DynamicRuntime, Runtime, RuntimeBuilder};
+use zenoh::query::Query;
+use zenoh::session::Session;
 
 /// What the names of folders for sockets begin with.
 const FOLDER: &str = "bulkhead-zenoh-";
@@ -20,6 +24,7 @@ const SOCKET: &str = "router.sock";
 pub struct Router {
     runtime: Runtime,
     gate: ZenohGate,
+    admin: Session,
     /// Where the socket is; gone with the router.
     _folder: TempDir,
 }
@@ -37,7 +42,8 @@ impl Router {
         let mut runtime = RuntimeBuilder::new(config).build().await.map_err(failed)?;
         runtime.start().await.map_err(failed)?;
         let gate = start(control, &DynamicRuntime::from(runtime.clone()))?;
-        Ok(Self { runtime, gate, _folder: folder })
+        let admin = tell(&runtime, &gate).await.map_err(failed)?;
+        Ok(Self { runtime, gate, admin, _folder: folder })
     }
 
     /// The gate.
@@ -47,6 +53,7 @@ impl Router {
 
     /// Ends the router, whose gate ends with its [`Control`].
     pub async fn close(self) {
+        let _ = self.admin.close().await;
         if let Err(error) = self.runtime.close().await {
             tracing::warn!(%error, "the router did not close");
         }
@@ -57,6 +64,27 @@ impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Router").field("gate", &self.gate).finish_non_exhaustive()
     }
+}
+
+/// Tells in the admin space what the gate is doing, as a router does of the plugins that it has loaded.
+async fn tell(runtime: &Runtime, gate: &ZenohGate) -> zenoh::Result<Session> {
+    let session = zenoh::session::init(DynamicRuntime::from(runtime.clone())).await?;
+    let prefix = format!("@/{}/router/status/plugins/bulkhead", session.zid());
+    let (gate, below) = (gate.clone(), prefix.clone());
+    let here = Handle::current();
+    let answer = move |query: Query| {
+        let (gate, below) = (gate.clone(), below.clone());
+        here.spawn(async move {
+            for (key, value) in gate.status().told(&below, query.key_expr()) {
+                let reply = query.reply(key, value.to_string());
+                if let Err(error) = reply.encoding(Encoding::APPLICATION_JSON).await {
+                    tracing::debug!(%error, "nobody hears the status");
+                }
+            }
+        });
+    };
+    session.declare_queryable(format!("{prefix}/**")).callback(answer).background().await?;
+    Ok(session)
 }
 
 /// Removes the folders beside this one whose routers are gone: those of processes that were killed, which
@@ -88,6 +116,7 @@ fn config(folder: &Path) -> zenoh::Result<zenoh::Config> {
         ("connect/endpoints", json!([])),
         ("scouting/multicast/enabled", json!(false)),
         ("scouting/gossip/enabled", json!(false)),
+        ("adminspace/enabled", json!(true)),
         // The gate has bounds of its own, below these.
         ("transport/unicast/max_sessions", json!(100_000)),
         ("transport/unicast/accept_pending", json!(10_000)),

@@ -1,5 +1,6 @@
 //! Who sits where: the sessions of a gate, and what their tenants use.
 
+use crate::budget::{Budget, Share};
 use crate::declarations::{Declaration, Declarations};
 use crate::kill::Kill;
 use crate::pressure::Pressure;
@@ -24,6 +25,9 @@ const STALL: Duration = Duration::from_secs(5);
 
 /// For how many leases a client may have to wait for one message of its own.
 const UNREAD_LEASES: u32 = 6;
+
+/// How long a client that is behind may take to catch up, or to take enough: others wait for it meanwhile.
+pub(crate) const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// Declarations that a tenant may have where the directory sets no `subscriptions`.
 const DECLARATIONS: u64 = 100_000;
@@ -52,6 +56,8 @@ pub(crate) struct Seat {
     /// When a client that is behind last took something, in milliseconds after `since`; 0 while it is
     /// not behind.
     took: AtomicU64,
+    /// When it fell behind, or last had taken enough, likewise.
+    behind: AtomicU64,
     pub(crate) messages: AtomicU64,
     pub(crate) denials: AtomicU64,
     records: Mutex<TokenBucket>,
@@ -78,20 +84,30 @@ impl Seat {
         }
     }
 
-    /// Says that a client that is behind took something, or fell behind, or caught up.
-    pub(crate) fn took(&self, behind: bool) {
-        self.took.store(if behind { self.now().max(1) } else { 0 }, Ordering::Relaxed);
+    /// Says that a client that is behind took something.
+    pub(crate) fn took(&self) {
+        self.took.store(self.now().max(1), Ordering::Relaxed);
+    }
+
+    /// Says that the client fell behind, or has taken enough since; or that it caught up.
+    pub(crate) fn fell_behind(&self, behind: bool) {
+        let now = if behind { self.now().max(1) } else { 0 };
+        self.took.store(now, Ordering::Relaxed);
+        self.behind.store(now, Ordering::Relaxed);
     }
 
     /// Whether the client is behind.
     pub(crate) fn is_behind(&self) -> bool {
-        self.took.load(Ordering::Relaxed) > 0
+        self.behind.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether the client is behind, and takes nothing.
+    /// Whether the client is behind, and takes nothing, or too little to ever catch up.
     pub(crate) fn is_stalled(&self) -> bool {
-        let took = self.took.load(Ordering::Relaxed);
-        took > 0 && Duration::from_millis(self.now().saturating_sub(took)) > STALL
+        let longer = |since: &AtomicU64, limit| {
+            let since = since.load(Ordering::Relaxed);
+            since > 0 && Duration::from_millis(self.now().saturating_sub(since)) > limit
+        };
+        longer(&self.took, STALL) || longer(&self.behind, CATCH_UP)
     }
 
     fn now(&self) -> u64 {
@@ -151,18 +167,32 @@ pub(crate) struct TenantUse {
     meter: Option<Arc<Meter>>,
     rates: Arc<Rates>,
     declarations: Arc<Declarations>,
+    /// Bytes of a payload, and bytes that wait for one client, by the quotas; all there are without.
+    payload: AtomicUsize,
+    waiting: AtomicUsize,
+    kept_bytes: Arc<Budget>,
+    queries: Arc<Budget>,
     /// Sessions that have to catch up.
     pub(crate) pressure: Pressure,
 }
 
 impl TenantUse {
-    fn new(quotas: Quotas, meter: Option<Arc<Meter>>, rates: Arc<Rates>) -> Self {
+    fn new(
+        bounds: TenantBounds,
+        quotas: Quotas,
+        meter: Option<Arc<Meter>>,
+        rates: Arc<Rates>,
+    ) -> Self {
         Self {
             sessions: AtomicUsize::new(0),
             quotas: Mutex::new(quotas),
             meter,
             rates,
             declarations: Arc::default(),
+            payload: AtomicUsize::new(usize::MAX),
+            waiting: AtomicUsize::new(usize::MAX),
+            kept_bytes: Budget::new(bounds.kept_bytes),
+            queries: Budget::new(bounds.queries),
             pressure: Pressure::default(),
         }
     }
@@ -176,6 +206,11 @@ impl TenantUse {
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
         self.rates.limit(&quotas);
+        let bytes = |quota: Option<u64>| {
+            quota.map_or(usize::MAX, |quota| usize::try_from(quota).unwrap_or(usize::MAX))
+        };
+        self.payload.store(bytes(quotas.payload_bytes), Ordering::Relaxed);
+        self.waiting.store(bytes(quotas.queued_bytes), Ordering::Relaxed);
     }
 
     /// One more subscriber, queryable, token or interest, if the tenant's quota of subscriptions and its
@@ -188,6 +223,26 @@ impl TenantUse {
     /// One more id for a key.
     pub(crate) fn name(&self, key: &str, most_names: usize) -> Option<Declaration> {
         self.declarations.enter(key, None, most_names)
+    }
+
+    /// Bytes that a payload may have by the tenant's quota.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.payload.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that may wait for one client by the tenant's quota.
+    pub(crate) fn max_waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// A session's share of what is kept for the tenant's clients, in bytes.
+    pub(crate) fn kept_bytes(&self) -> Share {
+        self.kept_bytes.share()
+    }
+
+    /// A session's share of the tenant's queries without their last answer.
+    pub(crate) fn queries(&self) -> Share {
+        self.queries.share()
     }
 
     /// Counts a message with a payload of so many bytes against what the tenant may publish in a day, or
@@ -213,14 +268,24 @@ impl TenantUse {
     }
 }
 
+/// What bounds the sessions of any tenant together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TenantBounds {
+    /// Bytes that are kept for its clients: what waits for them, and what has come of messages in pieces.
+    pub kept_bytes: usize,
+    /// Queries without their last answer.
+    pub queries: usize,
+}
+
 /// All sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Seats {
     tables: Mutex<Tables>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tables {
+    bounds: TenantBounds,
     seats: HashMap<ZenohIdProto, Arc<Seat>>,
     tenants: HashMap<Option<TenantId>, Arc<TenantUse>>,
     /// Kept when a tenant's last session ends until they are as new ones would be: nobody gets a second
@@ -235,6 +300,12 @@ pub(crate) struct Taken {
 }
 
 impl Seats {
+    /// Nobody yet.
+    pub(crate) fn new(bounds: TenantBounds) -> Self {
+        let (seats, tenants, rates) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { tables: Mutex::new(Tables { bounds, seats, tenants, rates }) }
+    }
+
     /// Seats an admitted client. The same client's session before this one has to go first, and is counted
     /// in `takeovers`.
     ///
@@ -313,8 +384,10 @@ impl Tables {
         let key = admission.principal.tenant().cloned();
         let (quotas, meter) = (admission.quotas, admission.meter.clone());
         let rates = Arc::clone(self.rates.entry(key.clone()).or_default());
+        let bounds = self.bounds;
         let tenant = self.tenants.entry(key);
-        let tenant = tenant.or_insert_with(|| Arc::new(TenantUse::new(quotas, meter, rates)));
+        let tenant =
+            tenant.or_insert_with(|| Arc::new(TenantUse::new(bounds, quotas, meter, rates)));
         tenant.set_quotas(quotas);
         let sessions = tenant.sessions.load(Ordering::Relaxed) as u64;
         if quotas.connections.is_some_and(|most| sessions >= most) {
@@ -334,6 +407,7 @@ impl Tables {
             cut: Mutex::default(),
             heard: AtomicU64::new(0),
             took: AtomicU64::new(0),
+            behind: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             denials: AtomicU64::new(0),
             records: Mutex::new(TokenBucket::new(

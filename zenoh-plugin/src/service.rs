@@ -5,6 +5,7 @@ use crate::gate::Gate;
 use crate::host::Host;
 use crate::listen::{ListenError, listen};
 use crate::metrics::Metrics;
+use crate::seat::Seats;
 use crate::settings::Settings;
 use crate::status::Status;
 use crate::threads::Threads;
@@ -116,13 +117,14 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
         tracing::warn!(zid = %peer.zid, ?links, "somebody reached the router around the gate");
     }));
     router.new_handler(Arc::clone(&host) as Arc<_>);
+    let settings = Settings::of(config);
     let gate = Arc::new(Gate {
         auth,
         accepted,
         host,
-        settings: Settings::of(config),
+        seats: Arc::new(Seats::new(settings.tenant)),
+        settings,
         metrics,
-        seats: Arc::default(),
         connections: Arc::new(Connections::new(config.max_sessions)),
         router: socket,
         offer: OnceCell::new(),

@@ -1,5 +1,6 @@
 //! One client's session, from its first byte to its last.
 
+use crate::budget::Share;
 use crate::gate::{Arrival, BACKEND, Gate};
 use crate::handshake::{HandshakeError, Hello, Opened, greet};
 use crate::host::Attachment;
@@ -27,6 +28,11 @@ const FAREWELL: Duration = Duration::from_millis(500);
 ///
 /// [`UPSTREAM_LEASE`]: crate::handshake::UPSTREAM_LEASE
 const SIGN_OF_LIFE: Duration = Duration::from_secs(900);
+
+/// Bytes that a client which is behind has to take within [`CATCH_UP`], if it does not catch up.
+///
+/// [`CATCH_UP`]: crate::seat::CATCH_UP
+const ENOUGH: usize = 1024 * 1024;
 
 /// A session that is open.
 struct Session {
@@ -159,21 +165,21 @@ fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted:
     let Place { taken, attachment, from_router, to_router, inbound } = place;
     let seat = Arc::clone(&taken.seat);
     let requester = Requester::of(&seat.admission.principal);
-    let shared = Arc::new(Shared::new(seat.admission.grants.clone(), requester.as_ref()));
-    let quotas = seat.tenant.quotas();
+    let (grants, queries) = (seat.admission.grants.clone(), seat.tenant.queries());
+    let shared = Arc::new(Shared::new(grants, requester.as_ref(), queries));
     seat.heard();
-    let rules = InboundRules::new(
-        Arc::clone(&shared),
-        Arc::clone(&seat.tenant),
-        gate.settings.limits(&quotas),
-    );
+    let limits = gate.settings.limits();
+    let rules = InboundRules::new(Arc::clone(&shared), Arc::clone(&seat.tenant), limits);
     let (sitting, own) = (Arc::clone(&seat), Arc::clone(&gate));
     let ingress = Ingress::new(reader, inbound, rules, attachment, sitting, own);
-    let relay = Relay::new(from_router, writer, gate.settings.max_waiting(&quotas));
+    let relay = Relay::new(from_router, writer);
     let keeper = Keeper {
         outbound: Outbound::default(),
         rules: OutboundRules::new(Arc::clone(&shared)),
         shared,
+        waiting: seat.tenant.kept_bytes(),
+        taken: 0,
+        max_waiting: gate.settings.max_waiting(),
         seat,
         slow: None,
     };
@@ -243,6 +249,11 @@ struct Keeper {
     rules: OutboundRules,
     shared: Arc<Shared>,
     seat: Arc<Seat>,
+    waiting: Share,
+    /// What it took since it fell behind, or since it last had taken enough.
+    taken: usize,
+    /// Bytes that may wait for any client.
+    max_waiting: usize,
     slow: Option<Arc<SlowReader>>,
 }
 
@@ -261,7 +272,8 @@ impl Filter for Keeper {
 
     fn is_slow(&mut self, slow: bool) {
         self.rules.behind = slow;
-        self.seat.took(slow);
+        self.taken = 0;
+        self.seat.fell_behind(slow);
         let pressure = &self.seat.tenant.pressure;
         if let Some(before) = self.slow.take() {
             pressure.leave(&before);
@@ -271,8 +283,18 @@ impl Filter for Keeper {
         }
     }
 
-    fn progress(&mut self) {
-        self.seat.took(true);
+    fn progress(&mut self, bytes: usize) {
+        self.taken = self.taken.saturating_add(bytes);
+        if self.taken >= ENOUGH {
+            self.taken = 0;
+            self.seat.fell_behind(true);
+        } else {
+            self.seat.took();
+        }
+    }
+
+    fn may_wait(&mut self, bytes: usize) -> bool {
+        bytes <= self.max_waiting.min(self.seat.tenant.max_waiting()) && self.waiting.hold(bytes)
     }
 }
 

@@ -1,6 +1,6 @@
 use crate::rules::Limits;
+use crate::seat::TenantBounds;
 use bulkhead_control::config::ZenohConfig;
-use bulkhead_policy::Quotas;
 use std::time::Duration;
 
 /// The configuration, as the gate uses it.
@@ -13,6 +13,7 @@ pub(crate) struct Settings {
     max_declarations: usize,
     max_names: usize,
     max_queries: usize,
+    pub(crate) tenant: TenantBounds,
 }
 
 impl Settings {
@@ -26,23 +27,25 @@ impl Settings {
             max_declarations: config.max_declarations_per_session,
             max_names: config.max_names_per_tenant,
             max_queries: config.max_queries_per_session,
+            tenant: TenantBounds {
+                kept_bytes: config.max_bytes_per_tenant,
+                queries: config.max_queries_per_tenant,
+            },
         }
     }
 
     /// Bytes that may wait for one client: whole messages of several senders, beyond what makes it slow.
-    pub(crate) fn max_waiting(&self, quotas: &Quotas) -> usize {
-        let most = self.max_message.saturating_mul(4);
-        quotas.queued_bytes.and_then(|quota| usize::try_from(quota).ok()).unwrap_or(most).min(most)
+    pub(crate) fn max_waiting(&self) -> usize {
+        self.max_message.saturating_mul(4)
     }
 
-    /// What bounds a session of a tenant with these quotas.
-    pub(crate) fn limits(&self, quotas: &Quotas) -> Limits {
-        let payload = quotas.payload_bytes.and_then(|quota| usize::try_from(quota).ok());
+    /// What bounds any session.
+    pub(crate) fn limits(&self) -> Limits {
         Limits {
             declarations: self.max_declarations,
             names_of_tenant: self.max_names,
             queries: self.max_queries,
-            payload: payload.map_or(self.max_message, |quota| quota.min(self.max_message)),
+            payload: self.max_message,
         }
     }
 }

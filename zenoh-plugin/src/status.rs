@@ -1,8 +1,10 @@
 use crate::gate::Gate;
 use bulkhead_policy::TenantId;
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use zenoh::key_expr::KeyExpr;
 
 /// What a gate is doing, for the router's admin space.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +46,18 @@ pub struct TenantStatus {
 }
 
 impl Status {
+    /// What an admin space tells, each with its key below `prefix`: those that are asked for.
+    pub(crate) fn told(&self, prefix: &str, asked: &KeyExpr<'_>) -> Vec<(String, Value)> {
+        let sessions = self.sessions.iter();
+        let sessions =
+            sessions.map(|session| (format!("{prefix}/sessions/{}", session.zid), json!(session)));
+        let tenants = (format!("{prefix}/tenants"), json!(self.tenants));
+        let is_asked = |(key, _): &(String, Value)| {
+            KeyExpr::try_from(key.as_str()).is_ok_and(|own| asked.intersects(&own))
+        };
+        std::iter::once(tenants).chain(sessions).filter(is_asked).collect()
+    }
+
     pub(crate) fn of(gate: &Gate) -> Self {
         let mut status = Self { sessions: Vec::new(), tenants: BTreeMap::new() };
         for seat in gate.seats.all() {

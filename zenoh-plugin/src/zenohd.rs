@@ -28,7 +28,12 @@ pub async fn run() -> ExitCode {
 async fn serve(file: &Path) -> zenoh::Result<()> {
     zenoh::init_log_from_env_or("error");
     let read = zenoh::Config::from_file(file);
-    let config = read.map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut config = read.map_err(|error| format!("{}: {error}", file.display()))?;
+    // As zenohd is where nothing else is said.
+    if config.get_json("mode").is_ok_and(|mode| mode == "null") {
+        config.insert_json5("mode", "\"router\"")?;
+    }
+    config.insert_json5("adminspace/enabled", "true")?;
     let mut plugins = PluginsManager::static_plugins_only();
     plugins.declare_static_plugin::<Bulkhead, _>("bulkhead", true);
     plugins.plugin_mut("bulkhead").ok_or("no plugin")?.load()?;

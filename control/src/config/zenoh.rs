@@ -68,6 +68,13 @@ pub struct ZenohConfig {
     /// Queries of one session that wait for an answer. Default 1,000.
     #[serde(default = "max_queries")]
     pub max_queries_per_session: usize,
+    /// Queries of all sessions of one tenant that wait for an answer. Default 100,000.
+    #[serde(default = "max_queries_of_tenant")]
+    pub max_queries_per_tenant: usize,
+    /// Bytes that the gate keeps for all clients of one tenant: what waits for those that are behind, and
+    /// what has come of messages in pieces. At least `max_message_bytes`. Default 512 MiB.
+    #[serde(default = "max_bytes_of_tenant")]
+    pub max_bytes_per_tenant: usize,
 }
 
 /// Where connections are accepted, and how.
@@ -184,6 +191,14 @@ fn max_queries() -> usize {
     1_000
 }
 
+fn max_queries_of_tenant() -> usize {
+    100_000
+}
+
+fn max_bytes_of_tenant() -> usize {
+    512 * 1024 * 1024
+}
+
 impl ZenohConfig {
     /// The defaults, with these listeners.
     pub fn new(listeners: Vec<ZenohListener>) -> Self {
@@ -205,6 +220,8 @@ impl ZenohConfig {
             max_declarations_per_session: max_declarations(),
             max_names_per_tenant: max_names(),
             max_queries_per_session: max_queries(),
+            max_queries_per_tenant: max_queries_of_tenant(),
+            max_bytes_per_tenant: max_bytes_of_tenant(),
         }
     }
 
@@ -252,6 +269,12 @@ impl ZenohConfig {
             ),
             ("max_names_per_tenant", self.max_names_per_tenant > 0, "choose at least 1"),
             ("max_queries_per_session", self.max_queries_per_session > 0, "choose at least 1"),
+            ("max_queries_per_tenant", self.max_queries_per_tenant > 0, "choose at least 1"),
+            (
+                "max_bytes_per_tenant",
+                self.max_bytes_per_tenant >= self.max_message_bytes,
+                "choose at least zenoh.max_message_bytes",
+            ),
         ];
         Problem::of_bounds(&least)
     }

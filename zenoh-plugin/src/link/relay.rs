@@ -29,7 +29,6 @@ struct Scratch {
 pub(crate) struct Relay {
     batches: Batches<Reader>,
     out: Out,
-    max_waiting: usize,
 }
 
 /// What looks through the batches, and hears how the client keeps up.
@@ -40,8 +39,11 @@ pub(crate) trait Filter {
     /// The client has fallen behind, or has caught up.
     fn is_slow(&mut self, slow: bool);
 
-    /// The client took something while it was behind.
-    fn progress(&mut self);
+    /// The client took so many bytes while it was behind.
+    fn progress(&mut self, bytes: usize);
+
+    /// Whether so many bytes may wait for the client.
+    fn may_wait(&mut self, bytes: usize) -> bool;
 }
 
 /// What a filter makes of a batch.
@@ -67,10 +69,10 @@ pub(crate) enum RelayEnd {
 }
 
 impl Relay {
-    /// A relay between these two, where at most `max_waiting` bytes wait for the client.
-    pub(crate) fn new(reader: Reader, writer: Writer, max_waiting: usize) -> Self {
+    /// A relay between these two.
+    pub(crate) fn new(reader: Reader, writer: Writer) -> Self {
         let out = Out { writer, waiting: BytesMut::new(), slow: false, flushed: true };
-        Self { batches: Batches::new(reader), out, max_waiting }
+        Self { batches: Batches::new(reader), out }
     }
 
     /// Passes on until it ends.
@@ -83,7 +85,7 @@ impl Relay {
             if self.out.push_on(cx, filter).is_err() {
                 return Poll::Ready(RelayEnd::Broken);
             }
-            if self.out.waiting.len() > self.max_waiting {
+            if !filter.may_wait(self.out.waiting.len()) {
                 return Poll::Ready(RelayEnd::TooSlow);
             }
             let out = &mut self.out;
@@ -133,7 +135,7 @@ impl Out {
                     self.waiting.advance(written);
                     self.flushed = false;
                     if self.slow {
-                        filter.progress();
+                        filter.progress(written);
                     }
                 }
                 Poll::Pending => break,
@@ -229,7 +231,11 @@ mod tests {
 
         fn is_slow(&mut self, _: bool) {}
 
-        fn progress(&mut self) {}
+        fn progress(&mut self, _: usize) {}
+
+        fn may_wait(&mut self, _: usize) -> bool {
+            true
+        }
     }
 
     fn filtered(bytes: &[u8]) -> (Vec<u8>, bool) {

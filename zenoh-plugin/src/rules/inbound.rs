@@ -140,7 +140,7 @@ impl InboundRules {
     fn push(&mut self, push: &mut Push) -> Decision {
         push.ext_nodeid = ext::NodeIdType::DEFAULT;
         let denied = |reason| Decision::Deny(reason, Operation::Put, None);
-        if push.payload_size() > self.limits.payload {
+        if push.payload_size() > self.max_payload() {
             return denied(DenyReason::PayloadQuotaExceeded);
         }
         let written_out = push.wire_expr.scope == 0;
@@ -173,7 +173,7 @@ impl InboundRules {
         let longest = request.ext_timeout.map_or(MAX_QUERY_TIME, |asked| asked.min(MAX_QUERY_TIME));
         request.ext_timeout = request.ext_timeout.map(|_| longest);
         let bytes = request.payload_size();
-        let is_too_large = bytes > self.limits.payload;
+        let is_too_large = bytes > self.max_payload();
         let RequestBody::Query(query) = &mut request.payload;
         let reason = if is_too_large {
             DenyReason::PayloadQuotaExceeded
@@ -186,12 +186,12 @@ impl InboundRules {
             let mut pending = self.shared.queries();
             if !allowed {
                 DenyReason::PublishDenied
-            } else if pending.len() >= self.limits.queries && !pending.contains(&request.id) {
+            } else if !pending.enter(request.id, self.limits.queries) {
                 DenyReason::QueueQuotaExceeded
             } else if let Err(reason) = self.tenant.spend(bytes, &mut self.uncounted) {
+                pending.leave(request.id);
                 reason
             } else {
-                pending.insert(request.id);
                 if let Some(requester) = &self.shared.requester
                     && key.key().is_some_and(is_told_who_asks)
                 {
@@ -207,7 +207,7 @@ impl InboundRules {
 
     fn response(&mut self, response: &Response) -> Decision {
         let denied = |reason| Decision::Deny(reason, Operation::Reply, None);
-        if response.payload_size() > self.limits.payload {
+        if response.payload_size() > self.max_payload() {
             return denied(DenyReason::PayloadQuotaExceeded);
         }
         let names = self.shared.names();
@@ -355,6 +355,11 @@ impl InboundRules {
             }
         }
         Ok(Decision::Pass)
+    }
+
+    /// Bytes that a payload may have now.
+    fn max_payload(&self) -> usize {
+        self.limits.payload.min(self.tenant.max_payload())
     }
 
     /// The key of a message that was let through, in full.

@@ -6,6 +6,7 @@ mod outbound;
 pub(crate) use inbound::{Decision, InboundRules, Limits, Operation};
 pub(crate) use outbound::OutboundRules;
 
+use crate::budget::Share;
 use crate::wire::{Names, Resolved};
 use bulkhead_policy::{Grants, KeyExpr, Requester};
 use std::collections::{HashMap, HashSet};
@@ -19,19 +20,47 @@ pub(crate) struct Shared {
     requester: Option<Box<str>>,
     names: Mutex<Names>,
     /// Queries of the client that were not answered to the end.
-    queries: Mutex<HashSet<u32>>,
+    queries: Mutex<Queries>,
     /// What the client subscribes to, by the id of its declaration.
     subscriptions: Mutex<HashMap<u32, Box<str>>>,
 }
 
+/// Queries that wait for answers.
+#[derive(Debug)]
+struct Queries {
+    ids: HashSet<u32>,
+    share: Share,
+}
+
+impl Queries {
+    /// One more, if the session may have so many and its tenant has room for it.
+    fn enter(&mut self, id: u32, most: usize) -> bool {
+        if self.ids.contains(&id) {
+            return true;
+        }
+        let one_more = self.ids.len().saturating_add(1);
+        let has_room = one_more <= most && self.share.hold(one_more);
+        if has_room {
+            self.ids.insert(id);
+        }
+        has_room
+    }
+
+    fn leave(&mut self, id: u32) {
+        if self.ids.remove(&id) {
+            self.share.hold(self.ids.len());
+        }
+    }
+}
+
 impl Shared {
     /// A session begins with nothing declared.
-    pub(crate) fn new(grants: Grants, requester: Option<&Requester>) -> Self {
+    pub(crate) fn new(grants: Grants, requester: Option<&Requester>, queries: Share) -> Self {
         Self {
             grants,
             requester: requester.map(|requester| requester.to_string().into()),
             names: Mutex::default(),
-            queries: Mutex::default(),
+            queries: Mutex::new(Queries { ids: HashSet::new(), share: queries }),
             subscriptions: Mutex::default(),
         }
     }
@@ -40,7 +69,7 @@ impl Shared {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queries(&self) -> MutexGuard<'_, HashSet<u32>> {
+    fn queries(&self) -> MutexGuard<'_, Queries> {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -71,7 +71,7 @@ impl OutboundRules {
             NetworkBody::Request(request) => self.key_passes(network::REQUEST, &request.wire_expr),
             NetworkBody::Response(reply) => self.key_passes(network::RESPONSE, &reply.wire_expr),
             NetworkBody::ResponseFinal(end) => {
-                self.shared.queries().remove(&end.rid);
+                self.shared.queries().leave(end.rid);
                 true
             }
             NetworkBody::Interest(interest) => interest.wire_expr.as_ref().is_none_or(|expr| {

@@ -95,6 +95,7 @@ pub fn batches(bytes: &[u8]) {
             }
         };
         assert!(reader.kept() <= MAX_MESSAGE, "{} bytes are kept", reader.kept());
+        assert_eq!(reader.kept(), reader.in_chains(), "what is kept is counted");
         assert!(ended || batch.is_empty(), "bytes are left behind");
         if ended {
             inbound = None;

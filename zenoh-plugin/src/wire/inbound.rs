@@ -86,10 +86,23 @@ impl Inbound {
         Ok(None)
     }
 
-    /// Bytes of messages in pieces that are held.
+    /// Bytes of messages in pieces that are kept.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Forgets messages in pieces; what comes of them yet is passed over.
+    pub(crate) fn forget_pieces(&mut self) {
+        for chain in self.lanes.iter_mut() {
+            *chain = Chain::Idle;
+        }
+        self.kept = 0;
+    }
+
+    /// Bytes of all chains.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(super) fn kept(&self) -> usize {
-        self.lanes.iter().map(Chain::len).sum::<usize>().max(self.kept)
+    pub(super) fn in_chains(&self) -> usize {
+        self.lanes.iter().map(Chain::len).sum()
     }
 
     fn fragment(&mut self, fragment: Fragment) -> Result<Option<Found>, Violation> {

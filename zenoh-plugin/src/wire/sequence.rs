@@ -43,6 +43,11 @@ impl<T: Default> Lanes<T> {
         self.lanes.iter().map(|lane| &lane.chain)
     }
 
+    /// What each lane holds, to change it.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.lanes.iter_mut().map(|lane| &mut lane.chain)
+    }
+
     /// Takes the next sequence number of a lane. Gaps are as Zenoh allows them, below half of the
     /// range; what a router would silently drop as old is a violation, since one link keeps its order.
     pub(super) fn advance(
