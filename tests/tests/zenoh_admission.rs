@@ -106,6 +106,17 @@ async fn whoever_is_not_vouched_for_is_refused_with_a_code() {
         }
     }
     stack.denied("algorithm_not_allowed").await;
+    // Nobody is asked for the keys that a token names, and none that it brings is taken.
+    let kid = stack.signer().key_id();
+    for header in [
+        json!({"alg": "EdDSA", "kid": kid, "jwk": stack.signer().jwks()["keys"][0]}),
+        json!({"alg": "EdDSA", "kid": kid, "jku": "http://127.0.0.1:9/keys"}),
+        json!({"alg": "EdDSA", "kid": kid, "x5u": "http://127.0.0.1:9/cert"}),
+    ] {
+        let token = with_header(&stack, &header, None);
+        assert_eq!(stack.zenoh_tcp().refuse(&Greeting::new(&token)).await, INVALID, "{header}");
+    }
+    stack.denied("signature_invalid").await;
     for kid in ["../../etc/passwd", "'; --", "a\r\nb", &"k".repeat(10_000), "\0"] {
         let token = with_header(&stack, &json!({"alg": "EdDSA", "kid": kid}), None);
         assert_eq!(stack.zenoh_tcp().refuse(&Greeting::new(&token)).await, INVALID);
@@ -524,5 +535,62 @@ async fn nothing_secret_is_in_the_log_however_much_it_tells() {
     }
     for secret in ["a-payload-to-find", "a-name-to-find"] {
         assert!(!log.contains(secret), "the log holds {secret}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_fails_too_often_gets_no_more_checks_and_others_still_pass() {
+    let stack = Stack::zenoh().config("[limits]\nfailures_per_minute = 5").start().await;
+    let own = stack.zenoh_witness("acme").await;
+    let known = stack.greeting(&Token::role("acme", "member"));
+    let mut before = stack.zenoh_tcp().enter(&known).await;
+    eventually_async("the address is shut out", async || {
+        assert_eq!(stack.zenoh_tcp().refuse(&Greeting::new("a.b.c")).await, INVALID);
+        refused_for(&stack, "source_rate_exceeded") > 0
+    })
+    .await;
+    stack.denied("source_rate_exceeded").await;
+    // What is refused so is not looked at.
+    let looked_at = refused_for(&stack, "token_malformed");
+    for _ in 0..50 {
+        stack.zenoh_tcp().refuse(&Greeting::new("a.b.c")).await;
+    }
+    assert_eq!(refused_for(&stack, "token_malformed"), looked_at);
+    // Who is there, and who is known, go on.
+    works(&mut before, &own).await;
+    let mut again = stack.zenoh_tcp().enter(&known).await;
+    works(&mut again, &own).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_taken_over_and_a_broken_one_is_not() {
+    let stack = Stack::zenoh().start().await;
+    let greeting = || stack.greeting(&Token::role("acme", "member"));
+    let file = |name: &str| stack.folder().join(name);
+    let next = |link| Entrance { certificate: file("next.pem"), ..stack.entrance(link) };
+    let mut before = Vec::new();
+    for link in [Link::Tls, Link::Quic] {
+        before.push(stack.entrance(link).enter(&greeting()).await);
+    }
+    std::fs::write(file("zenoh.pem.next"), "broken").unwrap();
+    let old = std::fs::read(file("zenoh.pem")).unwrap();
+    std::fs::rename(file("zenoh.pem.next"), file("zenoh.pem")).unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(file("next.pem"), made.cert.pem()).unwrap();
+    std::fs::write(file("old.pem"), old).unwrap();
+    for link in [Link::Tls, Link::Quic] {
+        assert!(next(link).try_knock().await.is_err(), "the old one is still in use");
+        let old = Entrance { certificate: file("old.pem"), ..stack.entrance(link) };
+        old.enter(&greeting()).await;
+    }
+    std::fs::write(file("zenoh.key"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(file("zenoh.pem"), made.cert.pem()).unwrap();
+    for link in [Link::Tls, Link::Quic] {
+        eventually_async("the new one is in use", async || next(link).try_knock().await.is_ok())
+            .await;
+        next(link).enter(&greeting()).await.sync(NOBODY).await;
+    }
+    for raw in &mut before {
+        raw.sync(NOBODY).await;
     }
 }
