@@ -126,6 +126,9 @@ pub enum RoleError {
          it out, what is below a tenant's names is the tenant's without being spelled out"
     )]
     System(Template),
+    /// Answers to names that requesters choose, where there are none.
+    #[error("`responses` has no effect on {0}, where answers go by their names; take it out")]
+    Responses(Broker),
     /// A pattern that one of the brokers in use has no way to write.
     #[error("pattern '{template}': {cause}; put it under the broker that it is for")]
     Inexpressible {
@@ -175,7 +178,10 @@ impl Role {
                 return Err(RoleError::NotConfined(template.clone()));
             }
         }
-        for rules in [&self.mqtt, &self.zenoh] {
+        for (broker, rules) in [(Broker::Mqtt, &self.mqtt), (Broker::Zenoh, &self.zenoh)] {
+            if rules.responses.is_some() {
+                return Err(RoleError::Responses(broker));
+            }
             for template in rules.publish.iter().chain(&rules.subscribe) {
                 if !template.names_tenant() && !template.names_literal() {
                     return Err(RoleError::NotConfined(template.clone()));
@@ -335,6 +341,17 @@ mod tests {
         assert!(matches!(shared.validate(&[]), Err(RoleError::NotConfined(_))));
         let inbox: Role = toml::from_str(r#"mqtt.subscribe = ["_reply/*"]"#).unwrap();
         assert!(matches!(inbox.validate(&[]), Err(RoleError::NotConfined(_))));
+    }
+
+    #[test]
+    fn what_would_have_no_effect_is_refused() {
+        let with = |broker| {
+            let text = format!("{broker}.responses = {{ max = 1, seconds = 5 }}");
+            toml::from_str::<Role>(&text).unwrap().validate(&Broker::ALL)
+        };
+        assert_eq!(with("nats"), Ok(()));
+        assert_eq!(with("mqtt"), Err(RoleError::Responses(Broker::Mqtt)));
+        assert_eq!(with("zenoh"), Err(RoleError::Responses(Broker::Zenoh)));
     }
 
     #[test]
