@@ -13,8 +13,9 @@ mod site;
 use bulkhead_devkit::Error;
 use bulkhead_tests::eventually_async;
 use serde_json::{Value, json};
-use site::{Ear, Realm, Wishes, ask, built_plugin, open};
+use site::{Ear, Realm, Wishes, ask, built_plugin, open, open_trusting};
 use std::path::Path;
+use zenoh::Wait;
 
 const STRANGERS: &str = "bulkhead_zenoh_strangers_total";
 
@@ -238,6 +239,63 @@ async fn two_routers_pass_on_a_tenants_messages_to_nobody_else() {
     for site in [&one, &two] {
         assert_eq!(site.metric(STRANGERS).await, 0.0, "routers are none");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routers_that_mesh_answer_within_a_tenant_and_all_cut_it_off() {
+    let realm = Realm::new();
+    let one = realm.start("one").await;
+    let wishes = Wishes { connect: Some(one.trusted()), ..Wishes::default() };
+    let two = realm.try_start("two", wishes).await.unwrap();
+    let certificate = realm.certificate();
+    let at = async |site: &site::Site, link: &str, tenant: &str| {
+        let token = realm.member(tenant);
+        let endpoint = site.encrypted(link);
+        open_trusting(&endpoint, Some(&token), Some(&certificate)).await.unwrap()
+    };
+    let (here, there) = (at(&one, "tls", "acme").await, at(&two, "quic", "acme").await);
+    let (near, far) = (at(&one, "quic", "globex").await, at(&two, "tls", "globex").await);
+    let name = "device-connect/acme/cam-1/cmd";
+    let answer = move |query: zenoh::query::Query| {
+        let answered = query.reply(name, "true").wait();
+        answered.unwrap();
+    };
+    let _asked = there.declare_queryable(name).callback(answer).await.unwrap();
+    let _alive = there.liveliness().declare_token("device-connect/acme/cam-1").await.unwrap();
+    let alive = async |session: &zenoh::Session, keys: &str| {
+        let answers = session.liveliness().get(keys).await.unwrap();
+        let mut found = Vec::new();
+        while let Ok(answer) = answers.recv_async().await {
+            found.extend(answer.result().ok().map(|token| token.key_expr().to_string()));
+        }
+        found
+    };
+    eventually_async("it is known on the other side", async || {
+        ask(&here, name).await == [(name.to_owned(), json!(true))]
+            && alive(&here, "device-connect/acme/**").await == ["device-connect/acme/cam-1"]
+    })
+    .await;
+    for globex in [&near, &far] {
+        for keys in [name, "device-connect/**", "**"] {
+            assert_eq!(ask(globex, keys).await, [], "{keys}");
+            assert_eq!(alive(globex, keys).await, [""; 0], "{keys}");
+        }
+    }
+    // Who is cut off is cut off at both, and nobody else is.
+    let other = Ear::of(&near, "device-connect/globex/**").await;
+    realm.tenants("[tenants.acme]\nstatus = \"suspended\"\n[tenants.globex]\n");
+    for site in [&one, &two] {
+        let sessions = async || site.metric("bulkhead_zenoh_sessions").await == 1.0;
+        eventually_async("only the other tenant's session is left", sessions).await;
+        assert!(open(&site.gate(), Some(&realm.member("acme"))).await.is_err());
+    }
+    assert!(other.hears(&far, "device-connect/globex/cam-1/event/x").await.is_empty());
+    // And comes back when it may.
+    realm.tenants("[tenants.acme]\n[tenants.globex]\n");
+    eventually_async("it is served again", async || {
+        ask(&here, name).await == [(name.to_owned(), json!(true))]
+    })
+    .await;
 }
 
 /// Starts a router that ends at once, and returns what it logged.

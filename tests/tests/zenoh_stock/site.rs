@@ -42,6 +42,7 @@ pub struct Site {
     pub server: ZenohServer,
     admin: u16,
     trusted: u16,
+    encrypted: u16,
 }
 
 impl Realm {
@@ -55,9 +56,24 @@ impl Realm {
             signer
         };
         let (tenants, platform) = (signer("tenants"), signer("platform"));
-        std::fs::write(folder.path().join("tenants.toml"), "[tenants.acme]\n[tenants.globex]\n")
-            .unwrap();
-        Self { tenants, platform, folder }
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("gate.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("gate.key"), made.signing_key.serialize_pem()).unwrap();
+        let realm = Self { tenants, platform, folder };
+        realm.tenants("[tenants.acme]\n[tenants.globex]\n");
+        realm
+    }
+
+    /// Writes the directory.
+    pub fn tenants(&self, text: &str) {
+        let next = self.folder.path().join("tenants.next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, self.folder.path().join("tenants.toml")).unwrap();
+    }
+
+    /// The certificate of every gate.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("gate.pem")
     }
 
     /// A token of a member of a tenant.
@@ -87,18 +103,19 @@ impl Realm {
             let binary = Tools::open()?.zenohd()?;
             let plugin = wishes.plugin.clone().unwrap_or_else(|| built_plugin().to_owned());
             std::fs::create_dir_all(&dir).unwrap();
-            let (mut admin, mut trusted) = (0, 0);
+            let (mut admin, mut trusted, mut encrypted) = (0, 0, 0);
             let server = ZenohServer::start(&binary, &dir, |port| {
                 (admin, trusted) = (free_port().unwrap(), free_port().unwrap());
-                std::fs::write(dir.join("bulkhead.toml"), gate(&root, port, admin, trusted))
-                    .unwrap();
+                encrypted = free_port().unwrap();
+                let own = gate(&root, [port, encrypted], admin, trusted);
+                std::fs::write(dir.join("bulkhead.toml"), own).unwrap();
                 let mut router = router(&dir, trusted, &plugin, wishes.connect.as_deref());
                 if let Some(change) = wishes.router {
                     change(&mut router);
                 }
                 router.to_string()
             })?;
-            Ok(Site { server, admin, trusted })
+            Ok(Site { server, admin, trusted, encrypted })
         });
         let site = starting.await.unwrap()?;
         eventually_async("the gate is ready", async || {
@@ -116,7 +133,7 @@ pub fn built_plugin() -> &'static Path {
     FOLDER.get_or_init(|| Tools::zenoh_plugin(PluginBuild::Quick).unwrap())
 }
 
-fn gate(root: &Path, port: u16, admin: u16, trusted: u16) -> String {
+fn gate(root: &Path, [plain, encrypted]: [u16; 2], admin: u16, trusted: u16) -> String {
     let mut text = format!("dev = true\nadmin = {{ listen = \"127.0.0.1:{admin}\" }}\n");
     let tenants = root.join("tenants.toml");
     write!(text, "[directory]\nfile = {tenants:?}\n").unwrap();
@@ -134,8 +151,11 @@ fn gate(root: &Path, port: u16, admin: u16, trusted: u16) -> String {
     }
     write!(
         text,
-        "[zenoh]\nlisteners = [\"tcp/127.0.0.1:{port}\"]\n\
-         trusted_listeners = [\"tcp/127.0.0.1:{trusted}\"]\n"
+        "[zenoh]\nlisteners = [\"tcp/127.0.0.1:{plain}\", \"tls/127.0.0.1:{encrypted}\", \
+         \"quic/127.0.0.1:{encrypted}\"]\n\
+         tls = {{ cert_file = \"{folder}/gate.pem\", key_file = \"{folder}/gate.key\" }}\n\
+         trusted_listeners = [\"tcp/127.0.0.1:{trusted}\"]\n",
+        folder = root.display()
     )
     .unwrap();
     text
@@ -160,6 +180,11 @@ impl Site {
         format!("tcp/{}", self.server.address())
     }
 
+    /// Where tenants' clients connect by these.
+    pub fn encrypted(&self, link: &str) -> String {
+        format!("{link}/localhost:{}", self.encrypted)
+    }
+
     /// Where the platform's own programs and other routers connect.
     pub fn trusted(&self) -> String {
         format!("tcp/127.0.0.1:{}", self.trusted)
@@ -176,6 +201,15 @@ impl Site {
 
 /// Opens a session, with a token or without one.
 pub async fn open(endpoint: &str, token: Option<&str>) -> zenoh::Result<Session> {
+    open_trusting(endpoint, token, None).await
+}
+
+/// The same over an encrypted link, to a gate with this certificate.
+pub async fn open_trusting(
+    endpoint: &str,
+    token: Option<&str>,
+    certificate: Option<&Path>,
+) -> zenoh::Result<Session> {
     let mut settings = vec![
         ("mode", json!("client")),
         ("connect/endpoints", json!([endpoint])),
@@ -187,6 +221,8 @@ pub async fn open(endpoint: &str, token: Option<&str>) -> zenoh::Result<Session>
         settings.push(("transport/auth/usrpwd/user", json!(token)));
         settings.push(("transport/auth/usrpwd/password", json!("any")));
     }
+    settings
+        .extend(certificate.map(|file| ("transport/link/tls/root_ca_certificate", json!(file))));
     let mut config = Config::default();
     for (setting, value) in settings {
         config.insert_json5(setting, &value.to_string())?;
