@@ -208,6 +208,28 @@ def check_service(stack, name, service, rendered):
     check_mounts(where, service, rendered.get("volumes") or {})
 
 
+def check_together(stack, services):
+    """What no service shows alone."""
+    paths = {}
+    for name, service in services.items():
+        path = dict(pairs(service.get("environment"))).get("BULKHEAD__AUDIT__PATH")
+        # Each log has one writer, which keeps it locked.
+        if path in paths:
+            wrong(f"{stack}/{name}", f"writes to {path}, which is the audit log of {paths[path]}; name another")
+        if path:
+            paths[path] = name
+    if "nats" not in services:
+        return
+    # nats-server lets nobody in without an answer: while one is replaced, another has to give it.
+    one, two = services.get("callout"), services.get("callout-2")
+    if not one or not two:
+        wrong(stack, "has not two callouts, so nobody gets in while one is replaced; add callout-2")
+        return
+    for part in ("image", "command", "volumes", "networks", "depends_on"):
+        if one.get(part) != two.get(part):
+            wrong(f"{stack}/callout-2", f"differs from callout in {part}, so it would not answer the same")
+
+
 def check_stack(stack):
     rendered = render(stack)
     services = rendered["services"]
@@ -221,11 +243,17 @@ def check_stack(stack):
     for flag in ("--auto-compaction-retention=1h", "--quota-backend-bytes=8589934592", "--client-cert-auth"):
         if services and flag not in command:
             wrong(f"{stack}/etcd", f"is started without {flag}")
-    # What is scraped has to be a service of this stack.
+    check_together(stack, services)
+    # What is scraped has to be a service of this stack, and what has an admin port has to be scraped.
+    scraped = set()
     for file in (HERE / stack / "targets").glob("*.yml"):
         for host in re.findall(r"([a-z0-9-]+):9180", file.read_text()):
+            scraped.add(host)
             if host not in services:
                 wrong(f"{stack}/targets/{file.name}", f"names {host}, which is no service")
+    for name, service in services.items():
+        if "ready" in ((service.get("healthcheck") or {}).get("test") or []) and name not in scraped:
+            wrong(f"{stack}/{name}", "is in no file of targets, so Prometheus does not see it")
     return len(services)
 
 

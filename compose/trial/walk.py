@@ -43,7 +43,8 @@ class Walk:
 
     def all(self):
         """Everything, in order. Returns the dashboards' queries with an answer, and those without."""
-        for step in (self.begin, self.verify, self.present, self.quiet, self.again, self.killed, self.restored, self.cut):
+        steps = [self.begin, self.verify, self.present, self.quiet, self.again, self.replaced, self.killed, self.restored, self.cut]
+        for step in steps:
             say(f"{self.stack.name}: {step.__doc__.splitlines()[0].rstrip('.').lower()}")
             step()
         return self.shown()
@@ -177,6 +178,27 @@ class Walk:
         if {name: ids[name] for name in ids if name != "bootstrap"} != {name: after[name] for name in after if name != "bootstrap"}:
             raise Failure(f"{self.stack.name}: a second start replaced containers")
 
+    def replaced(self):
+        """Replace one callout after the other, as the runbook says: who comes meanwhile gets in."""
+        if "nats" not in self.backends or not self.python:
+            return
+        before = self.stack.states()
+        comers = self.started("comers.py", {"ca": str(self.at / "ca.pem"), "acme": self.tokens["acme"]}, stdout=subprocess.PIPE)
+        try:
+            for callout in ("callout", "callout-2"):
+                self.stack.compose("up", "-d", "--no-build", "--no-deps", "--force-recreate", callout)
+                self.stack.wait()
+        finally:
+            comers.terminate()
+            said = comers.stdout.read()
+            comers.wait(30)
+        after = self.stack.states()
+        kept = [name for name in ("callout", "callout-2") if before[name]["Id"] == after[name]["Id"]]
+        result = json.loads(said) if said else {"came": 0, "refused": ["the clients could not be run"]}
+        if kept or result["refused"] or not result["came"]:
+            raise Failure(f"{self.stack.name}: while the callouts were replaced: {result}, not replaced: {kept}")
+        say(f"{self.stack.name}: {result['came']} clients came in meanwhile, and none was refused")
+
     def killed(self):
         """Kill each service once: the engine starts it again, and devices are present as before."""
         for service, container in self.stack.states().items():
@@ -244,10 +266,14 @@ class Walk:
 
     def load(self, seconds, **more):
         told = {"ca": str(self.at / "ca.pem"), "backends": self.backends, "seconds": seconds, **self.tokens, **more}
-        load = subprocess.Popen([self.python, HERE / "load.py"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        load.stdin.write(json.dumps(told))
-        load.stdin.close()
-        return load
+        return self.started("load.py", told, stderr=subprocess.DEVNULL)
+
+    def started(self, program, told, **more):
+        """Starts a program of this folder, which is told by standard input: a command line could be read by everybody."""
+        process = subprocess.Popen([self.python, HERE / program], stdin=subprocess.PIPE, text=True, **more)
+        process.stdin.write(json.dumps(told))
+        process.stdin.close()
+        return process
 
     def shown(self):
         """What the dashboards show of all that, after Prometheus has looked a few times."""
