@@ -28,6 +28,9 @@ CRATES = ["control", "auth-callout", "mqtt-broker", "zenoh-plugin", "registry"]
 ONCE = {"bootstrap", "bulkhead", "devices"}
 # What tenants need, by container port. Everything else that is published has to be on loopback.
 FOR_TENANTS = {4222, 7447, 7448, 8443, 8883, 8884}
+# Who has a way out of the stack, and why: tenants come in there and issuers' keys are fetched, a person's commands, a port on
+# loopback, an Alertmanager. Everybody else is on networks that lead nowhere.
+REACHES_OUT = {"nats", "callout", "callout-2", "mqtt", "zenohd", "registry", "bulkhead", "grafana", "prometheus"}
 # Images of this repository, which the Dockerfile builds; all others come with a tag of digits.
 OWN = re.compile(r"bulkhead(-[a-z]+)?:\d+\.\d+\.\d+")
 PINNED = re.compile(r"[^:@]+(:v?\d+\.\d+\.\d+[\w.-]*)(@sha256:[0-9a-f]{64})?")
@@ -195,6 +198,15 @@ def check_service(stack, name, service, rendered):
     networks = service.get("networks") or {}
     if not networks and service.get("network_mode") not in ("none", "service:registry"):
         wrong(where, "is on the default network; name its networks, or network_mode: none")
+    declared = rendered.get("networks") or {}
+    outward = [network for network in networks if not (declared.get(network) or {}).get("internal")]
+    if outward and name not in REACHES_OUT:
+        wrong(where, f"has a way out by {', '.join(outward)}; put it on back alone")
+    # An alert that reaches nobody wakes nobody.
+    if name == "prometheus" and outward != ["alerting"]:
+        wrong(where, "reaches an Alertmanager by the network alerting and nothing else; put it on back and alerting")
+    if "alerting" in networks and name != "prometheus":
+        wrong(where, "is on alerting, which is for Prometheus and an Alertmanager")
     if name != "bootstrap":
         after = service.get("depends_on") or {}
         if not isinstance(after, dict) or "bootstrap" not in after:
