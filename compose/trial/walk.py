@@ -222,17 +222,17 @@ class Walk:
         saved, snapshot = "/var/lib/etcd/snapshot.db", self.at / "etcd.db"
         self.stack.compose(*ectl, "snapshot", "save", saved)
         self.stack.engine.run("cp", f"{self.stack.states()['etcd']['Id']}:{saved}", str(snapshot))
-        snapshot.chmod(0o644)
+        snapshot.chmod(0o600)
         self.stack.tell("tenant", "create", "later")
-        writers = ["nats", "mqtt", "zenohd", "registry", "callout", "etcd"]
+        writers = ["nats", "callout", "callout-2", "mqtt", "zenohd", "registry", "etcd"]
         self.stack.compose("stop", *[each for each in writers if each in self.stack.services])
-        arguments = "--data-dir /var/lib/etcd/restored --name etcd-1 --initial-cluster etcd-1=http://127.0.0.1:2380"
+        with open(snapshot, "rb") as file:
+            self.stack.shell("umask 077 && cd volumes/etcd && rm -rf restored && cat > snapshot.db", stdin=file)
+        arguments = f"{saved} --data-dir /var/lib/etcd/restored --name etcd-1 --initial-cluster etcd-1=http://127.0.0.1:2380"
         arguments += " --initial-advertise-peer-urls http://127.0.0.1:2380 --bump-revision 1000000000 --mark-compacted"
-        run = ["run", "--rm", "--no-deps", "-T"]
-        mounted = ["-v", f"{snapshot}:/snapshot.db:ro", "--entrypoint", "/usr/local/bin/etcdutl", "etcd"]
-        self.stack.compose(*run, *mounted, "snapshot", "restore", "/snapshot.db", *arguments.split())
-        script = "cd volumes/etcd && rm -rf member && mv restored/member . && rmdir restored"
-        self.stack.compose(*run, "--entrypoint", "sh", "bootstrap", "-c", script)
+        run = ["run", "--rm", "-T", "--no-deps", "--entrypoint", "/usr/local/bin/etcdutl", "etcd"]
+        self.stack.compose(*run, "snapshot", "restore", *arguments.split())
+        self.stack.shell("cd volumes/etcd && rm -rf member && mv restored/member . && rm -r restored snapshot.db")
         self.stack.compose("up", "-d", "--no-build", "etcd")
         until("etcd is well", lambda: self.stack.compose(*ectl, "endpoint", "health", check=False).returncode == 0)
         self.stack.up()
