@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -10,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import panels
-from confined import confined
+from confined import confined, process
 from engine import Failure, say
 
 HERE = Path(__file__).resolve().parent
@@ -201,18 +202,34 @@ class Walk:
 
     def killed(self):
         """Kill each service once: the engine starts it again, and devices are present as before."""
-        for service, container in self.stack.states().items():
+        for service in self.stack.states():
+            container = self.stack.states()[service]
             if container["State"]["Status"] != "running":
                 continue
-            # The engine takes its own `kill` for a wish, and does not start the container again.
-            self.stack.compose("exec", "-T", service, "sh", "-c", "kill -9 -1", check=False)
-            until(f"{service} was started again", lambda: self.stack.states()[service]["RestartCount"] > 0)
+            before = container["RestartCount"]
+            if self.kill(service, container):
+                until(f"{service} was started again", lambda: self.stack.states()[service]["RestartCount"] > before)
+            else:
+                say(f"{self.stack.name}: {service} was not killed: its process is out of reach, and its image has no shell")
         self.stack.wait()
         if self.python:
             # Over MQTT, the package does not connect again by itself.
             if "mqtt" in self.backends:
                 self.start("mqtt")
             until("all devices are present again", self.all_present, 120, self.told)
+
+    def kill(self, service, container):
+        """Kills what runs in a container. The engine takes its own `kill` for a wish, and does not start the container again."""
+        pid = process(container)
+        try:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                return True
+        except (PermissionError, ProcessLookupError):
+            pass
+        done = self.stack.compose("exec", "-T", service, "sh", "-c", "kill -9 -1", check=False)
+        # There is nothing to run, or it may not be run.
+        return done.returncode not in (126, 127)
 
     def restored(self):
         """Restore etcd from a snapshot, as the runbook says."""
