@@ -1,10 +1,12 @@
 """What the README does with a stack, from nothing to the first message, and what goes wrong in daily use."""
 
+import io
 import json
 import os
 import signal
 import ssl
 import subprocess
+import tarfile
 import tempfile
 import time
 import urllib.request
@@ -37,15 +39,14 @@ class Walk:
         self.python = python
         self.backends = BACKENDS[stack.name]
         self.folder = tempfile.TemporaryDirectory(prefix="trial-")
+        # Nobody else gets in here: tokens and credentials are among what is kept.
         self.at = Path(self.folder.name)
-        # The command's container, another user, reads what is put here.
-        self.at.chmod(0o755)
         self.devices = {}
 
     def all(self):
         """Everything, in order. Returns the dashboards' queries with an answer, and those without."""
-        steps = [self.begin, self.verify, self.present, self.quiet, self.again, self.replaced, self.killed, self.restored, self.cut]
-        for step in steps:
+        steps = [self.begin, self.verify, self.present, self.quiet, self.again, self.replaced, self.killed, self.restored]
+        for step in [*steps, self.cut]:
             say(f"{self.stack.name}: {step.__doc__.splitlines()[0].rstrip('.').lower()}")
             step()
         return self.shown()
@@ -75,8 +76,6 @@ class Walk:
 
     def verify(self):
         """Let `bulkhead verify` try to get across."""
-        for tenant, token in self.tokens.items():
-            (self.at / f"{tenant}.token").write_text(token)
         urls = {"nats": "tls://nats:4222", "mqtt": "mqtts://mqtt:8883", "zenoh": "tls/zenohd:7447"}
         lines = []
         for backend in self.backends:
@@ -85,7 +84,13 @@ class Walk:
                 prefix = "device-connect.{}" if backend == "nats" else "device-connect/{}"
                 lines += [f"[{backend}.{side}]", f'name = "{tenant}"', f'token_file = "{tenant}.token"']
                 lines += [f'prefix = "{prefix.format(tenant)}"']
-        (self.at / "deployment.toml").write_text("\n".join(lines) + "\n")
+        files = {f"{tenant}.token": token for tenant, token in self.tokens.items()}
+        files |= {"ca.pem": (self.at / "ca.pem").read_text(), "deployment.toml": "\n".join(lines) + "\n"}
+        with tarfile.open(self.at / "verify.tar", "w") as packed:
+            for name, text in files.items():
+                file = tarfile.TarInfo(name)
+                file.size, file.mode = len(text.encode()), 0o600
+                packed.addfile(file, io.BytesIO(text.encode()))
         report = self.tried()
         if report["result"] == "unknown" or report["result"] == "isolated" and report["not_tried"]:
             # A busy machine may be slow to answer; a leak is one whenever it shows.
@@ -101,9 +106,10 @@ class Walk:
 
     def tried(self):
         """What `bulkhead verify` reports."""
-        done = self.stack.compose(
-            "run", "--rm", "-T", "-v", f"{self.at}:/verify:ro", "bulkhead", "--json", "verify", "/verify/deployment.toml", check=False
-        )
+        # The container's user is another one. Through standard input into its own memory, nobody else has to be let in.
+        script = "cd /tmp && tar -xf - && exec bulkhead --json verify deployment.toml"
+        with open(self.at / "verify.tar", "rb") as packed:
+            done = self.stack.shell(script, "bulkhead", stdin=packed, check=False)
         try:
             report = json.loads(done.stdout[done.stdout.index("{") :])
             return {part: report[part] for part in ("result", "rows", "not_tried")}
@@ -138,8 +144,7 @@ class Walk:
             # Credentials for Zenoh hold the authority; for the others, the package is told of a file.
             if backend != "zenoh":
                 environment["MESSAGING_TLS_CA_FILE"] = environment["SSL_CERT_FILE"] = str(self.at / "ca.pem")
-            command = [self.python, DEVICE, json.dumps(made_of)]
-            self.devices[device] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.devices[device] = self.started(DEVICE, made_of, "-", stdout=log, stderr=log, env=environment)
 
     def all_present(self):
         return self.online() == {f"cam-{backend}" for backend in self.backends}
@@ -184,7 +189,8 @@ class Walk:
         if "nats" not in self.backends or not self.python:
             return
         before = self.stack.states()
-        comers = self.started("comers.py", {"ca": str(self.at / "ca.pem"), "acme": self.tokens["acme"]}, stdout=subprocess.PIPE)
+        told = {"ca": str(self.at / "ca.pem"), "acme": self.tokens["acme"]}
+        comers = self.started(HERE / "comers.py", told, stdout=subprocess.PIPE)
         try:
             for callout in ("callout", "callout-2"):
                 self.stack.compose("up", "-d", "--no-build", "--no-deps", "--force-recreate", callout)
@@ -283,14 +289,14 @@ class Walk:
 
     def load(self, seconds, **more):
         told = {"ca": str(self.at / "ca.pem"), "backends": self.backends, "seconds": seconds, **self.tokens, **more}
-        return self.started("load.py", told, stderr=subprocess.DEVNULL)
+        return self.started(HERE / "load.py", told, stderr=subprocess.DEVNULL)
 
-    def started(self, program, told, **more):
-        """Starts a program of this folder, which is told by standard input: a command line could be read by everybody."""
-        process = subprocess.Popen([self.python, HERE / program], stdin=subprocess.PIPE, text=True, **more)
-        process.stdin.write(json.dumps(told))
-        process.stdin.close()
-        return process
+    def started(self, program, told, *arguments, **more):
+        """Starts a program, which is told by standard input: a command line could be read by everybody."""
+        started = subprocess.Popen([self.python, program, *arguments], stdin=subprocess.PIPE, text=True, **more)
+        started.stdin.write(json.dumps(told))
+        started.stdin.close()
+        return started
 
     def shown(self):
         """What the dashboards show of all that, after Prometheus has looked a few times."""
