@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -131,13 +132,15 @@ class Walk:
             self.devices[device].terminate()
             self.devices[device].wait(30)
         token = self.token("acme", "--device", device)
+        issued = self.exchange(token, backend)
         if backend == "mqtt":
             # The package reads no MQTT section of a credentials file.
-            made_of = {"messaging_backend": "mqtt", "messaging_urls": ["mqtts://localhost:8883"], "tenant": "acme"}
-            made_of |= {"device_id": device, "messaging_auth": {"username": device, "password": token}}
+            section = issued["mqtt"]
+            made_of = {"messaging_backend": "mqtt", "messaging_urls": section["urls"], "tenant": "acme"}
+            made_of |= {"device_id": device, "messaging_auth": section["credentials"]}
         else:
             path = self.at / f"{device}.json"
-            path.write_text(json.dumps(self.exchange(token, backend)))
+            path.write_text(json.dumps(issued))
             made_of = {"credentials_file": str(path)}
         with open(self.at / f"{device}.log", "a") as log:
             environment = dict(os.environ)
@@ -161,8 +164,14 @@ class Walk:
             {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         )
         context = ssl.create_default_context(cafile=self.at / "ca.pem")
-        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(request, context=context, timeout=20) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as refused:
+            said = refused.read().decode(errors="replace")[:500]
+            raise Failure(f"{self.stack.name}: the exchange gives no credentials for {backend}: {refused.code} {said}") from refused
+        except OSError as error:
+            raise Failure(f"{self.stack.name}: the exchange cannot be asked: {error}") from error
 
     def online(self):
         listed = json.loads(self.stack.command("--json", "list", "--tenant", "acme", service="devices").stdout)
