@@ -195,6 +195,9 @@ def check_service(stack, name, service, rendered):
     image = str(service.get("image", ""))
     if not (OWN.fullmatch(image) if service.get("build") or image.startswith("bulkhead") else PINNED.fullmatch(image)):
         wrong(where, f"image {image or '(none)'} is not pinned to a release")
+    build = service.get("build")
+    if build and set(build.get("args") or {}) != {"REVISION", "CREATED"}:
+        wrong(where, "builds an image whose labels do not say from what and when; give REVISION and CREATED as args")
     networks = service.get("networks") or {}
     if not networks and service.get("network_mode") not in ("none", "service:registry"):
         wrong(where, "is on the default network; name its networks, or network_mode: none")

@@ -53,6 +53,7 @@ def prepare(engine, stack, given, ready):
         images.build_own(engine, targets, given.binaries)
     elif targets:
         images.compile_own(engine, targets)
+    images.labelled(engine, targets)
     ready.update(targets.values())
 
 

@@ -5,10 +5,13 @@ programs are real, of Debian or of a folder that is named; the release may be an
 for an engine that ends with the trial: elsewhere, somebody would take such an image for the one that its name says.
 """
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from engine import Failure, say
@@ -29,6 +32,11 @@ STAND_INS = {
 }
 
 
+# What the trial's images say of themselves: names as in services.yaml, values that are nobody else's.
+ORIGIN = {"REVISION": f"trial-{os.getpid()}", "CREATED": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+ARGUMENTS = [word for name, value in ORIGIN.items() for word in ("--build-arg", f"{name}={value}")]
+
+
 def build_own(engine, targets, binaries):
     """The images of this repository with programs that are compiled already."""
     text = (ROOT / "Dockerfile").read_text()
@@ -45,7 +53,7 @@ def build_own(engine, targets, binaries):
         (context / "Dockerfile").write_text(compiled + text[first:])
         for target, image in targets.items():
             stand_in(engine, image, "programs that were compiled before")
-            engine.run("build", "--network", "host", "--target", target, "--tag", image, folder)
+            engine.run("build", "--network", "host", *ARGUMENTS, "--target", target, "--tag", image, folder)
 
 
 def compile_own(engine, targets):
@@ -54,7 +62,21 @@ def compile_own(engine, targets):
     provide_debian(engine)
     for target, image in targets.items():
         say(f"building {image}, which compiles it")
-        engine.run("build", "--network", "host", "--target", target, "--tag", image, str(ROOT))
+        engine.run("build", "--network", "host", *ARGUMENTS, "--target", target, "--tag", image, str(ROOT))
+
+
+def labelled(engine, targets):
+    """Holds images against what the build was told, and says how large they are."""
+    for image in sorted(targets.values()):
+        name, _, version = image.partition(":")
+        told = json.loads(engine.out("image", "inspect", image))[0]
+        labels = {key.rpartition(".")[2]: value for key, value in (told["Config"].get("Labels") or {}).items()}
+        wanted = {"title": name, "version": version, "revision": ORIGIN["REVISION"], "created": ORIGIN["CREATED"]}
+        wrong = {key: labels.get(key) for key, value in wanted.items() if labels.get(key) != value}
+        missing = [key for key in ("description", "licenses", "source", "vendor") if not labels.get(key)]
+        if wrong or missing:
+            raise Failure(f"{image}: its labels say {wrong} instead of {wanted}, and lack {missing}")
+        say(f"{image}: {told['Size'] / 1e6:.0f} MB")
 
 
 def stand_in(engine, image, what):
