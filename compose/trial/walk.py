@@ -90,7 +90,7 @@ class Walk:
         with tarfile.open(self.at / "verify.tar", "w") as packed:
             for name, text in files.items():
                 file = tarfile.TarInfo(name)
-                file.size, file.mode = len(text.encode()), 0o600
+                file.size, file.mode, file.mtime = len(text.encode()), 0o600, int(time.time())
                 packed.addfile(file, io.BytesIO(text.encode()))
         report = self.tried()
         if report["result"] == "unknown" or report["result"] == "isolated" and report["not_tried"]:
@@ -199,7 +199,8 @@ class Walk:
             return
         before = self.stack.states()
         told = {"ca": str(self.at / "ca.pem"), "acme": self.tokens["acme"]}
-        comers = self.started(HERE / "comers.py", told, stdout=subprocess.PIPE)
+        with open(self.at / "comers.log", "w") as log:
+            comers = self.started(HERE / "comers.py", told, stdout=subprocess.PIPE, stderr=log)
         try:
             for callout in ("callout", "callout-2"):
                 self.stack.compose("up", "-d", "--no-build", "--no-deps", "--force-recreate", callout)
@@ -210,7 +211,7 @@ class Walk:
             comers.wait(30)
         after = self.stack.states()
         kept = [name for name in ("callout", "callout-2") if before[name]["Id"] == after[name]["Id"]]
-        result = json.loads(said) if said else {"came": 0, "refused": ["the clients could not be run"]}
+        result = json.loads(said) if said else {"came": 0, "refused": [(self.at / "comers.log").read_text()[-2000:]]}
         if kept or result["refused"] or not result["came"]:
             raise Failure(f"{self.stack.name}: while the callouts were replaced: {result}, not replaced: {kept}")
         say(f"{self.stack.name}: {result['came']} clients came in meanwhile, and none was refused")
