@@ -28,6 +28,9 @@ CRATES = ["control", "auth-callout", "mqtt-broker", "zenoh-plugin", "registry"]
 ONCE = {"bootstrap", "bulkhead", "devices"}
 # What tenants need, by container port. Everything else that is published has to be on loopback.
 FOR_TENANTS = {4222, 7447, 7448, 8443, 8883, 8884}
+# Who has a way out of the stack, and why: tenants come in there and issuers' keys are fetched, a person's commands, a port on
+# loopback, an Alertmanager. Everybody else is on networks that lead nowhere.
+REACHES_OUT = {"nats", "callout", "callout-2", "mqtt", "zenohd", "registry", "bulkhead", "grafana", "prometheus"}
 # Images of this repository, which the Dockerfile builds; all others come with a tag of digits.
 OWN = re.compile(r"bulkhead(-[a-z]+)?:\d+\.\d+\.\d+")
 PINNED = re.compile(r"[^:@]+(:v?\d+\.\d+\.\d+[\w.-]*)(@sha256:[0-9a-f]{64})?")
@@ -192,9 +195,21 @@ def check_service(stack, name, service, rendered):
     image = str(service.get("image", ""))
     if not (OWN.fullmatch(image) if service.get("build") or image.startswith("bulkhead") else PINNED.fullmatch(image)):
         wrong(where, f"image {image or '(none)'} is not pinned to a release")
+    build = service.get("build")
+    if build and set(build.get("args") or {}) != {"REVISION", "CREATED"}:
+        wrong(where, "builds an image whose labels do not say from what and when; give REVISION and CREATED as args")
     networks = service.get("networks") or {}
     if not networks and service.get("network_mode") not in ("none", "service:registry"):
         wrong(where, "is on the default network; name its networks, or network_mode: none")
+    declared = rendered.get("networks") or {}
+    outward = [network for network in networks if not (declared.get(network) or {}).get("internal")]
+    if outward and name not in REACHES_OUT:
+        wrong(where, f"has a way out by {', '.join(outward)}; put it on back alone")
+    # An alert that reaches nobody wakes nobody.
+    if name == "prometheus" and outward != ["alerting"]:
+        wrong(where, "reaches an Alertmanager by the network alerting and nothing else; put it on back and alerting")
+    if "alerting" in networks and name != "prometheus":
+        wrong(where, "is on alerting, which is for Prometheus and an Alertmanager")
     if name != "bootstrap":
         after = service.get("depends_on") or {}
         if not isinstance(after, dict) or "bootstrap" not in after:
@@ -206,6 +221,28 @@ def check_service(stack, name, service, rendered):
     check_environment(where, service)
     check_ports(where, service)
     check_mounts(where, service, rendered.get("volumes") or {})
+
+
+def check_together(stack, services):
+    """What no service shows alone."""
+    paths = {}
+    for name, service in services.items():
+        path = dict(pairs(service.get("environment"))).get("BULKHEAD__AUDIT__PATH")
+        # Each log has one writer, which keeps it locked.
+        if path in paths:
+            wrong(f"{stack}/{name}", f"writes to {path}, which is the audit log of {paths[path]}; name another")
+        if path:
+            paths[path] = name
+    if "nats" not in services:
+        return
+    # nats-server lets nobody in without an answer: while one is replaced, another has to give it.
+    one, two = services.get("callout"), services.get("callout-2")
+    if not one or not two:
+        wrong(stack, "has not two callouts, so nobody gets in while one is replaced; add callout-2")
+        return
+    for part in ("image", "command", "volumes", "networks", "depends_on"):
+        if one.get(part) != two.get(part):
+            wrong(f"{stack}/callout-2", f"differs from callout in {part}, so it would not answer the same")
 
 
 def check_stack(stack):
@@ -221,11 +258,17 @@ def check_stack(stack):
     for flag in ("--auto-compaction-retention=1h", "--quota-backend-bytes=8589934592", "--client-cert-auth"):
         if services and flag not in command:
             wrong(f"{stack}/etcd", f"is started without {flag}")
-    # What is scraped has to be a service of this stack.
+    check_together(stack, services)
+    # What is scraped has to be a service of this stack, and what has an admin port has to be scraped.
+    scraped = set()
     for file in (HERE / stack / "targets").glob("*.yml"):
         for host in re.findall(r"([a-z0-9-]+):9180", file.read_text()):
+            scraped.add(host)
             if host not in services:
                 wrong(f"{stack}/targets/{file.name}", f"names {host}, which is no service")
+    for name, service in services.items():
+        if "ready" in ((service.get("healthcheck") or {}).get("test") or []) and name not in scraped:
+            wrong(f"{stack}/{name}", "is in no file of targets, so Prometheus does not see it")
     return len(services)
 
 

@@ -30,6 +30,8 @@ def arguments():
     for stack in given.stacks:
         if stack not in check.STACKS:
             parser.error(f"there is no stack {stack}; there are {', '.join(check.STACKS)}")
+    if (given.binaries or given.stand_ins) and not given.own_engine:
+        parser.error("--binaries and --stand-ins make images that are not what they are called; add --own-engine, which ends with them")
     return given
 
 
@@ -51,6 +53,7 @@ def prepare(engine, stack, given, ready):
         images.build_own(engine, targets, given.binaries)
     elif targets:
         images.compile_own(engine, targets)
+    images.labelled(engine, targets)
     ready.update(targets.values())
 
 
@@ -80,6 +83,8 @@ def main():
         return 1
     finally:
         engine.stop()
+        for image, what in sorted(engine.stood_in.items()):
+            say(f"{image} was made of {what}")
     # What is behind the front is only seen in one of the stacks, and so on.
     every = {"all", "mqtt-upstream"} <= set(given.stacks or check.STACKS)
     dark = sorted(empty - full) if given.python and every else []

@@ -23,10 +23,14 @@ def say(what):
 
 
 class Engine:
-    """An engine, by what `docker` reaches with this environment."""
+    """An engine, by what `docker` reaches with this environment. It is somebody's: what is not the real image is kept out."""
+
+    is_own = False
 
     def __init__(self, environment):
         self.environment = environment
+        # Images that are not what their names say, each with what it is.
+        self.stood_in = {}
         self.docker = client(environment)
 
     @classmethod
@@ -55,6 +59,8 @@ class Engine:
 class OwnEngine(Engine):
     """A dockerd with its own socket and storage, both gone afterwards. It wants root, and Debian's docker.io or Docker's
     packages; containers' networks are made on this machine."""
+
+    is_own = True
 
     def __init__(self):
         if os.geteuid() != 0:

@@ -45,12 +45,13 @@ class Stack:
         """Leaves out the services whose images cannot be had."""
         self.services = [each for each in self.services if self.rendered[each]["image"] not in images]
 
-    def compose(self, *arguments, check=True, **more):
+    def compose(self, *arguments, check=True, stdin=subprocess.DEVNULL, **more):
         environment = {k: v for k, v in self.engine.environment.items() if not k.startswith(("BULKHEAD", "COMPOSE_"))}
         done = subprocess.run(
             [*self.compose_command, "--project-name", self.project, *arguments],
             cwd=self.folder,
             env=environment,
+            stdin=stdin,
             capture_output=True,
             text=True,
             **more,
@@ -124,7 +125,11 @@ class Stack:
     def keys(self):
         """What the bootstrap step has made, by the digest of each file."""
         script = "find keys -type f ! -name platform.token -exec sha256sum {} + | sort -k 2"
-        return self.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", "bootstrap", "-c", script).stdout
+        return self.shell(script).stdout
+
+    def shell(self, script, service="bootstrap", **more):
+        """Runs a script as the keys' owner, in a container of its own."""
+        return self.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", service, "-c", script, **more)
 
 
 def compose_command(engine):

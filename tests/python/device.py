@@ -2,7 +2,8 @@
 
     device.py '{"credentials_file": "cam-1.json"}'
 
-What is given is what the device's runtime is made of, besides its driver.
+What is given is what the device's runtime is made of, besides its driver. With `-` it is read from standard input: what is
+secret belongs on no command line.
 
 It runs until it gets SIGTERM, or gives up; then it prints what it has seen as one line of JSON.
 """
@@ -182,4 +183,5 @@ async def main(**runtime_of: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main(**json.loads(sys.argv[1])))), flush=True)
+    given = sys.stdin.read() if sys.argv[1] == "-" else sys.argv[1]
+    print(json.dumps(asyncio.run(main(**json.loads(given)))), flush=True)
