@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
@@ -171,6 +172,12 @@ def provide_rust(engine):
             "ENV PATH=/usr/local/rust/bin:$PATH CARGO_HOME=/usr/local/cargo\n"
         )
         engine.run("build", "--network", "host", "--file", str(recipe), "--tag", image, str(sysroot))
+        # A network may have an authority of its own, which this machine trusts.
+        trusted = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
+        if trusted.is_file():
+            shutil.copy2(trusted, Path(folder, "trusted.crt"))
+            recipe.write_text(f"FROM {image}\nCOPY trusted.crt /etc/ssl/certs/ca-certificates.crt\n")
+            engine.run("build", "--tag", image, folder)
 
 
 def rustc(*asked):
