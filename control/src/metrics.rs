@@ -35,6 +35,7 @@ pub struct Metrics {
     pub(crate) key_refreshes: IntCounterVec,
     /// Unix time of the last good key set, by issuer.
     pub(crate) keys_updated: IntGaugeVec,
+    certificates: IntGaugeVec,
     /// Tenants in the directory.
     pub(crate) directory_tenants: IntGauge,
     /// Seconds since the directory was last known to be current.
@@ -58,6 +59,22 @@ pub struct Metrics {
 pub(crate) struct TenantLabels {
     max: usize,
     seen: Mutex<HashSet<TenantId>>,
+}
+
+/// Registers when the certificates that listeners show are no longer valid, by listener.
+///
+/// # Errors
+/// If the registry has them already.
+pub fn certificates(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
+    let gauge = IntGaugeVec::new(
+        Opts::new(
+            "bulkhead_certificate_expires_timestamp_seconds",
+            "When the certificate that a listener shows is no longer valid",
+        ),
+        &["listener"],
+    )?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
 }
 
 impl Metrics {
@@ -105,6 +122,7 @@ impl Metrics {
             &["issuer"],
         )?;
         registry.register(Box::new(keys_updated.clone()))?;
+        let certificates = certificates(&registry)?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self {
@@ -168,6 +186,7 @@ impl Metrics {
             auth_seconds,
             cut_seconds,
             keys_updated,
+            certificates,
             registry,
         })
     }
@@ -201,6 +220,11 @@ impl Metrics {
     /// Counts one connection that was cut, and the time since this.
     pub(crate) fn time_to_cut(&self, backend: &str, since: &str, took: Duration) {
         self.cut_seconds.with_label_values(&[backend, since]).observe(took.as_secs_f64());
+    }
+
+    /// Where to say when the certificate that a listener shows expires.
+    pub fn certificate(&self, listener: &str) -> IntGauge {
+        self.certificates.with_label_values(&[listener])
     }
 
     /// Counts an issued credentials file.

@@ -3,6 +3,7 @@
 
 use crate::config::TlsFiles;
 use crate::files::{LOOK, Watched, read_text};
+use prometheus::IntGauge;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
@@ -53,13 +54,15 @@ pub struct ServerTls {
     files: TlsFiles,
     client_ca_file: Option<PathBuf>,
     alpn: Vec<Vec<u8>>,
+    expires: IntGauge,
     config: watch::Sender<Arc<ServerConfig>>,
 }
 
 impl ServerTls {
     /// Reads the files. With `client_ca_file`, clients are asked for a certificate: one that its
     /// authorities did not sign, or that is not valid now, ends the handshake; having none does not.
-    /// `alpn` are the names of the protocols that are spoken (RFC 7301).
+    /// `alpn` are the names of the protocols that are spoken (RFC 7301); `expires` is told when the
+    /// certificate in use is no longer valid (RFC 5280 §4.1.2.5), in seconds of Unix time.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -67,13 +70,15 @@ impl ServerTls {
         files: &TlsFiles,
         client_ca_file: Option<&Path>,
         alpn: &[&[u8]],
+        expires: IntGauge,
     ) -> Result<Self, TlsError> {
         let alpn: Vec<_> = alpn.iter().map(|name| name.to_vec()).collect();
-        let config = read(files, client_ca_file, &alpn)?;
+        let config = read(files, client_ca_file, &alpn, &expires)?;
         Ok(Self {
             files: files.clone(),
             client_ca_file: client_ca_file.map(Path::to_owned),
             alpn,
+            expires,
             config: watch::Sender::new(config),
         })
     }
@@ -99,7 +104,8 @@ impl ServerTls {
             tokio::time::sleep(LOOK).await;
             let looks = watched.iter_mut().map(|file| file.changed().unwrap_or(false));
             if looks.fold(false, |any, changed| any | changed) {
-                match read(&self.files, self.client_ca_file.as_deref(), &self.alpn) {
+                let client_ca_file = self.client_ca_file.as_deref();
+                match read(&self.files, client_ca_file, &self.alpn, &self.expires) {
                     Ok(config) => drop(self.config.send_replace(config)),
                     Err(error) => tracing::warn!(%error, "the last good certificate stays in use"),
                 }
@@ -112,6 +118,7 @@ fn read(
     files: &TlsFiles,
     client_ca_file: Option<&Path>,
     alpn: &[Vec<u8>],
+    expires: &IntGauge,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let pem = |path: &PathBuf, what| TlsError::Pem { path: path.clone(), what };
     let chain = certificates(&read_text(&files.cert_file)?)
@@ -119,6 +126,8 @@ fn read(
     let text = read_text(&files.key_file)?;
     let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
         .map_err(|_| pem(&files.key_file, "private key"))?;
+    let leaf = chain.first().and_then(|leaf| parse_x509_certificate(leaf).ok());
+    let end = leaf.map(|(_, parsed)| parsed.validity().not_after.timestamp());
     let clients: Arc<dyn ClientCertVerifier> = match client_ca_file {
         Some(path) => client_verifier(path, true)?,
         None => Arc::new(NoClientAuth),
@@ -128,6 +137,7 @@ fn read(
         .with_single_cert(chain, key)
         .map_err(|cause| TlsError::Unusable { path: files.cert_file.clone(), cause })?;
     config.alpn_protocols = alpn.to_vec();
+    expires.set(end.unwrap_or_default());
     Ok(Arc::new(config))
 }
 

@@ -13,9 +13,10 @@ use crate::upstream::{Upstream, UpstreamError};
 use bulkhead_control::config::MqttConfig;
 use bulkhead_control::directory::Snapshot;
 use bulkhead_control::identity::{Accepted, IdentityError, Sources};
+use bulkhead_control::metrics::certificates;
 use bulkhead_control::{Change, Changes, Control};
 use bulkhead_policy::{DenyReason, Resource, TenantId};
-use prometheus::Registry;
+use prometheus::{IntGauge, Registry};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,6 +26,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// What metrics of listeners call these.
+const LISTENER: &str = "mqtt";
 
 /// What a front knows of what tenants have: the rest is kept by the broker behind it.
 const IN_FRONT: &[Resource] = &[Resource::Connections, Resource::Subscriptions];
@@ -93,14 +97,15 @@ impl Broker {
         stop: &CancellationToken,
     ) -> Result<Self, MqttError> {
         let incarnations = Box::new(|_: &TenantId| Incarnation::Unknown);
-        Self::start_for(config, hook, incarnations, registry, tasks, stop)
+        let expires = certificates(registry)?.with_label_values(&[LISTENER]);
+        Self::start_for(config, hook, incarnations, (registry, expires), tasks, stop)
     }
 
     fn start_for(
         config: &MqttConfig,
         hook: impl Hook,
         incarnations: Box<Incarnations>,
-        registry: &Registry,
+        (registry, expires): (&Registry, IntGauge),
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Self, MqttError> {
@@ -116,7 +121,7 @@ impl Broker {
         let hook = Box::new(hook);
         let shared = Shared::start(hook, incarnations, settings, behind, metrics, tasks, stop)
             .ok_or(MqttError::Router)?;
-        let addresses = listen(config, &shared)?.into();
+        let addresses = listen(config, &shared, expires)?.into();
         Ok(Self { shared, addresses })
     }
 
@@ -167,10 +172,10 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
     control.count_usage();
     // Listening begins before there is anything to hear.
     let mut changes = Changes::of(auth);
-    let registry = auth.metrics().registry();
+    let seen = (auth.metrics().registry(), auth.metrics().certificate(LISTENER));
     let incarnations = incarnations(auth.directory().changes(), control.config().directory.open);
     let (tasks, stop) = (control.tasks(), control.stop());
-    let broker = Broker::start_for(config, policy, incarnations, registry, tasks, stop)?;
+    let broker = Broker::start_for(config, policy, incarnations, seen, tasks, stop)?;
     let resources = if config.upstream.is_some() { IN_FRONT } else { Resource::LIVE };
     let shared = Arc::downgrade(&broker.shared);
     auth.usage().report(resources, move || {

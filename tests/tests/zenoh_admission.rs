@@ -575,21 +575,26 @@ async fn a_renewed_certificate_is_taken_over_and_a_broken_one_is_not() {
     std::fs::write(file("zenoh.pem.next"), "broken").unwrap();
     let old = std::fs::read(file("zenoh.pem")).unwrap();
     std::fs::rename(file("zenoh.pem.next"), file("zenoh.pem")).unwrap();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(file("next.pem"), made.cert.pem()).unwrap();
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2049, 1, 1);
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let made = params.self_signed(&signing_key).unwrap();
+    std::fs::write(file("next.pem"), made.pem()).unwrap();
     std::fs::write(file("old.pem"), old).unwrap();
     for link in [Link::Tls, Link::Quic] {
         assert!(next(link).try_knock().await.is_err(), "the old one is still in use");
         let old = Entrance { certificate: file("old.pem"), ..stack.entrance(link) };
         old.enter(&greeting()).await;
     }
-    std::fs::write(file("zenoh.key"), made.signing_key.serialize_pem()).unwrap();
-    std::fs::write(file("zenoh.pem"), made.cert.pem()).unwrap();
+    std::fs::write(file("zenoh.key"), signing_key.serialize_pem()).unwrap();
+    std::fs::write(file("zenoh.pem"), made.pem()).unwrap();
     for link in [Link::Tls, Link::Quic] {
         eventually_async("the new one is in use", async || next(link).try_knock().await.is_ok())
             .await;
         next(link).enter(&greeting()).await.sync(NOBODY).await;
     }
+    let ends = "bulkhead_certificate_expires_timestamp_seconds{listener=\"zenoh\"}";
+    assert_eq!(stack.metric(ends), 2_493_072_000, "the first second of 2049");
     for raw in &mut before {
         raw.sync(NOBODY).await;
     }

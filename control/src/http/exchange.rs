@@ -295,11 +295,13 @@ pub async fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<SocketAddr, ServeError> {
+    let expires = exchange.auth.metrics().certificate("exchange");
+    let tls = config.tls.as_ref().map(|files| (files, expires));
     let router = Router::new()
         .route("/v1/credentials", post(handle))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::new(exchange));
-    serve("exchange.listen", config.listen, config.tls.as_ref(), router, tasks, stop).await
+    serve("exchange.listen", config.listen, tls, router, tasks, stop).await
 }
 
 async fn handle(

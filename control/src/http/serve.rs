@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::TokioTimer;
+use prometheus::IntGauge;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,7 @@ pub enum ServeError {
 pub(super) async fn serve(
     setting: &'static str,
     address: SocketAddr,
-    tls: Option<&TlsFiles>,
+    tls: Option<(&TlsFiles, IntGauge)>,
     router: Router,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -69,9 +70,9 @@ pub(super) async fn serve(
     let handle = Handle::new();
     let service: IntoMakeServiceWithConnectInfo<Router, SocketAddr> =
         router.layer(middleware::from_fn(timely)).into_make_service_with_connect_info();
-    if let Some(files) = tls {
+    if let Some((files, expires)) = tls {
         let certificate = |cause| ServeError::Certificate { setting, cause };
-        let tls = ServerTls::open(files, None, ALPN).map_err(certificate)?;
+        let tls = ServerTls::open(files, None, ALPN, expires).map_err(certificate)?;
         let config = RustlsConfig::from_config(tls.config());
         tasks.spawn(keep_certificate(config.clone(), tls, stop.clone()));
         let server = limit(axum_server::from_tcp_rustls(listener, config).map_err(bind)?)

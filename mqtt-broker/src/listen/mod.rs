@@ -8,6 +8,7 @@ use bulkhead_control::Pending;
 use bulkhead_control::config::{Listener, MqttConfig};
 use bulkhead_control::listen;
 use bulkhead_control::tls::{ServerTls, TlsError};
+use prometheus::IntGauge;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -40,11 +41,12 @@ pub enum ListenError {
 pub(crate) fn listen(
     config: &MqttConfig,
     shared: &Arc<Shared>,
+    expires: IntGauge,
 ) -> Result<Vec<SocketAddr>, ListenError> {
     let tls = match &config.tls {
         Some(own) => {
             let client_ca = own.client_ca_file.as_deref();
-            let tls = Arc::new(ServerTls::open(&own.files(), client_ca, ALPN)?);
+            let tls = Arc::new(ServerTls::open(&own.files(), client_ca, ALPN, expires)?);
             let (kept, stop) = (Arc::clone(&tls), shared.stop.clone());
             let renewal = async move { stop.run_until_cancelled(kept.keep_current()).await };
             shared.tasks.spawn(renewal);

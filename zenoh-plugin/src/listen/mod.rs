@@ -50,7 +50,8 @@ pub(crate) fn listen(
         let tls = match &config.tls {
             Some(own) if listener.link.is_encrypted() => {
                 let client_ca = own.client_ca_file.as_deref();
-                let tls = Arc::new(ServerTls::open(&own.files(), client_ca, alpn)?);
+                let expires = gate.auth.metrics().certificate("zenoh");
+                let tls = Arc::new(ServerTls::open(&own.files(), client_ca, alpn, expires)?);
                 let (kept, stop) = (Arc::clone(&tls), gate.stop.clone());
                 gate.tasks
                     .spawn(async move { stop.run_until_cancelled(kept.keep_current()).await });
