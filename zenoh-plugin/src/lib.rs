@@ -18,6 +18,7 @@ mod exposure;
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::wire::agreement::{batches, messages};
+    pub use crate::wire::resources::names;
 }
 mod gate;
 mod handshake;

@@ -36,7 +36,7 @@ pub fn messages(bytes: &[u8]) -> usize {
     count
 }
 
-fn read(bytes: &mut &[u8]) -> Option<NetworkMessage> {
+pub(super) fn read(bytes: &mut &[u8]) -> Option<NetworkMessage> {
     Zenoh080Reliability::new(Reliability::Reliable).read(bytes).ok()
 }
 

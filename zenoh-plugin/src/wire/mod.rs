@@ -23,6 +23,8 @@ mod fragments;
 mod inbound;
 mod names;
 mod outbound;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod resources;
 mod sequence;
 mod skip;
 #[cfg(test)]

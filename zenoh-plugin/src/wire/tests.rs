@@ -1,7 +1,7 @@
 //! The gate's readers beside Zenoh's codec, on what that writes.
 
 use super::agreement::{self, Every};
-use super::{Found, Inbound, Negotiated, Outbound, Passage};
+use super::{Found, Inbound, Negotiated, Outbound, Passage, resources};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -16,7 +16,8 @@ use zenoh_protocol::core::{
 };
 use zenoh_protocol::network::timestamp_stack::{Interception, TimestampStack, TsStackType};
 use zenoh_protocol::network::{
-    Mapping, NetworkBody, NetworkMessage, Push, Request, Response, ext, request,
+    Declare, DeclareBody, DeclareKeyExpr, Mapping, NetworkBody, NetworkMessage, Push, Request,
+    Response, UndeclareKeyExpr, ext, request,
 };
 use zenoh_protocol::zenoh::{
     ConsolidationMode, Del, Err as ErrBody, PushBody, Put, Query, Reply, RequestBody, ResponseBody,
@@ -228,6 +229,51 @@ fn messages(inbound: &mut Inbound, batch: Vec<u8>) -> Vec<NetworkMessage> {
         .collect()
 }
 
+/// Parts of keys: of the tenant's own, of others' and of none.
+const PIECES: [&str; 9] =
+    ["", "device-connect/acme", "device-connect/globex", "/cam-1", "/**", "/*", "/", "$*", "@/x"];
+
+/// Declarations, undeclarations and uses of ids, as one client after the other would write them.
+fn encode_session(session: &[(u8, u16, u16, usize)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (action, id, scope, piece) in session {
+        let wire_expr = WireExpr {
+            scope: *scope,
+            suffix: PIECES[*piece].into(),
+            mapping: if *action == 7 { Mapping::Receiver } else { Mapping::Sender },
+        };
+        let declare = |body| {
+            NetworkBody::Declare(Declare {
+                interest_id: None,
+                ext_qos: ext::QoSType::DECLARE,
+                ext_tstamp: None,
+                ext_nodeid: ext::NodeIdType::DEFAULT,
+                body,
+            })
+        };
+        let body = match action {
+            0..=2 => declare(DeclareBody::DeclareKeyExpr(DeclareKeyExpr { id: *id, wire_expr })),
+            3 => declare(DeclareBody::UndeclareKeyExpr(UndeclareKeyExpr { id: *id })),
+            _ => NetworkBody::Push(Push {
+                wire_expr,
+                ext_qos: ext::QoSType::DEFAULT,
+                ext_tstamp: None,
+                ext_nodeid: ext::NodeIdType::DEFAULT,
+                ext_ts_stack: None,
+                payload: PushBody::Del(Del {
+                    timestamp: None,
+                    ext_sinfo: None,
+                    ext_attachment: None,
+                    ext_unknown: Vec::new(),
+                }),
+            }),
+        };
+        let message = NetworkMessage { body, reliability: Reliability::Reliable };
+        Zenoh080::new().write(&mut (&mut bytes).writer(), &message).unwrap();
+    }
+    bytes
+}
+
 proptest! {
     #[test]
     fn what_is_cut_out_leaves_the_others_as_they_are(messages in vec(encoded(), 1..6)) {
@@ -283,6 +329,13 @@ proptest! {
     }
 
     #[test]
+    fn ids_are_taken_for_the_keys_that_a_router_takes_them_for(
+        session in vec((0..8_u8, 0..5_u16, 0..5_u16, 0..PIECES.len()), 1..60),
+    ) {
+        resources::names(&encode_session(&session));
+    }
+
+    #[test]
     fn any_batches_keep_to_the_bounds(bytes in vec(any::<u8>(), 0..400)) {
         agreement::batches(&bytes);
     }
@@ -292,17 +345,19 @@ proptest! {
 #[test]
 fn what_fuzzers_begin_with_holds() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/zenoh_wire");
-    let (mut messages, mut batches) = (0, 0);
+    let (mut messages, mut batches, mut names) = (0, 0, 0);
     for entry in std::fs::read_dir(corpus).unwrap() {
         let input = std::fs::read(entry.unwrap().path()).unwrap();
-        match input.split_first() {
-            Some((kind, bytes)) if kind % 2 == 0 => messages += agreement::messages(bytes),
-            Some((_, bytes)) => {
+        match input.split_first().map(|(kind, bytes)| (kind % 3, bytes)) {
+            Some((0, bytes)) => messages += agreement::messages(bytes),
+            Some((1, bytes)) => {
                 agreement::batches(bytes);
                 batches += 1;
             }
+            Some((_, bytes)) => names += resources::names(bytes),
             None => {}
         }
     }
-    assert!(messages > 0 && batches > 0, "{messages} messages, {batches} batches");
+    let found = [messages, batches, names];
+    assert!(found.iter().all(|count| *count > 0), "messages, batches and keys: {found:?}");
 }
