@@ -218,6 +218,12 @@ fn a_service_says_and_hears_the_names_of_every_tenant() {
             if prefix.contains("{tenant}") { filter } else { &format!("{prefix}_tenant/+/") };
         assert_eq!(wanted("_reply/x").wire, format!("{replies}_reply/x"));
         assert_eq!(names.heard(&format!("{wire}{registry}\n")), None);
+        if !prefix.contains("{tenant}") {
+            // What is kept apart has one name for it, and that is not its place.
+            let place = "_tenant/acme/_reply/x";
+            assert!(names.topic(&site, &service, place).is_err());
+            assert!(names.filter(TopicFilter::parse(place).unwrap()).is_err());
+        }
     }
 }
 
