@@ -15,7 +15,7 @@ use bulkhead_tests::mqtt::Mode;
 use bulkhead_tests::zenoh::Link;
 use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use serde_json::{Value, json};
-use site::{Verdict, mosquitto, mqtt_section, nats, nats_section, verify, zenohd};
+use site::{Verdict, mosquitto, mqtt_section, nats, nats_section, open_mosquitto, verify, zenohd};
 use std::process::Command;
 
 /// The rows that hold wherever somebody has to say who it is.
@@ -243,6 +243,21 @@ async fn a_mosquitto_that_lets_anybody_in_leaks_to_anybody() {
     verdict.leaks_by("mqtt", &[CUT, RESUME, UNINVITED[0]]);
     let reason = verdict.reason("mqtt", UNINVITED[0]);
     assert!(reason.contains("without credentials was let in, and heard"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mosquitto_that_checks_nobody_leaks_to_strangers_and_to_wrong_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open_mosquitto(folder.path()).await;
+    let (alice, bob) = ("prefix = \"tenants/alice\"", "prefix = \"tenants/bob\"");
+    let verdict = verify(folder.path(), &mqtt_section(&broker, alice, bob)).await;
+    let leaks = verdict.rows("mqtt", "leak");
+    assert!(UNINVITED.iter().all(|row| leaks.contains(row)), "{verdict}");
+    assert_eq!(verdict.code, Some(1), "{verdict}");
+    let reason = verdict.reason("mqtt", UNINVITED[1]);
+    for user in ["alice", "bob"] {
+        assert!(reason.contains(&format!("came in as {user} with a wrong secret")), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
