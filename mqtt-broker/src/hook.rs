@@ -101,6 +101,12 @@ pub trait Access: Send + Sync + 'static {
         None
     }
 
+    /// Whose a name is that a service may receive. What is said in another tenant's place does not reach it
+    /// under this name.
+    fn tenant_heard(&self, _topic: &str) -> Option<TenantId> {
+        None
+    }
+
     /// Is told what became of the client, to count it or to write it down.
     fn note(&self, _event: Noted) {}
 

@@ -199,6 +199,11 @@ impl Access for TenantAccess {
         TenantId::parse(self.admission.grants.tenant_of(&name)?).ok()
     }
 
+    fn tenant_heard(&self, topic: &str) -> Option<TenantId> {
+        let name = Broker::Mqtt.name(topic).ok()?;
+        TenantId::parse(self.admission.grants.tenant_heard(&name)?).ok()
+    }
+
     fn note(&self, event: Noted) {
         let principal = &self.admission.principal;
         match event {

@@ -191,6 +191,13 @@ pub fn start(control: &Control) -> Result<Broker, MqttError> {
                  for all tenants on the broker"
             );
         }
+        if control.config().loses_registry_answers() {
+            tracing::warn!(
+                "registry.mqtt.url is mqtt.upstream.url, the broker behind the front: the front's devices \
+                 do not hear what the registry answers there, because mqtt.upstream.private or mqtt.mount \
+                 puts their replies elsewhere; name a listener of the front, and a token_file"
+            );
+        }
         let broker = broker.clone();
         control.readiness().require("mqtt upstream", move || broker.is_ready());
     }

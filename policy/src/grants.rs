@@ -10,13 +10,13 @@ pub struct Grants {
     publish: Side,
     subscribe: Side,
     responses: Option<Responses>,
-    /// Where each pattern of what may be published names the tenant.
-    tenant_segments: Box<[Option<usize>]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Side {
     allow: Box<[Pattern]>,
+    /// Where each of those names the tenant.
+    tenant_segments: Box<[Option<usize>]>,
     deny: Box<[Pattern]>,
 }
 
@@ -29,14 +29,15 @@ impl Grants {
         Ok(Self {
             publish: Side {
                 allow: fill(role.publish_on(broker), principal)?,
+                tenant_segments: role.publish_on(broker).map(Template::tenant_segment).collect(),
                 deny: fill(role.deny_publish.iter(), principal)?,
             },
             subscribe: Side {
                 allow: fill(role.subscribe_on(broker), principal)?,
+                tenant_segments: role.subscribe_on(broker).map(Template::tenant_segment).collect(),
                 deny: fill(role.deny_subscribe.iter(), principal)?,
             },
             responses: role.rules(broker).responses,
-            tenant_segments: role.publish_on(broker).map(Template::tenant_segment).collect(),
         })
     }
 
@@ -113,9 +114,15 @@ impl Grants {
     /// Which tenant a service speaks to that publishes to this name: the one that stands where the
     /// grant that allows it has `{tenant}`.
     pub fn tenant_of<'a>(&self, name: &Name<'a>) -> Option<&'a str> {
-        let granted = self.publish.allow.iter().zip(&self.tenant_segments);
-        let (_, segment) = granted.into_iter().find(|(pattern, _)| pattern.matches(name))?;
-        name.segments().get((*segment)?).copied()
+        let mut granted = self.publish.matching(name);
+        name.segments().get(granted.next()??).copied()
+    }
+
+    /// Whose a name is that a service may receive: the tenant that stands where a grant that allows it
+    /// has `{tenant}`.
+    pub fn tenant_heard<'a>(&self, name: &Name<'a>) -> Option<&'a str> {
+        let segment = self.subscribe.matching(name).flatten().next()?;
+        name.segments().get(segment).copied()
     }
 
     /// What may be published to.
@@ -148,6 +155,12 @@ impl Side {
     fn includes(&self, keys: &KeyExpr<'_>) -> bool {
         self.allow.iter().any(|pattern| pattern.includes_keys(keys))
             && !self.deny.iter().any(|pattern| pattern.meets_keys(keys))
+    }
+
+    /// Where each pattern that allows a name has the tenant, if it has.
+    fn matching(&self, name: &Name<'_>) -> impl Iterator<Item = Option<usize>> {
+        let allowed = self.allow.iter().zip(&self.tenant_segments);
+        allowed.filter(|(pattern, _)| pattern.matches(name)).map(|(_, segment)| *segment)
     }
 
     fn admits(&self, name: &Name<'_>) -> bool {

@@ -14,12 +14,22 @@ async fn start(mode: Mode) -> Stack {
     Stack::mqtt_in(mode).config(SERVICE_ISSUER).start().await
 }
 
+/// Before another broker, with this before every name there.
+async fn start_below(prefix: &str) -> Stack {
+    let stack = Stack::mqtt_in(Mode::Upstream).upstream_prefix(prefix);
+    stack.config(SERVICE_ISSUER).start().await
+}
+
 async fn service(stack: &Stack, client_id: &str) -> Client {
     stack.tcp().connect(&stack.hello(client_id, &stack.service_token())).await
 }
 
 async fn a_service_hears_all_tenants_and_speaks_to_one_at_a_time(mode: Mode) {
-    let stack = start(mode).await;
+    let told = if mode.is_embedded() { DENIED } else { ReasonCode::TOPIC_NAME_INVALID };
+    hears_all_tenants_and_speaks_to_one_at_a_time(start(mode).await, told).await;
+}
+
+async fn hears_all_tenants_and_speaks_to_one_at_a_time(stack: Stack, told: ReasonCode) {
     let (mut acme, mut globex) = (stack.witness("acme").await, stack.witness("globex").await);
     let mut service = service(&stack, "registry").await;
     service.subscribed("device-connect/+/registry").await;
@@ -47,7 +57,6 @@ async fn a_service_hears_all_tenants_and_speaks_to_one_at_a_time(mode: Mode) {
     for topic in ["device-connect", "elsewhere/acme/x"] {
         assert_eq!(service.publish1(topic, "attack").await, DENIED, "{topic}");
     }
-    let told = if mode.is_embedded() { DENIED } else { ReasonCode::TOPIC_NAME_INVALID };
     assert_eq!(service.publish1("$SYS/x", "attack").await, told);
     stack.denied("subscribe_denied").await;
     stack.denied("publish_denied").await;
@@ -68,16 +77,16 @@ async fn what_bounds_a_tenant_does_not_bound_a_service(mode: Mode) {
 
 /// Names that carry no tenant: a service says the tenant before them.
 async fn a_service_answers_into_the_tenant_that_it_names(mode: Mode) {
-    let stack = start(mode).await;
+    answers_into_the_tenant_that_it_names(start(mode).await).await;
+}
+
+async fn answers_into_the_tenant_that_it_names(stack: Stack) {
     let mut service = service(&stack, "registry").await;
     let (mut acme, mut globex) =
         (stack.member("acme", "asks").await, stack.member("globex", "listens").await);
     let reply = "_reply/0f0e0d0c0b0a09080706050403020100";
     acme.subscribed(reply).await;
-    if mode.is_embedded() {
-        // Before another broker such a name is one for all tenants, unless its prefix carries them.
-        globex.subscribed(reply).await;
-    }
+    globex.subscribed(reply).await;
     assert_eq!(service.publish1(&format!("$tenant/acme/{reply}"), "answer").await, TAKEN);
     let heard = acme.message().await;
     assert_eq!((heard.topic.as_str(), heard.payload.as_str()), (reply, "answer"));
@@ -175,7 +184,10 @@ async fn one_is_kept(mode: Mode, stack: &Stack) {
 }
 
 async fn what_a_service_has_retained_is_kept_once_and_with_its_tenant(mode: Mode) {
-    let stack = start(mode).await;
+    is_kept_once_and_with_its_tenant(mode, start(mode).await).await;
+}
+
+async fn is_kept_once_and_with_its_tenant(mode: Mode, stack: Stack) {
     let (mut acme, mut globex) = (stack.witness("acme").await, stack.witness("globex").await);
     let mut service = service(&stack, "registry").await;
     let topic = "device-connect/acme/cam-1/state";
@@ -259,7 +271,60 @@ async fn a_message_of_a_service_waits_for_a_session_that_is_away(mode: Mode) {
     assert_eq!(device.payload().await, "queued");
 }
 
+/// What stands before names on another broker is nothing that a service has to know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_another_broker_with_a_prefix_a_service_says_and_hears_the_same() {
+    for prefix in ["{tenant}/", "sites/{tenant}/x/", "sites/"] {
+        hears_all_tenants_and_speaks_to_one_at_a_time(start_below(prefix).await, DENIED).await;
+        answers_into_the_tenant_that_it_names(start_below(prefix).await).await;
+        is_kept_once_and_with_its_tenant(Mode::Upstream, start_below(prefix).await).await;
+    }
+}
+
+/// A name that carries no tenant is heard from all of them, by whoever knows it.
+async fn a_service_hears_replies_of_all_tenants(mode: Mode) {
+    for prefix in ["", "{tenant}/"] {
+        let stack = Stack::mqtt_in(mode).upstream_prefix(prefix).config(SERVICE_ISSUER);
+        let stack = stack.start().await;
+        let mut service = service(&stack, "registry").await;
+        let reply = "_reply/0f0e0d0c0b0a09080706050403020100";
+        service.subscribed(reply).await;
+        for tenant in ["acme", "globex"] {
+            let mut member = stack.member(tenant, "says").await;
+            member.published(reply, tenant).await;
+            let heard = service.message().await;
+            assert_eq!((heard.topic.as_str(), heard.payload.as_str()), (reply, tenant));
+        }
+    }
+}
+
+/// With the tenant in the prefix, a role that has it elsewhere than the service's lets nobody else hear what
+/// its bearers say. It does not let them speak to a service in another tenant's name either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_says_nothing_to_a_service_in_anothers_name() {
+    let own = "device-connect/*/*/{tenant}";
+    let role = format!("[roles.odd]\npublish = [\"{own}\"]\nsubscribe = [\"{own}\"]");
+    let stack = Stack::mqtt_in(Mode::Upstream).upstream_prefix("{tenant}/").config(SERVICE_ISSUER);
+    let stack = stack.issuer_roles(&["device", "member", "odd"]).config(&role).start().await;
+    let mut service = service(&stack, "registry").await;
+    service.subscribed("device-connect/+/cam-1/+").await;
+    let hello = stack.hello("attacker", &Token::role("acme", "odd"));
+    let mut attacker = stack.tcp().connect(&hello).await;
+    attacker.published("device-connect/globex/cam-1/acme", "forged").await;
+    let reply = [Property::ResponseTopic("device-connect/globex/cam-1/acme")];
+    let topic = "device-connect/acme/cam-1/acme";
+    assert_eq!(attacker.publish_with(topic, "own", QoS::AtLeastOnce, false, &reply).await, TAKEN);
+    let heard = service.message().await;
+    assert_eq!((heard.topic.as_str(), heard.payload.as_str()), (topic, "own"));
+    assert_eq!(heard.properties.get().response_topic(), None, "nor would an answer go there");
+    let mut member = stack.member("globex", "own").await;
+    member.published("device-connect/globex/cam-1/acme", "own").await;
+    assert_eq!(service.message().await.payload, "own");
+    service.nothing().await;
+}
+
 bulkhead_tests::in_both_modes! {
+    a_service_hears_replies_of_all_tenants,
     a_service_hears_all_tenants_and_speaks_to_one_at_a_time,
     a_service_answers_into_the_tenant_that_it_names,
     what_bounds_a_tenant_does_not_bound_a_service,

@@ -43,8 +43,8 @@ async fn devices(client: &mut Client, tenant: &str) -> Vec<String> {
     all.map(|device| device["device_id"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn over_mqtt(mode: Mode) {
-    let stack = Stack::mqtt_in(mode).registry("").start().await;
+async fn over_mqtt(mode: Mode, prefix: &str) {
+    let stack = Stack::mqtt_in(mode).upstream_prefix(prefix).registry("").start().await;
     let mut cam = client(&stack, &Token::device("acme", "cam-1"), "").await;
     let mut console = client(&stack, &Token::role("acme", "member"), "console").await;
     let mut foreign = client(&stack, &Token::role("globex", "member"), "console").await;
@@ -62,9 +62,7 @@ async fn over_mqtt(mode: Mode) {
     foreign.subscribed(&heard).await;
     ask_at(&mut cam, "acme/discovery", &probe, "device-connect/globex/x/cmd").await;
     ask_at(&mut cam, "acme/discovery", &probe, "$tenant/globex/_reply/a").await;
-    if mode == Mode::Embedded {
-        ask_at(&mut cam, "acme/discovery", &probe, &heard).await;
-    }
+    ask_at(&mut cam, "acme/discovery", &probe, &heard).await;
     assert_eq!(devices(&mut cam, "acme").await, ["cam-1"]);
     foreign.nothing().await;
 
@@ -91,12 +89,63 @@ async fn over_mqtt(mode: Mode) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_the_embedded_broker() {
-    over_mqtt(Mode::Embedded).await;
+    over_mqtt(Mode::Embedded, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_another_broker() {
-    over_mqtt(Mode::Upstream).await;
+    over_mqtt(Mode::Upstream, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_another_broker_with_a_prefix_for_all() {
+    over_mqtt(Mode::Upstream, "sites/").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_another_broker_with_a_prefix_for_each_tenant() {
+    over_mqtt(Mode::Upstream, "{tenant}/").await;
+}
+
+/// Whether devices that nobody changed register, stay and go, through the front.
+async fn unmodified_devices_before_another_broker(prefix: &str) {
+    let stack = Stack::mqtt_in(Mode::Upstream).upstream_prefix(prefix).registry("").start().await;
+    let mut console = client(&stack, &Token::role("acme", "member"), "console").await;
+    let mut foreign = client(&stack, &Token::role("globex", "member"), "console").await;
+    let first = start(&stack, "mqtt", "acme", "cam-1").await;
+    let second = start(&stack, "mqtt", "acme", "cam-2").await;
+    let theirs = start(&stack, "mqtt", "globex", "cam-1").await;
+    eventually_async("all are there", async || {
+        devices(&mut console, "acme").await.len() == 2
+            && devices(&mut foreign, "globex").await.len() == 1
+    })
+    .await;
+    assert_eq!(devices(&mut console, "acme").await, ["cam-1", "cam-2"]);
+    assert_eq!(devices(&mut foreign, "globex").await, ["cam-1"]);
+
+    // They stay by their beats, and are gone when they end.
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(devices(&mut console, "acme").await.len(), 2);
+    for device in [first, second, theirs] {
+        let seen = device.stop().await;
+        assert_eq!(seen["ended"], Value::Null, "{seen}");
+        assert!(seen["registrations"].as_u64() > Some(0), "{seen}");
+    }
+    eventually_async("all are gone", async || {
+        devices(&mut console, "acme").await.is_empty()
+            && devices(&mut foreign, "globex").await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unmodified_devices_before_another_broker_without_a_prefix() {
+    unmodified_devices_before_another_broker("").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unmodified_devices_before_another_broker_with_a_prefix() {
+    unmodified_devices_before_another_broker("{tenant}/").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ pub(super) async fn measure(environment: &Environment) -> Result<Vec<Judged>, De
     for ((attacker, party), (victim, own)) in [((a, &of_a), (b, &of_b)), ((b, &of_b), (a, &of_a))] {
         let tried = |own, foreign, did: &str| {
             let leak = format!("{attacker} {did} a device of {victim}");
-            Attempt { attacker, victim, came_to: Ok(Trial { own, foreign, leak }) }
+            Attempt { attacker, victim, came_to: Ok(Trial { own, foreign, leak, note: None }) }
         };
         let (within, across) = (own.register(victim).await?, party.register(victim).await?);
         registering.push(tried(within, across, "registered"));

@@ -251,6 +251,7 @@ async fn call(attacker: &Side<Nats>, victim: &Side<Nats>, wait: Duration) -> Res
     let own = request(&victim.sender, victim, &subject, &mut service, ANSWER).await?;
     let foreign = request(&attacker.sender, victim, &subject, &mut service, wait).await?;
     Ok(Trial {
+        note: None,
         own: Seen::of(own.answered, own.agreed),
         foreign: Seen::of(foreign.heard || foreign.answered, foreign.agreed),
         leak: format!(
@@ -320,6 +321,7 @@ async fn snoop(
     sleep(wait).await;
     let arrived = hears_any(&mut spying.ears, &[asked, answer]).await;
     Ok(Trial {
+        note: None,
         own,
         foreign: spying.end(attacker, arrived).await?,
         leak: format!(
@@ -351,6 +353,7 @@ async fn forge(
     let own = Seen::of(answers.ear.hears(&answer, ANSWER).await, agreed_within);
     let arrived = answers.ear.hears(&forged, wait).await;
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(arrived, agreed),
         leak: format!(
@@ -406,6 +409,7 @@ async fn system(
         ));
     }
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(leak.is_some(), agreed),
         leak: format!("{} {}", attacker.name(), leak.unwrap_or_default()),
@@ -520,6 +524,7 @@ async fn reach_stream(
         _ => "heard what was asked about the streams of",
     };
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(read.is_some() || found.is_ok() || heard, agreed),
         leak: format!("{} {did} {}", attacker.name(), victim.name()),

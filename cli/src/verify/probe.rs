@@ -194,6 +194,7 @@ impl<C: Client> Sides<C> {
             sleep(wait).await;
             let arrived = hears_any(&mut ears, &marks).await;
             Ok(Trial {
+                note: None,
                 own,
                 foreign: Seen::of(arrived, agreed),
                 leak: format!(
@@ -225,6 +226,7 @@ impl<C: Client> Sides<C> {
             let came_to = match stranger {
                 Some(stranger) => reach(stranger, victim, self.wait).await,
                 None => Ok(Trial {
+                    note: None,
                     own: let_in(&victim.party).await,
                     foreign: Seen::Refused,
                     leak: String::new(),
@@ -244,6 +246,7 @@ impl<C: Client> Sides<C> {
                 Some(identity) => {
                     let foreign = let_in(&Party { identity, ..side.party.clone() }).await;
                     Ok(Trial {
+                        note: None,
                         own: let_in(&side.party).await,
                         foreign,
                         leak: format!(
@@ -321,6 +324,7 @@ async fn publish_across<C: Client>(
         other => other,
     };
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(arrived || listening.ear.hears(&forged, Duration::ZERO).await, agreed),
         leak: format!("{} published to `{name}`, and {} heard it", attacker.name(), victim.name()),
@@ -344,6 +348,7 @@ pub(super) async fn listen_across<C: Client>(
     sleep(wait).await;
     let arrived = hears_any(&mut spying.ears, &[mark]).await;
     Ok(Trial {
+        note: None,
         own,
         foreign: spying.end(attacker, arrived).await?,
         leak: format!(
@@ -441,6 +446,7 @@ async fn reach<C: Client>(stranger: &C, victim: &Side<C>, wait: Duration) -> Res
         _ => "was heard by",
     };
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(heard || reached, agreed),
         leak: format!("somebody without credentials was let in, and {did} {}", victim.name()),

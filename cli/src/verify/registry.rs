@@ -5,7 +5,7 @@ use super::report::{Cannot, Seen, Trial};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Each tenant asks for its own devices and for the other's. Nothing is registered: who is present stays
+/// Each tenant asks for its own devices and for the other's, and has to be answered for its own. Nothing is registered: who is present stays
 /// as it is.
 pub(super) async fn look<C>(
     attacker: &Side<C>,
@@ -32,9 +32,9 @@ pub(super) async fn look<C>(
         return Err(Cannot::Apply("no registry answers".to_owned()));
     };
     let across = devices(attacker, tenant, wait * 2).await;
-    let listed = devices(attacker, own_tenant, ANSWER).await.unwrap_or_default();
+    let listed = devices(attacker, own_tenant, ANSWER).await;
     // Documents hold when a device was registered: no two are alike.
-    let mixed = listed.iter().any(|device| theirs.contains(device));
+    let mixed = listed.iter().flatten().any(|device| theirs.contains(device));
     let leak = match (&across, mixed) {
         (Some(_), _) => format!(
             "{} asked for the devices of {}, and the registry answered",
@@ -44,5 +44,16 @@ pub(super) async fn look<C>(
         _ => format!("{} is told of devices of {}", attacker.name(), victim.name()),
     };
     let arrived = across.is_some() || mixed;
-    Ok(Trial { own: Seen::Arrived, foreign: Seen::of(arrived, true), leak })
+    if listed.is_none() && !arrived {
+        return Err(Cannot::Tell(format!(
+            "the registry answers {}, and not {}: see what that may publish and whether its own \
+             tenant is served",
+            victim.name(),
+            attacker.name()
+        )));
+    }
+    let note = theirs.is_empty().then_some(
+        "no device is registered with the other tenant, so it was not seen whether lists are kept apart",
+    );
+    Ok(Trial { own: Seen::Arrived, foreign: Seen::of(arrived, true), leak, note })
 }

@@ -76,6 +76,8 @@ pub(crate) struct Trial {
     pub(crate) foreign: Seen,
     /// What has happened if the foreign attempt arrived, in a clause with both names.
     pub(crate) leak: String,
+    /// What an attempt that did not arrive leaves open.
+    pub(crate) note: Option<&'static str>,
 }
 
 impl Trial {
@@ -162,7 +164,8 @@ impl Judged {
                             trial.own
                         ));
                     } else {
-                        held.push(format!("tried by {attacker}: {}", trial.foreign));
+                        let note = trial.note.map(|note| format!("; {note}")).unwrap_or_default();
+                        held.push(format!("tried by {attacker}: {}{note}", trial.foreign));
                     }
                 }
                 Err(Cannot::Tell(why)) => doubts.push(format!("tried by {attacker}: {why}")),
@@ -230,7 +233,11 @@ mod tests {
 
     fn attempt(own: Seen, foreign: Seen) -> Attempt<'static> {
         let leak = "a heard b".to_owned();
-        Attempt { attacker: "a", victim: "b", came_to: Ok(Trial { own, foreign, leak }) }
+        Attempt {
+            attacker: "a",
+            victim: "b",
+            came_to: Ok(Trial { own, foreign, leak, note: None }),
+        }
     }
 
     fn cannot(cannot: Cannot) -> Attempt<'static> {

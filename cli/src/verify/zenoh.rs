@@ -210,6 +210,7 @@ async fn query(
         }
     }
     Ok(Trial {
+        note: None,
         own: Seen::of(answered, true),
         foreign: Seen::of(leaked.is_some(), true),
         leak: format!(
@@ -258,6 +259,7 @@ async fn answer(
         return Err(Cannot::Tell(format!("its client heard nothing of its own either ({alive})")));
     }
     Ok(Trial {
+        note: None,
         own: Seen::of(answered, true),
         foreign: Seen::of(leaked, true),
         leak: format!("{} answered a query of {} for `{name}`", attacker.name(), victim.name()),
@@ -311,6 +313,7 @@ async fn liveliness(
     }
     leaked |= watched.find(wait, |_| true).await.is_some();
     Ok(Trial {
+        note: None,
         own: Seen::of(own, true),
         foreign: Seen::of(leaked, true),
         leak: format!("{} sees that `{name}` of {} is alive", attacker.name(), victim.name()),
@@ -341,6 +344,7 @@ async fn matching(
     let own = matches(&victim.sender.0, ANSWER).await?;
     let leaked = matches(&attacker.sender.0, wait).await?;
     Ok(Trial {
+        note: None,
         own: Seen::of(own, true),
         foreign: Seen::of(leaked, true),
         leak: format!("{} sees that {} subscribes to `{name}`", attacker.name(), victim.name()),
@@ -376,6 +380,7 @@ async fn admin(
         }
     }
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(leaked.is_some(), true),
         leak: format!(

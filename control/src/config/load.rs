@@ -268,6 +268,31 @@ tenants = ["acme"]
     }
 
     #[test]
+    fn a_registry_at_the_broker_behind_a_front_with_a_prefix_is_an_error() {
+        let of = |upstream: &str, mount: &str, registry: &str| {
+            format!(
+                "{GOOD}\n[mqtt]\nlisteners = [\"tcp://127.0.0.1:1883\"]\n{mount}\n\
+                 upstream = {{ url = \"mqtts://Broker:8883\", {upstream} }}\n[registry]\n\
+                 store = {{ file = \"r.redb\" }}\nmqtt = {{ url = \"{registry}\" }}\n"
+            )
+        };
+        let (front, behind) = ("mqtt://127.0.0.1:1883", "mqtts://broker");
+        let message = message(&of("prefix = \"{tenant}/\"", "", behind), &[]);
+        for part in ["registry.mqtt.url", "mqtt.upstream.prefix", "a listener of the front"] {
+            assert!(message.contains(part), "{message}");
+        }
+        let loses = |upstream: &str, mount: &str, registry: &str| {
+            load(&of(upstream, mount, registry), &[]).unwrap().loses_registry_answers()
+        };
+        assert!(!loses("prefix = \"{tenant}/\"", "", front));
+        let mount = "mount = \"x/{tenant}\"";
+        assert!(loses("user = \"front\"", "", behind), "replies are private by default");
+        assert!(loses("private = []", mount, behind) && !loses("private = []", mount, front));
+        assert!(!loses("private = []", "", behind) && !loses("private = [\"x\"]", "", behind));
+        assert!(!loses("user = \"front\"", "", "mqtts://broker:8884"), "it is another broker");
+    }
+
+    #[test]
     fn a_role_of_tenants_that_names_a_routers_own_keys_is_an_error() {
         let admin = "zenoh = { subscribe = [\"@/{literal}/router/**\"] }";
         let zenoh = "[zenoh]\nlisteners = [\"tcp/127.0.0.1:0\"]\n";

@@ -215,7 +215,30 @@ impl Config {
             let has_nats = self.nats.as_ref().is_some_and(|nats| nats.operator.is_some());
             registry.check(has_nats).map_err(|p| p.under("registry"))?;
         }
+        if self.upstream_around_front().is_some_and(|upstream| !upstream.prefix.is_empty()) {
+            return Err(Problem::new(
+                "registry.mqtt.url",
+                "is mqtt.upstream.url, the broker behind the front, where names begin with \
+                 mqtt.upstream.prefix: the registry would hear nothing of the front's devices",
+                "name a listener of the front, and a token_file with the token of a platform service",
+            ));
+        }
         Ok(())
+    }
+
+    /// The broker behind the front, if the registry is to connect to it around the front.
+    fn upstream_around_front(&self) -> Option<&UpstreamConfig> {
+        let upstream = self.mqtt.as_ref()?.upstream.as_ref()?;
+        let (host, port, _) = self.registry.as_ref()?.mqtt.as_ref()?.host_and_port()?;
+        upstream.url.is_at(host, port).then_some(upstream)
+    }
+
+    /// Whether the registry is to connect to the broker behind the front, and what it answers there does
+    /// not reach the front's devices, because their replies are elsewhere.
+    pub fn loses_registry_answers(&self) -> bool {
+        let has_mount = self.mqtt.as_ref().is_some_and(|mqtt| mqtt.mount.is_some());
+        self.upstream_around_front()
+            .is_some_and(|upstream| has_mount || upstream.private.iter().any(|own| own == "_reply"))
     }
 
     /// Makes every relative path relative to `folder`.

@@ -32,8 +32,8 @@ pub struct UpstreamConfig {
     /// Whether `mqtt://` may leave this machine, where messages and the password cross the network
     /// in the clear. Default no.
     pub plaintext: bool,
-    /// What stands before every name of a tenant on the broker, such as `{tenant}/`, and is heard by
-    /// nobody else. Default nothing. Platform services say and hear whole names.
+    /// What stands before every name of a tenant on the broker, such as `{tenant}/`. Default nothing.
+    /// Nobody who connects to the front sees it.
     pub prefix: String,
     /// First levels of names that are a tenant's own although they do not hold it, such as replies. On the
     /// broker they stand under `_tenant/` and the tenant, after the prefix; whoever is connected to the
@@ -176,6 +176,14 @@ impl UpstreamConfig {
 impl UpstreamUrl {
     fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
+    }
+
+    /// Whether another setting that names this host and port means the same broker.
+    pub(super) fn is_at(&self, host: &str, port: u16) -> bool {
+        let other = Self { tls: self.tls, host: host.to_owned(), port };
+        let same = self.host.eq_ignore_ascii_case(host)
+            || self.address().is_some_and(|a| other.address() == Some(a));
+        self.port == port && (same || (self.is_loopback() && other.is_loopback()))
     }
 
     fn is_loopback(&self) -> bool {

@@ -94,6 +94,9 @@ impl Relay {
     fn deliver(&mut self, message: &Publish<'_>, whole: &[u8]) -> Result<(), Withheld> {
         let topic = self.names.heard(message.topic).ok_or(Withheld::Foreign)?;
         if self.heard != message.topic {
+            if !topic.is_of_its_place(&*self.access) {
+                return Err(Withheld::Foreign);
+            }
             if !self.access.receives(topic.mounted) {
                 return Err(Withheld::Denied);
             }
@@ -103,6 +106,7 @@ impl Relay {
         let said = message.properties.response_topic();
         // One that the client has no name for is of no use to it.
         let response = said.and_then(|said| self.names.heard(said));
+        let response = response.filter(|said| said.is_of_its_place(&*self.access));
         if topic.name == message.topic && response.map(|response| response.name) == said {
             if whole.len() > self.limits.client {
                 return Err(Withheld::TooLarge);

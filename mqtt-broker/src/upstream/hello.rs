@@ -8,7 +8,7 @@ use crate::codec::{
     ServerPacket, Version, Will, connack,
 };
 use crate::connection::{Stream, check_will};
-use crate::hook::Access;
+use crate::hook::{Access, Hook};
 use crate::settings::{Settings, TOPIC_ALIASES};
 use bulkhead_policy::{DenyReason, Verdict, service};
 use secrecy::ExposeSecret;
@@ -207,7 +207,7 @@ impl Request {
         upstream: &Upstream,
         settings: &Settings,
         names: &Names,
-        access: &dyn Access,
+        (hook, access): (&dyn Hook, &dyn Access),
         connect: &Connect<'_>,
         client_id: &str,
     ) -> Verdict<Self> {
@@ -266,12 +266,12 @@ impl Request {
         match &connect.will {
             None => say(&mut packet, None),
             Some(will) => {
-                let topic = names.topic(will.topic)?;
+                let topic = names.topic(hook, access, will.topic)?;
                 let response = will.properties.response_topic();
-                let response = response.map(|response| names.topic(response)).transpose();
-                let response = response.map_err(|_| DenyReason::ResponseTopicDenied)?;
-                let mounted = names.mounted(&topic);
-                let answers_to = response.as_deref().map(|response| names.mounted(response));
+                let response = response.map(|said| names.response(hook, access, will.topic, said));
+                let response = response.transpose().map_err(|_| DenyReason::ResponseTopicDenied)?;
+                let mounted = topic.mounted();
+                let answers_to = response.as_ref().map(|response| response.mounted());
                 check_will(access, mounted, answers_to, will.payload.len())?;
                 own_will = Some(wills::Will {
                     topic: mounted.into(),
@@ -282,15 +282,17 @@ impl Request {
                 let properties: PropertiesBuf = will
                     .properties
                     .iter()
-                    .map(|property| match (property, response.as_deref()) {
-                        (Property::ResponseTopic(_), Some(response)) => {
-                            Property::ResponseTopic(response)
+                    .map(|property| {
+                        match (property, response.as_ref().map(|response| &*response.wire)) {
+                            (Property::ResponseTopic(_), Some(response)) => {
+                                Property::ResponseTopic(response)
+                            }
+                            (property, _) => property,
                         }
-                        (property, _) => property,
                     })
                     .collect();
                 let properties = properties.as_properties();
-                say(&mut packet, Some(Will { topic: &topic, properties, ..*will }));
+                say(&mut packet, Some(Will { topic: &topic.wire, properties, ..*will }));
             }
         }
         Ok(Self { packet, limits, will: own_will, keep_alive, expiry })

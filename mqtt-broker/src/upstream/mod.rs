@@ -233,7 +233,8 @@ impl Upstream {
         };
         let settings = &shared.settings;
         let names = Names::of(&*shared.hook, &*access, self.dialer.naming());
-        let request = Request::of(self, settings, &names, &*access, connect, client_id);
+        let asking = (&*shared.hook, &*access);
+        let request = Request::of(self, settings, &names, asking, connect, client_id);
         let request = request.map_err(|reason| {
             denied(Operation::Will, reason);
             (ReasonCode::NOT_AUTHORIZED, reason.code())

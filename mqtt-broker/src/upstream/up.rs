@@ -1,6 +1,6 @@
 //! From the client to the broker.
 
-use super::names::{Names, Wanted};
+use super::names::{Names, Placed};
 use super::relay::{End, Relay};
 use super::requests::Asked;
 use crate::aliases::TopicAliases;
@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::settings::FALLBACK;
 use bulkhead_control::usage::Uncounted;
 use bulkhead_policy::service::of_tenant;
-use bulkhead_policy::{DenyReason, Scope, Verdict};
+use bulkhead_policy::{DenyReason, Verdict};
 use std::borrow::Cow;
 
 /// What is known of the client's side of a relay.
@@ -43,7 +43,7 @@ impl Up {
 ///
 /// # Errors
 /// [`DenyReason::NameInvalid`].
-pub(super) fn wanted(names: &Names, filter: &str) -> Verdict<Wanted> {
+pub(super) fn wanted(names: &Names, filter: &str) -> Verdict<Placed<'static>> {
     names.filter(TopicFilter::parse(filter).ok_or(DenyReason::NameInvalid)?)
 }
 
@@ -115,35 +115,33 @@ impl Relay {
         name: &'a str,
         message: &Publish<'m>,
     ) -> Verdict<(Cow<'a, str>, Option<Cow<'m, str>>)> {
-        let said = of_tenant(name).filter(|_| *self.access.scope() == Scope::Service);
-        let topic = match &said {
-            Some((tenant, said)) => {
-                may_publish(&*self.access, name)?;
-                let naming = self.upstream.dialer.naming();
-                Cow::Owned(Names::in_tenant(&*self.shared.hook, naming, tenant, said)?)
-            }
-            None => self.names.topic(name)?,
-        };
-        if said.is_none() && self.up.allowed != *topic {
-            self.access.publish(self.names.mounted(&topic))?;
+        let (hook, access) = (&*self.shared.hook, &*self.access);
+        let topic = self.names.topic(hook, access, name)?;
+        // A service that names a tenant has rights to the name in it, whatever the tenant's mount is.
+        let names_tenant = self.names.is_service() && of_tenant(name).is_some();
+        if names_tenant {
+            may_publish(access, name)?;
+        } else if self.up.allowed != *topic.wire {
+            access.publish(topic.mounted())?;
             self.up.allowed.clear();
-            self.up.allowed.push_str(&topic);
+            self.up.allowed.push_str(&topic.wire);
         }
         let response = match message.properties.response_topic() {
             Some(response) => {
                 // Whoever answers would publish there on the client's behalf.
                 let denied = DenyReason::ResponseTopicDenied;
-                let response = self.names.topic(response).map_err(|_| denied)?;
-                if !self.access.receives(self.names.mounted(&response)) {
+                let response = self.names.response(hook, access, name, response);
+                let response = response.map_err(|_| denied)?;
+                if !access.receives(response.mounted()) {
                     return Err(denied);
                 }
-                Some(response)
+                Some(response.wire)
             }
             None => None,
         };
         self.seat.tenancy.usage.publish(&self.access.quotas(), message.payload.len())?;
         self.access.spend(message.payload.len(), &mut self.up.uncounted)?;
-        Ok((topic, response))
+        Ok((topic.wire, response))
     }
 
     /// Tells the client; the broker hears nothing of it.
@@ -162,7 +160,7 @@ impl Relay {
 
     fn subscribe(&mut self, packet: &Subscribe<'_>) {
         let mut asked = Vec::new();
-        let mut filters: Vec<(String, SubscriptionOptions)> = Vec::new();
+        let mut filters: Vec<(Cow<'_, str>, SubscriptionOptions)> = Vec::new();
         for (filter, options) in packet.filters() {
             asked.push(match self.may_subscribe(filter) {
                 Ok((wanted, is_new)) => {
@@ -180,7 +178,7 @@ impl Relay {
             let codes: Vec<_> = codes.collect();
             return suback(self.client.out(), self.version, packet.packet_id, &codes);
         }
-        let filters: Vec<_> = filters.iter().map(|(f, options)| (f.as_str(), *options)).collect();
+        let filters: Vec<_> = filters.iter().map(|(f, options)| (&**f, *options)).collect();
         let properties: Vec<_> = packet.properties.iter().collect();
         let (version, id) = (self.version, packet.packet_id);
         codec::subscribe(self.broker.out(), version, id, &properties, &filters);
@@ -191,7 +189,7 @@ impl Relay {
     ///
     /// # Errors
     /// The reason code for SUBACK.
-    fn may_subscribe(&mut self, filter: &str) -> Result<(Wanted, bool), ReasonCode> {
+    fn may_subscribe(&mut self, filter: &str) -> Result<(Placed<'static>, bool), ReasonCode> {
         // Some brokers end the connection of whoever names more levels than they know.
         let parsed = TopicFilter::parse(filter);
         let Some(parsed) = parsed.filter(|p| p.filter.split('/').count() <= MAX_LEVELS) else {
@@ -234,7 +232,7 @@ impl Relay {
             let codes: Vec<_> = codes.into_iter().flatten().collect();
             return unsuback(self.client.out(), version, id, &codes);
         }
-        let filters: Vec<_> = filters.iter().map(String::as_str).collect();
+        let filters: Vec<_> = filters.iter().map(|filter| &**filter).collect();
         let properties: Vec<_> = packet.properties.iter().collect();
         codec::unsubscribe(self.broker.out(), version, id, &properties, &filters);
         self.requests.unsubscribe(id, codes);

@@ -1,4 +1,4 @@
-//! MQTT: at Bulkhead's own broker as a platform service, or at any other as a trusted client.
+//! MQTT: at Bulkhead's own broker or front as a platform service, or at any other as a trusted client.
 //!
 //! A request says in its payload where it wants its answer; the answer goes there in the tenant that the
 //! request came from. Bulkhead's broker says in CONNACK that it takes names of a tenant from a service
@@ -260,6 +260,12 @@ async fn converse(shared: &Arc<Shared>, client: &AsyncClient, events: &mut Event
             Ok(Event::Incoming(Packet::ConnAck(connack))) => {
                 let properties = connack.properties.as_ref();
                 let connection = Connection::of(client, properties);
+                if !connection.addresses_tenants {
+                    tracing::debug!(
+                        "the registry's MQTT broker is none of Bulkhead's: devices that are connected to it \
+                         through a front are not served"
+                    );
+                }
                 let tenants: Vec<_> = {
                     let mut inside = shared.lock();
                     inside.connection = Some(connection.clone());

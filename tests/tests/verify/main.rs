@@ -15,7 +15,7 @@ use bulkhead_tests::mqtt::Mode;
 use bulkhead_tests::zenoh::Link;
 use bulkhead_tests::{Stack, Token, Transport, eventually, eventually_async};
 use serde_json::{Value, json};
-use site::{Verdict, mosquitto, mqtt_section, nats, nats_section, verify, zenohd};
+use site::{Verdict, mosquitto, mqtt_section, nats, nats_section, open_mosquitto, verify, zenohd};
 use std::process::Command;
 
 /// The rows that hold wherever somebody has to say who it is.
@@ -65,6 +65,9 @@ const ZENOH: [&str; 8] = [
     "use the admin space",
 ];
 
+/// The row of Device Connect's registry.
+const REGISTRY: &str = "see the other tenant's devices in the registry";
+
 /// What each broker of ours is called, with the tokens of two members.
 fn by_token(stack: &Stack) -> String {
     let mut text = String::new();
@@ -108,6 +111,10 @@ async fn our_own_brokers_keep_members_apart() {
         }
     }
     assert!(verdict.reason("nats", "call the other tenant's service").contains("tried by acme"));
+    for backend in ["nats", "zenoh"] {
+        let reason = verdict.reason(backend, REGISTRY);
+        assert!(reason.contains("no device is registered"), "{reason}");
+    }
 }
 
 /// Our own front before a mosquitto, which knows no tenants.
@@ -236,6 +243,21 @@ async fn a_mosquitto_that_lets_anybody_in_leaks_to_anybody() {
     verdict.leaks_by("mqtt", &[CUT, RESUME, UNINVITED[0]]);
     let reason = verdict.reason("mqtt", UNINVITED[0]);
     assert!(reason.contains("without credentials was let in, and heard"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mosquitto_that_checks_nobody_leaks_to_strangers_and_to_wrong_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open_mosquitto(folder.path()).await;
+    let (alice, bob) = ("prefix = \"tenants/alice\"", "prefix = \"tenants/bob\"");
+    let verdict = verify(folder.path(), &mqtt_section(&broker, alice, bob)).await;
+    let leaks = verdict.rows("mqtt", "leak");
+    assert!(UNINVITED.iter().all(|row| leaks.contains(row)), "{verdict}");
+    assert_eq!(verdict.code, Some(1), "{verdict}");
+    let reason = verdict.reason("mqtt", UNINVITED[1]);
+    for user in ["alice", "bob"] {
+        assert!(reason.contains(&format!("came in as {user} with a wrong secret")), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -400,9 +422,51 @@ async fn a_registry_that_answers_for_every_tenant_leaks() {
             "prefix = \"device-connect.globex\"\npassword_file = \"bob",
         );
     let verdict = verify(folder.path(), &text).await;
-    let row = "see the other tenant's devices in the registry";
-    assert!(verdict.rows("nats", "leak").contains(&row), "{verdict}");
+    assert!(verdict.rows("nats", "leak").contains(&REGISTRY), "{verdict}");
     answering.abort();
+}
+
+/// A registry of Zenoh that answers these tenants, whoever asks, with these devices.
+async fn answers_for(
+    router: &bulkhead_devkit::ZenohServer,
+    user: Option<&str>,
+    tenants: &[&str],
+    devices: Value,
+) -> zenoh::Session {
+    let mut config = zenoh::Config::default();
+    config.insert_json5("mode", "\"client\"").unwrap();
+    config.insert_json5("scouting/multicast/enabled", "false").unwrap();
+    let endpoints = json!([format!("tcp/{}", router.address())]).to_string();
+    config.insert_json5("connect/endpoints", &endpoints).unwrap();
+    if let Some((user, password)) = user.and_then(|user| user.split_once(':')) {
+        let auth = json!({"user": user, "password": password}).to_string();
+        config.insert_json5("transport/auth/usrpwd", &auth).unwrap();
+    }
+    let session = zenoh::open(config).await.unwrap();
+    let answer = json!({"result": {"devices": devices}}).to_string();
+    for tenant in tenants {
+        let answer = answer.clone();
+        let key = format!("device-connect/{tenant}/discovery");
+        let answering = session.declare_queryable(key).callback(move |query| {
+            use zenoh::Wait;
+            query.reply(query.key_expr(), answer.clone()).wait().unwrap();
+        });
+        answering.background().await.unwrap();
+    }
+    session
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_of_zenoh_that_answers_for_every_tenant_leaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = zenohd(folder.path(), json!({})).await;
+    let registry = answers_for(&router, None, &["a", "b"], json!([{"device_id": "cam-1"}])).await;
+    let text = open_zenoh(&router).replace("tenants/", "device-connect/");
+    let verdict = verify(folder.path(), &text).await;
+    assert!(verdict.rows("zenoh", "leak").contains(&REGISTRY), "{verdict}");
+    let reason = verdict.reason("zenoh", REGISTRY);
+    assert!(reason.contains("a asked for the devices of b, and the registry answered"), "{reason}");
+    registry.close().await.unwrap();
 }
 
 /// Who has nothing to show, as a router without a list of users takes it.
@@ -425,42 +489,90 @@ async fn a_zenohd_without_rules_leaks() {
     assert!(verdict.reason("zenoh", "use the admin space").contains("`@/"), "{verdict}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_zenohd_with_rules_for_each_user_keeps_them_apart() {
-    let folder = tempfile::tempdir().unwrap();
-    let users = [("alice", "wonder"), ("bob", "builder")];
-    for (user, password) in users {
-        std::fs::write(folder.path().join(format!("{user}.password")), password).unwrap();
+/// A zenohd with users that may do everything below their own prefix, and the section for alice and bob.
+async fn guarded_zenoh(
+    folder: &std::path::Path,
+    users: &[(&str, &str, &str)],
+) -> (bulkhead_devkit::ZenohServer, String) {
+    let mut dictionary = String::new();
+    for (user, password, _) in users {
+        std::fs::write(folder.join(format!("{user}.password")), password).unwrap();
+        dictionary += &format!("{user}:{password}\n");
     }
-    let dictionary = folder.path().join("users");
-    std::fs::write(&dictionary, "alice:wonder\nbob:builder\n").unwrap();
-    let names = users.map(|(user, _)| user);
+    let path = folder.join("users");
+    std::fs::write(&path, dictionary).unwrap();
+    let each = |of: &dyn Fn(&str, &str) -> Value| -> Vec<Value> {
+        users.iter().map(|(user, _, prefix)| of(user, prefix)).collect()
+    };
     let config = json!({
-        "transport": {"auth": {"usrpwd": {"dictionary_file": dictionary}}},
+        "transport": {"auth": {"usrpwd": {"dictionary_file": path}}},
         "access_control": {
             "enabled": true,
             "default_permission": "deny",
-            "rules": names.map(|user| json!({
+            "rules": each(&|user, prefix| json!({
                 "id": user, "permission": "allow", "flows": ["ingress", "egress"],
                 "messages": ["put", "delete", "declare_subscriber", "query", "reply",
                     "declare_queryable", "liveliness_token", "liveliness_query",
                     "declare_liveliness_subscriber"],
-                "key_exprs": [format!("tenants/{user}/**")],
+                "key_exprs": [format!("{prefix}/**")],
             })),
-            "subjects": names.map(|user| json!({"id": user, "usernames": [user]})),
-            "policies": names.map(|user| json!({"rules": [user], "subjects": [user]})),
+            "subjects": each(&|user, _| json!({"id": user, "usernames": [user]})),
+            "policies": each(&|user, _| json!({"rules": [user], "subjects": [user]})),
         },
     });
-    let router = zenohd(folder.path(), config).await;
-    let sections = [("a", "alice"), ("b", "bob")].map(|(which, user)| {
-        format!(
-            "[zenoh.{which}]\nname = \"{user}\"\nuser = \"{user}\"\n\
-             password_file = \"{user}.password\"\nprefix = \"tenants/{user}\"\n"
-        )
-    });
+    let router = zenohd(folder, config).await;
+    let sections: Vec<_> = users
+        .iter()
+        .zip(["a", "b"])
+        .map(|((user, _, prefix), which)| {
+            format!(
+                "[zenoh.{which}]\nname = \"{user}\"\nuser = \"{user}\"\n\
+             password_file = \"{user}.password\"\nprefix = \"{prefix}\"\n"
+            )
+        })
+        .collect();
     let head = format!("[zenoh]\nurls = [\"tcp/{}\"]\n", router.address());
-    let verdict = verify(folder.path(), &(head + &sections.concat())).await;
-    verdict.is_isolated(ZENOH.len() + UNINVITED.len());
+    (router, head + &sections.concat())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zenohd_with_rules_for_each_user_keeps_them_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = [("alice", "wonder", "tenants/alice"), ("bob", "builder", "tenants/bob")];
+    let (_router, text) = guarded_zenoh(folder.path(), &users).await;
+    verify(folder.path(), &text).await.is_isolated(ZENOH.len() + UNINVITED.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_does_not_answer_a_tenant_shows_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = [
+        ("alice", "wonder", "device-connect/alice"),
+        ("bob", "builder", "device-connect/bob"),
+        ("registry", "trusted", "device-connect"),
+    ];
+    let (router, text) = guarded_zenoh(folder.path(), &users).await;
+    let devices = json!([{"device_id": "cam-1"}]);
+    let registry = answers_for(&router, Some("registry:trusted"), &["bob"], devices.clone()).await;
+    let verdict = verify(folder.path(), &text).await;
+    verdict.is_unknown();
+    assert_eq!(verdict.rows("zenoh", "unknown"), [REGISTRY], "{verdict}");
+    let reason = verdict.reason("zenoh", REGISTRY);
+    assert!(reason.contains("the registry answers bob, and not alice"), "{reason}");
+    registry.close().await.unwrap();
+    // Where it answers both, and each for its own alone, it is told.
+    let own = |id: &str| json!([{"device_id": id}]);
+    let bobs = answers_for(&router, Some("registry:trusted"), &["bob"], own("cam-2")).await;
+    let alices = answers_for(&router, Some("registry:trusted"), &["alice"], own("cam-1")).await;
+    verify(folder.path(), &text).await.is_isolated(ZENOH.len() + UNINVITED.len() + 1);
+    // And where each is told of the other's.
+    bobs.close().await.unwrap();
+    alices.close().await.unwrap();
+    let all = answers_for(&router, Some("registry:trusted"), &["alice", "bob"], devices).await;
+    let verdict = verify(folder.path(), &text).await;
+    assert_eq!(verdict.rows("zenoh", "leak"), [REGISTRY], "{verdict}");
+    assert!(verdict.reason("zenoh", REGISTRY).contains("is told of devices of"), "{verdict}");
+    all.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -119,6 +119,7 @@ async fn read_retained(
             arrived |= ear.hears(&kept, Duration::ZERO).await;
         }
         Ok(Trial {
+            note: None,
             own: Seen::of(own, agreed_within),
             foreign: spying.end(attacker, arrived).await?,
             leak: format!(
@@ -152,6 +153,7 @@ async fn overwrite_retained(
         let removed = own && !overwritten && !is_retained(victim, &name, &kept, ANSWER).await?;
         let did = if overwritten { "replaced" } else { "removed" };
         Ok(Trial {
+            note: None,
             own: Seen::of(own, agreed_within),
             foreign: Seen::of(overwritten || removed, agreed),
             leak: format!(
@@ -209,6 +211,7 @@ async fn will(attacker: &Side<Mqtt>, victim: &Side<Mqtt>, wait: Duration) -> Res
     let own = Seen::of(listening.ear.hears(&own_will, ANSWER).await, agreed_within);
     let arrived = listening.ear.hears(&forged, wait).await;
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(arrived, agreed),
         leak: format!(
@@ -240,6 +243,7 @@ async fn take_over(
         Seen::of(here.ends(ANSWER).await, true)
     };
     Ok(Trial {
+        note: None,
         own,
         foreign: Seen::of(cut, agreed),
         leak: format!(
@@ -275,6 +279,7 @@ async fn resume(
     let lost = if taken { true } else { lost? };
     let did = if taken { "got what waited there" } else { "made it lose what waited there" };
     Ok(Trial {
+        note: None,
         own: Seen::of(own, true),
         foreign: Seen::of(lost, agreed),
         leak: format!(
@@ -343,6 +348,7 @@ async fn system(
     }
     let topic = heard.as_ref().and_then(|heard| heard.name.clone()).unwrap_or_default();
     Ok(Trial {
+        note: None,
         own,
         foreign: spying.end(attacker, heard.is_some()).await?,
         leak: format!(

@@ -69,7 +69,7 @@ impl Relay {
             .map(|wanted| wanted.wire)
             .collect();
         for filters in wire.chunks(FILTERS) {
-            let filters: Vec<_> = filters.iter().map(String::as_str).collect();
+            let filters: Vec<_> = filters.iter().map(|filter| &**filter).collect();
             let id = self.requests.own_unsubscribe();
             unsubscribe(self.broker.out(), self.version, id, &[], &filters);
         }
