@@ -162,6 +162,7 @@ impl Replica {
             let Some(Err(error)) = stop.run_until_cancelled(self.session()).await else { break };
             tracing::warn!(%error, "the registry's etcd is away; presence is kept in memory");
             self.metrics.store_up.set(0);
+            self.etcd.contact().lost();
             if began.elapsed() > BACKOFF.1 {
                 pause = BACKOFF.0;
             }
@@ -191,7 +192,9 @@ impl Replica {
 
     async fn session(&mut self) -> Result<(), StoreError> {
         let mut client = self.etcd.client().await?;
+        let asked = Instant::now();
         let lease = self.join().await?;
+        self.etcd.contact().confirmed(asked);
         let options = GetOptions::new().with_prefix();
         self.etcd.asked("range");
         let found = client.get(PREFIX, Some(options)).await?;
@@ -217,6 +220,7 @@ impl Replica {
             tokio::select! {
                 _ = beat.tick() => {
                     self.etcd.asked("keep_alive");
+                    let asked = Instant::now();
                     if !keep_alive(&mut client, lease).await? {
                         self.lease = None;
                         return Err(etcd_client::Error::LeaseKeepAliveError(
@@ -224,6 +228,7 @@ impl Replica {
                         )
                         .into());
                     }
+                    self.etcd.contact().confirmed(asked);
                 }
                 message = events.message() => {
                     let ended = || etcd_client::Error::WatchError("the watch ended".to_owned());

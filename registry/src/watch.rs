@@ -36,6 +36,9 @@ const MAX_WATCHERS_IN_TENANT: usize = 32;
 /// How often a watcher's right to watch is looked at again.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// For how many seconds already what is answered could not be compared with the store.
+const BEHIND_HEADER: &str = "bulkhead-store-behind-seconds";
+
 /// A change of one device, once it is written.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
@@ -163,12 +166,18 @@ async fn devices(
         Err(refused) => return refused,
     };
     let mut all = Vec::new();
+    let mut behind = None;
     for fleet in watching.changes.fleets() {
         if let Some(discover) = view.discovers(&fleet.tenant) {
             all.extend(fleet.listing(&discover, view.principal.device.as_ref()));
+            behind = behind.into_iter().chain(fleet.behind_since()).min();
         }
     }
-    Json(all).into_response()
+    let mut headers = HeaderMap::new();
+    if let Some(behind) = behind {
+        headers.insert(BEHIND_HEADER, behind.elapsed().as_secs().into());
+    }
+    (headers, Json(all)).into_response()
 }
 
 async fn events(

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// How long a registry may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For how many seconds already the registry's answers come from memory alone.
+const BEHIND_HEADER: &str = "bulkhead-store-behind-seconds";
+
 /// Longest event, in bytes: a document and what stands around it.
 const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -38,6 +41,11 @@ struct Listed {
 
 async fn list(context: &Context, at: &RegistryAt) -> Outcome {
     let answer = ask(context, at, "/v1/devices", Some(TIMEOUT)).await?;
+    if let Some(seconds) = header(&answer, BEHIND_HEADER) {
+        crate::output::complain(format!(
+            "the registry has not reached its store for {seconds} s; this is what it remembers"
+        ));
+    }
     let found: Value = answer.json().await.map_err(|error| causes(&error))?;
     context.output.print(&found, || {
         let all: Vec<Listed> = serde_json::from_value(found.clone()).unwrap_or_default();
@@ -95,6 +103,10 @@ fn show(context: &Context, event: &str) -> Result<(), Box<dyn Error>> {
     let at = text("at").parse().map(|at| relative(at, Timestamp::now()));
     let at = at.unwrap_or_else(|_| "-".to_owned());
     Ok(line(&format!("{kind:<8} {}/{}  {at}", text("tenant"), text("device")))?)
+}
+
+fn header<'a>(answer: &'a reqwest::Response, name: &str) -> Option<&'a str> {
+    answer.headers().get(name)?.to_str().ok()
 }
 
 async fn ask(

@@ -119,7 +119,7 @@ impl Fleet {
         let (id, written) =
             registered.map_err(|full| RpcError::new(Code::Internal, full.to_string()))?;
         self.wake.notify_one();
-        if lock(&self.behind_since).is_none() {
+        if self.behind_since().is_none() {
             // Whoever waits for too long is answered from memory.
             if let Ok(Err(_gone)) = tokio::time::timeout(PATIENCE, written).await {
                 return Err(RpcError::new(Code::Internal, Full::Closed.to_string()));
@@ -179,8 +179,7 @@ impl Fleet {
             Question::Describe => presence.describe(sees),
         };
         drop(presence);
-        let behind = *lock(&self.behind_since);
-        if let Some(behind) = behind
+        if let Some(behind) = self.behind_since()
             && result.pop().is_some()
         {
             result += &format!(",\"store_behind_seconds\":{}}}", behind.elapsed().as_secs());

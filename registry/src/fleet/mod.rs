@@ -81,8 +81,8 @@ pub(crate) struct Fleet {
     pulled: Mutex<HashMap<DeviceId, Instant>>,
     /// When the process was last known not to have slept.
     awake_since: Mutex<Instant>,
-    /// What is in memory may be newer than the store for this long already.
-    behind_since: Mutex<Option<Instant>>,
+    /// What waits to be written could not be for this long already.
+    unwritten_since: Mutex<Option<Instant>>,
     is_refenced: AtomicBool,
 }
 
@@ -121,7 +121,7 @@ impl Fleet {
             pulling: Arc::new(Semaphore::new(PULLS)),
             pulled: Mutex::default(),
             awake_since: Mutex::new(Instant::now()),
-            behind_since: Mutex::default(),
+            unwritten_since: Mutex::default(),
             is_refenced: AtomicBool::new(false),
         })
     }
@@ -231,11 +231,11 @@ impl Fleet {
                 match self.write_all().await {
                     Ok(()) => {
                         pause = None;
-                        *lock(&self.behind_since) = None;
+                        *lock(&self.unwritten_since) = None;
                     }
                     Err(error) => {
                         self.common.metrics.write_errors.inc();
-                        lock(&self.behind_since).get_or_insert(now);
+                        lock(&self.unwritten_since).get_or_insert(now);
                         let next = pause.map_or(BACKOFF.0, |pause| (pause * 2).min(BACKOFF.1));
                         if pause.is_none() {
                             tracing::warn!(tenant = %self.tenant, %error, "presence waits to be written");
@@ -267,6 +267,13 @@ impl Fleet {
                 *lock(&self.awake_since) = Instant::now();
             }
         }
+    }
+
+    /// Since when what is in memory may differ from the store, because that cannot be reached; `None` while
+    /// it can.
+    pub(crate) fn behind_since(&self) -> Option<Instant> {
+        let unwritten = *lock(&self.unwritten_since);
+        unwritten.into_iter().chain(self.common.store.away_since()).min()
     }
 
     /// How long changes of a status are gathered.
