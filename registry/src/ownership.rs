@@ -31,6 +31,9 @@ const PREFIX: &str = "/bulkhead/registry/replicas/";
 const MEMBERS: &str = "/bulkhead/registry/replicas/members/";
 const KEYS: &str = "/bulkhead/registry/replicas/partitions/";
 
+/// Longest name of a machine (RFC 1035 §2.3.4).
+const MAX_HOST: usize = 253;
+
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -62,21 +65,39 @@ pub(crate) fn partition_of(tenant: &TenantId) -> u8 {
     digest(&SHA256, tenant.as_str().as_bytes()).as_ref().first().copied().unwrap_or(0) % PARTITIONS
 }
 
-/// Everything, for a process that shares its store with nobody.
-pub(crate) fn alone() -> watch::Receiver<Arc<Owned>> {
-    let all = (0..PARTITIONS).map(|partition| (partition, Fence::default())).collect();
-    watch::Sender::new(Arc::new(all)).subscribe()
+/// What other replicas have, by their names.
+pub(crate) type Elsewhere = BTreeMap<u8, String>;
+
+/// How the tenants are shared out.
+pub(crate) struct Shares {
+    pub(crate) owned: watch::Receiver<Arc<Owned>>,
+    pub(crate) elsewhere: watch::Receiver<Arc<Elsewhere>>,
+    /// For partitions that this replica no longer has, once their tenants have written what they had.
+    pub(crate) released: Option<mpsc::Sender<u8>>,
+}
+
+impl Shares {
+    /// Everything, for a process that shares its store with nobody.
+    pub(crate) fn alone() -> Self {
+        let all = (0..PARTITIONS).map(|partition| (partition, Fence::default())).collect();
+        Self {
+            owned: watch::Sender::new(Arc::new(all)).subscribe(),
+            elsewhere: watch::Sender::default().subscribe(),
+            released: None,
+        }
+    }
 }
 
 /// One replica among others.
 pub(crate) struct Replica {
     etcd: Arc<EtcdStore>,
     metrics: Metrics,
-    /// Its name, new at each start.
+    /// Its name, new at each start, with where its admin port is.
     name: String,
     /// How long it is there after its last sign of life.
     ttl: Duration,
     owned: watch::Sender<Arc<Owned>>,
+    elsewhere: watch::Sender<Arc<Elsewhere>>,
     /// Partitions whose tenants have written what they had.
     released: mpsc::Receiver<u8>,
     lease: Option<i64>,
@@ -126,32 +147,46 @@ impl View {
     }
 }
 
+/// What people call this machine, as far as the system says.
+fn host() -> String {
+    let said = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let said = said.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    // A name of DNS; what stands in a key has no slashes.
+    let is_of_name = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let name: String = said.trim().chars().filter(is_of_name).take(MAX_HOST).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
 fn key(partition: u8) -> String {
     format!("{KEYS}{partition:02}")
 }
 
 impl Replica {
-    /// One that has nothing yet. What it has comes through the receiver; the sender is for partitions
-    /// that it no longer has, once their tenants have written what they had.
+    /// One that has nothing yet, and whose admin port is on this port of the machine.
     pub(crate) fn new(
         etcd: Arc<EtcdStore>,
         ttl: Duration,
+        admin_port: u16,
         metrics: &Metrics,
-    ) -> (Self, watch::Receiver<Arc<Owned>>, mpsc::Sender<u8>) {
-        let (owned, receiver) = watch::channel(Arc::default());
+    ) -> (Self, Shares) {
+        let (owned, owned_receiver) = watch::channel(Arc::default());
+        let (elsewhere, elsewhere_receiver) = watch::channel(Arc::default());
         let (sender, released) = mpsc::channel(PARTITIONS.into());
+        let shares =
+            Shares { owned: owned_receiver, elsewhere: elsewhere_receiver, released: Some(sender) };
         let replica = Self {
             etcd,
             metrics: metrics.clone(),
-            name: Uuid::new_v4().to_string(),
+            name: format!("{}:{admin_port}#{}", host(), Uuid::new_v4()),
             ttl,
             owned,
+            elsewhere,
             released,
             lease: None,
             leaving: BTreeMap::new(),
             has_settled: false,
         };
-        (replica, receiver, sender)
+        (replica, shares)
     }
 
     /// Takes part until it is told to stop; then it gives everything away.
@@ -311,6 +346,12 @@ impl Replica {
         if owned != *before {
             self.metrics.partitions.set(i64::try_from(owned.len()).unwrap_or(i64::MAX));
             self.owned.send_replace(Arc::new(owned));
+        }
+        let elsewhere = view.holders.iter().filter(|(_, (holder, _))| *holder != self.name);
+        let elsewhere: Elsewhere =
+            elsewhere.map(|(partition, (holder, _))| (*partition, holder.clone())).collect();
+        if **self.elsewhere.borrow() != elsewhere {
+            self.elsewhere.send_replace(Arc::new(elsewhere));
         }
         self.give_away(view).await
     }

@@ -481,6 +481,7 @@ impl Stack {
              name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
              keys = {{ jwks_file = \"issuer.jwks.json\" }}\n\
+             {SERVICE_ISSUER}\n\
              [registry]\n\
              store = {{ etcd = {{ endpoints = [\"{etcd}\"] }} }}\n\
              takeover_after = \"3s\"\n\

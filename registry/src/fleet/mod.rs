@@ -148,6 +148,7 @@ impl Fleet {
     /// Serves the tenant until it is told to stop; then it writes what waits.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         if stop.run_until_cancelled(self.load()).await.is_some() {
+            self.common.changes.served(&self);
             let unheard = lock(&self.unheard).take();
             let listening = unheard.map(|unheard| {
                 let (fleet, stop) = (Arc::clone(&self), stop.clone());
