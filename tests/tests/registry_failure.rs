@@ -444,3 +444,33 @@ async fn whose_key_somebody_removes_is_gone_and_comes_back_if_it_is_alive() {
     assert_eq!(lifecycle.next().await, "online alive");
     assert_eq!(console.devices().await, ["alive"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_is_never_compacted_or_has_the_default_quota_is_pointed_out() {
+    let mut stack = Stack::new().etcd().registry_elsewhere().start().await;
+    let looked = async |replica: &bulkhead_tests::Replica| {
+        eventually_async("etcd is looked at", async || {
+            replica.log().contains("room was looked at")
+        })
+        .await;
+        replica.log()
+    };
+    let advice = "--auto-compaction-retention=1h";
+    let log = looked(&stack.registry_replica(PROGRAM, "young").await).await;
+    assert!(log.contains("--quota-backend-bytes=8589934592"), "{log}");
+    assert!(log.contains("is_compacted=false") && !log.contains(advice), "{log}");
+    let mut keys = Keys::of(&mut stack).await;
+    let client = keys.client().clone();
+    let put = |n: i32| {
+        let mut client = client.clone();
+        async move { client.put("/other", n.to_string(), None).await.unwrap() }
+    };
+    futures::stream::iter(0..10_000).map(put).buffer_unordered(256).for_each(async |_| {}).await;
+    let log = looked(&stack.registry_replica(PROGRAM, "grown").await).await;
+    assert!(log.contains("keeps every revision") && log.contains(advice), "{log}");
+    assert!(log.contains("is_compacted=false"), "{log}");
+    let revision = keys.client().status().await.unwrap().header().unwrap().revision();
+    keys.client().compact(revision, None).await.unwrap();
+    let log = looked(&stack.registry_replica(PROGRAM, "compacted").await).await;
+    assert!(log.contains("is_compacted=true") && !log.contains(advice), "{log}");
+}
