@@ -188,7 +188,7 @@ async fn devices(
     };
     let fleets = match fleets {
         Ok(fleets) => fleets,
-        Err(refused) => return refused,
+        Err(absent) => return absent.into_response(),
     };
     let mut all = Vec::new();
     let mut behind = None;
@@ -220,11 +220,11 @@ async fn events(
     };
     let fleet = match view.tenant.as_ref().map(|tenant| watching.fleet(tenant)).transpose() {
         Ok(fleet) => fleet,
-        Err(refused) => return refused,
+        Err(absent) => return absent.into_response(),
     };
     let Some(receiver) = watching.changes.listen(view.tenant.as_ref()) else {
-        let full = "too many watch this tenant already; end another watch";
-        return unavailable(StatusCode::SERVICE_UNAVAILABLE, full);
+        let text = "too many watch this tenant already; end another watch".to_owned();
+        return Absent { status: StatusCode::SERVICE_UNAVAILABLE, text }.into_response();
     };
     let watch = Watch { watching, view, receiver, fleet, told_missing: 0, has_ended: false };
     let stream = stream::unfold(watch, |mut watch| async {
@@ -258,14 +258,14 @@ impl Watching {
     }
 
     /// The tenant's devices, if they are served here; else who has them, or what to do.
-    fn fleet(&self, tenant: &TenantId) -> Result<Arc<Fleet>, Response> {
+    fn fleet(&self, tenant: &TenantId) -> Result<Arc<Fleet>, Absent> {
         if let Some(fleet) = self.changes.fleet(tenant) {
             return Ok(fleet);
         }
         if self.auth.directory().snapshot().get(tenant).is_none() {
             let text =
                 format!("tenant '{tenant}' is not in the directory; see `bulkhead tenant list`");
-            return Err(unavailable(StatusCode::NOT_FOUND, &text));
+            return Err(Absent { status: StatusCode::NOT_FOUND, text });
         }
         let elsewhere = Arc::clone(&self.elsewhere.borrow());
         let text = match elsewhere.get(&partition_of(tenant)) {
@@ -277,7 +277,7 @@ impl Watching {
                  seconds"
             ),
         };
-        Err(unavailable(StatusCode::SERVICE_UNAVAILABLE, &text))
+        Err(Absent { status: StatusCode::SERVICE_UNAVAILABLE, text })
     }
 
     /// How many tenants of the directory are not served here.
@@ -286,8 +286,16 @@ impl Watching {
     }
 }
 
-fn unavailable(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({"error": text}))).into_response()
+/// Why a tenant's devices cannot be shown.
+struct Absent {
+    status: StatusCode,
+    text: String,
+}
+
+impl IntoResponse for Absent {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({"error": self.text}))).into_response()
+    }
 }
 
 /// Somebody who watches.
