@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bulkhead_control::etcd::keep_alive;
 use bulkhead_policy::TenantId;
 use etcd_client::{
-    Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions,
+    Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +31,12 @@ const PREFIX: &str = "/bulkhead/registry/replicas/";
 const MEMBERS: &str = "/bulkhead/registry/replicas/members/";
 const KEYS: &str = "/bulkhead/registry/replicas/partitions/";
 
+/// Who last claimed each partition, under no lease: it tells whether another had it in between.
+const LAST: &str = "/bulkhead/registry/replicas/last/";
+
+/// What stands there of one that was given away.
+const GIVEN_AWAY: &str = "given away";
+
 /// Longest name of a machine (RFC 1035 §2.3.4).
 const MAX_HOST: usize = 253;
 
@@ -45,6 +51,8 @@ const HANDOVER: Duration = Duration::from_secs(3);
 pub(crate) struct Fence {
     key: String,
     revision: i64,
+    /// The revision when it last was claimed after another replica had had it; 0 if never.
+    inherited: i64,
 }
 
 impl Fence {
@@ -54,6 +62,11 @@ impl Fence {
 
     pub(crate) fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// Whether another replica had the partition since it was held with an earlier right.
+    pub(crate) fn is_inherited_since(&self, earlier: &Self) -> bool {
+        self.inherited > earlier.revision
     }
 }
 
@@ -103,6 +116,8 @@ pub(crate) struct Replica {
     lease: Option<i64>,
     /// Partitions that are being given away, and until when that may take.
     leaving: BTreeMap<u8, Instant>,
+    /// When each was last claimed that another had before, by the revision.
+    inherited: BTreeMap<u8, i64>,
     /// Whether it has been here before, so that what it gets now was another's.
     has_settled: bool,
 }
@@ -184,6 +199,7 @@ impl Replica {
             released,
             lease: None,
             leaving: BTreeMap::new(),
+            inherited: BTreeMap::new(),
             has_settled: false,
         };
         (replica, shares)
@@ -229,7 +245,6 @@ impl Replica {
         let mut client = self.etcd.client().await?;
         let asked = Instant::now();
         let lease = self.join().await?;
-        self.etcd.contact().confirmed(asked);
         let options = GetOptions::new().with_prefix();
         self.etcd.asked("range");
         let found = client.get(PREFIX, Some(options)).await?;
@@ -243,6 +258,7 @@ impl Replica {
         let mut beat = tokio::time::interval(self.ttl / 3);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beat.tick().await;
+        let mut is_confirmed = false;
         self.metrics.store_up.set(1);
         tracing::info!(
             replica = self.name,
@@ -251,6 +267,10 @@ impl Replica {
         );
         loop {
             self.reconcile(&mut view, lease).await?;
+            if !std::mem::replace(&mut is_confirmed, true) {
+                // Not before it is known what is still this replica's.
+                self.etcd.contact().confirmed(asked);
+            }
             self.has_settled = true;
             tokio::select! {
                 _ = beat.tick() => {
@@ -311,6 +331,7 @@ impl Replica {
     /// Takes what it should have and nobody has, and gives away what another should have.
     async fn reconcile(&mut self, view: &mut View, lease: i64) -> Result<(), StoreError> {
         view.members.insert(self.name.clone());
+        self.etcd.contact().others(view.members.len() > 1);
         let before = Arc::clone(&self.owned.borrow());
         let mut owned = Owned::clone(&before);
         let mut claims = Vec::new();
@@ -323,7 +344,7 @@ impl Replica {
                 }
                 Some((_, revision)) if is_choice => {
                     self.leaving.remove(&partition);
-                    owned.insert(partition, Fence { key: key(partition), revision: *revision });
+                    owned.insert(partition, self.fence(partition, *revision));
                 }
                 Some(_) => {
                     owned.remove(&partition);
@@ -338,10 +359,10 @@ impl Replica {
             }
         }
         for partition in claims {
-            if let Some(revision) = self.claim(partition, lease).await? {
-                view.holders.insert(partition, (self.name.clone(), revision));
-                owned.insert(partition, Fence { key: key(partition), revision });
-            }
+            // Who has it instead is to be heard first; there may be more of that.
+            let Some(revision) = self.claim(partition, lease).await? else { break };
+            view.holders.insert(partition, (self.name.clone(), revision));
+            owned.insert(partition, self.fence(partition, revision));
         }
         if owned != *before {
             self.metrics.partitions.set(i64::try_from(owned.len()).unwrap_or(i64::MAX));
@@ -356,22 +377,38 @@ impl Replica {
         self.give_away(view).await
     }
 
+    fn fence(&self, partition: u8, revision: i64) -> Fence {
+        let inherited = self.inherited.get(&partition).copied().unwrap_or(0);
+        Fence { key: key(partition), revision, inherited }
+    }
+
     /// Returns the revision of the key if it is this replica's now.
-    async fn claim(&self, partition: u8, lease: i64) -> Result<Option<i64>, StoreError> {
+    async fn claim(&mut self, partition: u8, lease: i64) -> Result<Option<i64>, StoreError> {
         let mut client = self.etcd.client().await?;
         let key = key(partition);
         let is_free = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
         let options = PutOptions::new().with_lease(lease);
         let put = TxnOp::put(key, self.name.as_str(), Some(options));
+        let note = PutOptions::new().with_prev_key();
+        let note = TxnOp::put(last(partition), self.name.as_str(), Some(note));
         self.etcd.asked("claim");
-        let answer = client.txn(Txn::new().when([is_free]).and_then([put])).await?;
+        let answer = client.txn(Txn::new().when([is_free]).and_then([put, note])).await?;
         if !answer.succeeded() {
             return Ok(None);
         }
-        if self.has_settled {
-            self.metrics.takeovers.inc();
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let before = answer.op_responses().into_iter().find_map(|done| match done {
+            TxnOpResponse::Put(mut done) => done.take_prev_key(),
+            _ => None,
+        });
+        let before = before.map(|before| before.value().to_vec()).unwrap_or_default();
+        if !before.is_empty() && before != self.name.as_bytes() {
+            self.inherited.insert(partition, revision);
+            if self.has_settled && before != GIVEN_AWAY.as_bytes() {
+                self.metrics.takeovers.inc();
+            }
         }
-        Ok(answer.header().map(etcd_client::ResponseHeader::revision))
+        Ok(Some(revision))
     }
 
     async fn give_away(&mut self, view: &mut View) -> Result<(), StoreError> {
@@ -384,12 +421,17 @@ impl Replica {
             let is_ours = Compare::value(key.as_str(), CompareOp::Equal, self.name.as_str());
             self.etcd.asked("release");
             let delete = TxnOp::delete(key, None);
-            client.txn(Txn::new().when([is_ours]).and_then([delete])).await?;
+            let note = TxnOp::put(last(partition), GIVEN_AWAY, None);
+            client.txn(Txn::new().when([is_ours]).and_then([delete, note])).await?;
             view.holders.remove(&partition);
             self.leaving.remove(&partition);
         }
         Ok(())
     }
+}
+
+fn last(partition: u8) -> String {
+    format!("{LAST}{partition:02}")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_tests::registry::{Keys, Party, Person};
-use bulkhead_tests::{Replica, Stack, Token, WITHIN, eventually_async};
+use bulkhead_tests::{Passage, Replica, Stack, Token, WITHIN, eventually_async};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -142,4 +142,117 @@ async fn a_replica_says_who_serves_what_it_does_not() {
             assert!(!heard.contains("event: ended"), "{heard}");
         }
     }
+}
+
+/// Waits until so many replicas are there, and have everything.
+async fn settled(stack: &mut Stack, replicas: i64) {
+    let mut keys = Keys::of(stack).await;
+    let partitions = if replicas > 0 { 64 } else { 0 };
+    eventually_async(&format!("{replicas} replicas have everything"), async || {
+        keys.count("/bulkhead/registry/replicas/members/").await == replicas
+            && keys.count("/bulkhead/registry/replicas/partitions/").await == partitions
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_cut_off_from_etcd_alone_stands_back() {
+    let tenants: Vec<String> = (0..TENANTS).map(|n| format!("t{n}")).collect();
+    let names: Vec<&str> = tenants.iter().map(String::as_str).collect();
+    let mut stack = Stack::new().etcd().registry_elsewhere().tenants(&names).start().await;
+    let target = stack.etcd().endpoint().trim_start_matches("http://").parse().unwrap();
+    let passage = Passage::to(target).await;
+    let by = format!("http://{}", passage.address());
+    let cut_off = stack.registry_replica_by(PROGRAM, "cut-off", &by).await;
+    // Whatever the other has, this one has given it, all at a time.
+    settled(&mut stack, 1).await;
+    let second = stack.registry_replica(PROGRAM, "second").await;
+    shared(&mut stack).await;
+    // A tenant of the one that will be cut off.
+    let platform = stack.token(&stack.service_token());
+    let mut tenant = None;
+    eventually_async("it has a tenant", async || {
+        let list = asked(&cut_off, "/v1/devices", &platform).await;
+        let missing = list.headers().contains_key("bulkhead-partial");
+        for name in &names {
+            let path = format!("/v1/devices?tenant={name}");
+            if asked(&cut_off, &path, &platform).await.status() == StatusCode::OK {
+                tenant = Some((*name).to_owned());
+            }
+        }
+        missing && tenant.is_some()
+    })
+    .await;
+    let tenant = tenant.unwrap();
+    let path = format!("/v1/devices?tenant={tenant}");
+    let member = Party::role(&stack, &tenant, "member").await;
+    let mut lifecycle = member.lifecycle().await;
+    member.register("cam-1", |params| params["device_ttl"] = json!(600)).await;
+    assert_eq!(lifecycle.next().await, "online cam-1");
+    member.register("leaves", |params| params["device_ttl"] = json!(6)).await;
+    assert_eq!(lifecycle.next().await, "online leaves");
+
+    passage.cut().await;
+    settled(&mut stack, 1).await;
+    eventually_async("the other hears the tenant", async || {
+        member.register("cam-1", |params| params["device_ttl"] = json!(600)).await;
+        let metrics = asked(&second, "/metrics", &platform).await.text().await.unwrap();
+        metrics.contains(
+            "bulkhead_registry_registrations_total{backend=\"nats\",outcome=\"registered\"}",
+        )
+    })
+    .await;
+    // Both hear everything. What a device is told is what is written.
+    let mut keys = Keys::of(&mut stack).await;
+    for n in 0..10 {
+        let device = format!("late-{n}");
+        let answer = member.register(&device, |params| params["device_ttl"] = json!(600)).await;
+        let mut stored = None;
+        eventually_async("it is written", async || {
+            stored = keys.get(&tenant, &device).await;
+            stored.is_some()
+        })
+        .await;
+        assert_eq!(
+            answer["result"]["device_registration_id"],
+            stored.unwrap().0["registry"]["device_registration_id"]
+        );
+    }
+    let mut expected: Vec<String> = (0..10).map(|n| format!("online late-{n}")).collect();
+    expected.insert(0, "offline leaves".to_owned());
+    let mut told = Vec::new();
+    while told.len() < expected.len() {
+        told.push(lifecycle.next().await);
+        told.retain(|told| told != "online cam-1");
+    }
+    told.sort();
+    assert_eq!(told, expected);
+    // It is silent by the clock of the one that is cut off too.
+    let own = asked(&cut_off, &path, &platform).await;
+    assert!(own.headers().contains_key("bulkhead-store-behind-seconds"));
+    eventually_async("both have noticed who left", async || {
+        let text = asked(&cut_off, &path, &platform).await.text().await.unwrap();
+        text.contains("late-9") && !text.contains("leaves")
+    })
+    .await;
+
+    // Its tenants come back to it, with what the other has written and told of them.
+    second.kill().unwrap();
+    settled(&mut stack, 0).await;
+    passage.mend();
+    settled(&mut stack, 1).await;
+    eventually_async("it is there again", async || {
+        let list = asked(&cut_off, &path, &platform).await;
+        list.status() == StatusCode::OK
+            && !list.headers().contains_key("bulkhead-store-behind-seconds")
+    })
+    .await;
+    lifecycle.nothing_but(&member, "marker").await;
+    for n in 0..10 {
+        let (stored, lease) = keys.get(&tenant, &format!("late-{n}")).await.unwrap();
+        assert_eq!(stored, member.get(&format!("late-{n}")).await);
+        assert_ne!(lease, 0);
+    }
+    assert_eq!(member.get("leaves").await, Value::Null);
+    assert_eq!(member.get("cam-1").await["device_id"], "cam-1");
 }

@@ -84,6 +84,8 @@ pub(crate) struct Fleet {
     /// What waits to be written could not be for this long already.
     unwritten_since: Mutex<Option<Instant>>,
     is_refenced: AtomicBool,
+    /// Another replica has had the tenant since what is in memory was written.
+    is_inherited: AtomicBool,
 }
 
 /// A heartbeat, and under which name it came.
@@ -123,6 +125,7 @@ impl Fleet {
             awake_since: Mutex::new(Instant::now()),
             unwritten_since: Mutex::default(),
             is_refenced: AtomicBool::new(false),
+            is_inherited: AtomicBool::new(false),
         })
     }
 
@@ -130,6 +133,7 @@ impl Fleet {
     pub(crate) fn refence(&self, fence: &Fence) {
         let mut own = lock(&self.fence);
         if *own != *fence {
+            self.is_inherited.fetch_or(fence.is_inherited_since(&own), Ordering::AcqRel);
             own.clone_from(fence);
             self.is_refenced.store(true, Ordering::Release);
             self.wake.notify_one();
@@ -208,7 +212,12 @@ impl Fleet {
         }
         let stored = store.load(&self.tenant).await?;
         let needs_leases = store.needs_leases();
-        Ok(lock(&self.presence).restore(stored, needs_leases, Instant::now()))
+        let mut presence = lock(&self.presence);
+        if self.is_inherited.swap(false, Ordering::AcqRel) {
+            presence.clear();
+            *lock(&self.unwritten_since) = None;
+        }
+        Ok(presence.restore(stored, needs_leases, Instant::now()))
     }
 
     async fn attend(&self, stop: &CancellationToken) {

@@ -215,6 +215,14 @@ impl Store {
         }
     }
 
+    /// Whether another replica may serve by now what is served here, because this one is cut off.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        match self {
+            Self::Etcd(etcd) => etcd.contact().is_doubtful(),
+            Self::File(_) => false,
+        }
+    }
+
     /// Whether there is little room left, so that what can wait is written more rarely.
     pub(crate) fn is_short(&self) -> bool {
         match self {
