@@ -8,6 +8,7 @@ use bulkhead_tests::registry::{Keys, Party, Person, registration};
 use bulkhead_tests::{Stack, Token, eventually_async};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 async fn start() -> Stack {
     Stack::new().etcd().registry("").start().await
@@ -70,6 +71,31 @@ async fn a_device_registers_beats_and_is_found() {
     assert!(
         document["status"].get("ts").is_some() && document["status"].get("device_id").is_none()
     );
+}
+
+#[tokio::test]
+async fn changes_within_a_window_are_one_write_and_devices_share_a_lease() {
+    let mut stack = Stack::new().etcd().registry("window = \"5s\"").start().await;
+    let console = Party::role(&stack, "acme", "member").await;
+    for n in 0..5 {
+        console.register(&format!("cam-{n}"), |_| {}).await;
+    }
+    let mut keys = Keys::of(&mut stack).await;
+    let leases = keys.leases("acme").await;
+    let distinct: BTreeSet<_> = leases.values().collect();
+    assert_eq!((leases.len(), distinct.len()), (5, 1), "{leases:?}");
+    let before = keys.writes("acme").await;
+    for n in 0..50 {
+        console.beat("cam-0", json!({"battery": n})).await;
+    }
+    eventually_async("the last change is written", async || {
+        keys.get("acme", "cam-0").await.unwrap().0["status"]["battery"] == 49
+    })
+    .await;
+    assert_eq!(keys.writes("acme").await, before + 1);
+    let changed =
+        stack.metric("bulkhead_registry_beats_total{backend=\"nats\",outcome=\"changed\"}");
+    assert_eq!(changed, 50, "each was a change");
 }
 
 #[tokio::test]

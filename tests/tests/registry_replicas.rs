@@ -36,7 +36,7 @@ async fn to_the_end(mut stream: Response) -> String {
             heard.extend_from_slice(&part);
         }
     };
-    tokio::time::timeout(WITHIN, all).await.expect("the stream ends");
+    tokio::time::timeout(WITHIN, all).await.unwrap();
     String::from_utf8(heard).unwrap()
 }
 
