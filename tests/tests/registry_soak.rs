@@ -209,7 +209,7 @@ async fn follow_keys(endpoint: String, from: i64, fallen: Alive) -> BTreeMap<Str
                     if one.key() == END.as_bytes() {
                         return Ok(());
                     }
-                    let device = one.key_str()?.strip_prefix(DEVICES).expect("a device's key");
+                    let device = one.key_str()?.strip_prefix(DEVICES).unwrap();
                     let past = pasts.entry(device.to_owned()).or_default();
                     match event.event_type() {
                         EventType::Put => past.puts += 1,
