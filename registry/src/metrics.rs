@@ -29,7 +29,7 @@ pub(crate) struct Metrics {
     pub(crate) leases: IntGauge,
     /// Questions to devices for their registration.
     pub(crate) pulls: IntCounterVec,
-    /// Partitions that were another replica's.
+    /// Partitions that were another replica's, which is gone.
     pub(crate) takeovers: IntCounter,
     /// Partitions that are this replica's.
     pub(crate) partitions: IntGauge,
@@ -125,7 +125,7 @@ impl Metrics {
             )?,
             takeovers: counter(
                 "bulkhead_registry_takeovers_total",
-                "Partitions of tenants that were another replica's",
+                "Partitions of tenants that were taken over from a replica that is gone",
             )?,
             partitions: gauge(
                 "bulkhead_registry_partitions",

@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bulkhead_control::etcd::keep_alive;
 use bulkhead_policy::TenantId;
 use etcd_client::{
-    Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions,
+    Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +31,15 @@ const PREFIX: &str = "/bulkhead/registry/replicas/";
 const MEMBERS: &str = "/bulkhead/registry/replicas/members/";
 const KEYS: &str = "/bulkhead/registry/replicas/partitions/";
 
+/// Who last claimed each partition, under no lease: it tells whether another had it in between.
+const LAST: &str = "/bulkhead/registry/replicas/last/";
+
+/// What stands there of one that was given away.
+const GIVEN_AWAY: &str = "given away";
+
+/// Longest name of a machine (RFC 1035 §2.3.4).
+const MAX_HOST: usize = 253;
+
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -42,6 +51,8 @@ const HANDOVER: Duration = Duration::from_secs(3);
 pub(crate) struct Fence {
     key: String,
     revision: i64,
+    /// The revision when it last was claimed after another replica had had it; 0 if never.
+    inherited: i64,
 }
 
 impl Fence {
@@ -51,6 +62,11 @@ impl Fence {
 
     pub(crate) fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// Whether another replica had the partition since it was held with an earlier right.
+    pub(crate) fn is_inherited_since(&self, earlier: &Self) -> bool {
+        self.inherited > earlier.revision
     }
 }
 
@@ -62,26 +78,46 @@ pub(crate) fn partition_of(tenant: &TenantId) -> u8 {
     digest(&SHA256, tenant.as_str().as_bytes()).as_ref().first().copied().unwrap_or(0) % PARTITIONS
 }
 
-/// Everything, for a process that shares its store with nobody.
-pub(crate) fn alone() -> watch::Receiver<Arc<Owned>> {
-    let all = (0..PARTITIONS).map(|partition| (partition, Fence::default())).collect();
-    watch::Sender::new(Arc::new(all)).subscribe()
+/// What other replicas have, by their names.
+pub(crate) type Elsewhere = BTreeMap<u8, String>;
+
+/// How the tenants are shared out.
+pub(crate) struct Shares {
+    pub(crate) owned: watch::Receiver<Arc<Owned>>,
+    pub(crate) elsewhere: watch::Receiver<Arc<Elsewhere>>,
+    /// For partitions that this replica no longer has, once their tenants have written what they had.
+    pub(crate) released: Option<mpsc::Sender<u8>>,
+}
+
+impl Shares {
+    /// Everything, for a process that shares its store with nobody.
+    pub(crate) fn alone() -> Self {
+        let all = (0..PARTITIONS).map(|partition| (partition, Fence::default())).collect();
+        Self {
+            owned: watch::Sender::new(Arc::new(all)).subscribe(),
+            elsewhere: watch::Sender::default().subscribe(),
+            released: None,
+        }
+    }
 }
 
 /// One replica among others.
 pub(crate) struct Replica {
     etcd: Arc<EtcdStore>,
     metrics: Metrics,
-    /// Its name, new at each start.
+    /// Its name, new at each start, with where its admin port is.
     name: String,
     /// How long it is there after its last sign of life.
     ttl: Duration,
     owned: watch::Sender<Arc<Owned>>,
+    elsewhere: watch::Sender<Arc<Elsewhere>>,
     /// Partitions whose tenants have written what they had.
     released: mpsc::Receiver<u8>,
     lease: Option<i64>,
     /// Partitions that are being given away, and until when that may take.
     leaving: BTreeMap<u8, Instant>,
+    /// When each was last claimed that another had before, by the revision.
+    inherited: BTreeMap<u8, i64>,
     /// Whether it has been here before, so that what it gets now was another's.
     has_settled: bool,
 }
@@ -126,32 +162,47 @@ impl View {
     }
 }
 
+/// What people call this machine, as far as the system says.
+fn host() -> String {
+    let said = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let said = said.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    // A name of DNS; what stands in a key has no slashes.
+    let is_of_name = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let name: String = said.trim().chars().filter(is_of_name).take(MAX_HOST).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
 fn key(partition: u8) -> String {
     format!("{KEYS}{partition:02}")
 }
 
 impl Replica {
-    /// One that has nothing yet. What it has comes through the receiver; the sender is for partitions
-    /// that it no longer has, once their tenants have written what they had.
+    /// One that has nothing yet, and whose admin port is on this port of the machine.
     pub(crate) fn new(
         etcd: Arc<EtcdStore>,
         ttl: Duration,
+        admin_port: u16,
         metrics: &Metrics,
-    ) -> (Self, watch::Receiver<Arc<Owned>>, mpsc::Sender<u8>) {
-        let (owned, receiver) = watch::channel(Arc::default());
+    ) -> (Self, Shares) {
+        let (owned, owned_receiver) = watch::channel(Arc::default());
+        let (elsewhere, elsewhere_receiver) = watch::channel(Arc::default());
         let (sender, released) = mpsc::channel(PARTITIONS.into());
+        let shares =
+            Shares { owned: owned_receiver, elsewhere: elsewhere_receiver, released: Some(sender) };
         let replica = Self {
             etcd,
             metrics: metrics.clone(),
-            name: Uuid::new_v4().to_string(),
+            name: format!("{}:{admin_port}#{}", host(), Uuid::new_v4()),
             ttl,
             owned,
+            elsewhere,
             released,
             lease: None,
             leaving: BTreeMap::new(),
+            inherited: BTreeMap::new(),
             has_settled: false,
         };
-        (replica, receiver, sender)
+        (replica, shares)
     }
 
     /// Takes part until it is told to stop; then it gives everything away.
@@ -162,6 +213,7 @@ impl Replica {
             let Some(Err(error)) = stop.run_until_cancelled(self.session()).await else { break };
             tracing::warn!(%error, "the registry's etcd is away; presence is kept in memory");
             self.metrics.store_up.set(0);
+            self.etcd.contact().lost();
             if began.elapsed() > BACKOFF.1 {
                 pause = BACKOFF.0;
             }
@@ -191,6 +243,7 @@ impl Replica {
 
     async fn session(&mut self) -> Result<(), StoreError> {
         let mut client = self.etcd.client().await?;
+        let asked = Instant::now();
         let lease = self.join().await?;
         let options = GetOptions::new().with_prefix();
         self.etcd.asked("range");
@@ -205,6 +258,7 @@ impl Replica {
         let mut beat = tokio::time::interval(self.ttl / 3);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beat.tick().await;
+        let mut is_confirmed = false;
         self.metrics.store_up.set(1);
         tracing::info!(
             replica = self.name,
@@ -213,10 +267,15 @@ impl Replica {
         );
         loop {
             self.reconcile(&mut view, lease).await?;
+            if !std::mem::replace(&mut is_confirmed, true) {
+                // Not before it is known what is still this replica's.
+                self.etcd.contact().confirmed(asked);
+            }
             self.has_settled = true;
             tokio::select! {
                 _ = beat.tick() => {
                     self.etcd.asked("keep_alive");
+                    let asked = Instant::now();
                     if !keep_alive(&mut client, lease).await? {
                         self.lease = None;
                         return Err(etcd_client::Error::LeaseKeepAliveError(
@@ -224,6 +283,7 @@ impl Replica {
                         )
                         .into());
                     }
+                    self.etcd.contact().confirmed(asked);
                 }
                 message = events.message() => {
                     let ended = || etcd_client::Error::WatchError("the watch ended".to_owned());
@@ -271,6 +331,7 @@ impl Replica {
     /// Takes what it should have and nobody has, and gives away what another should have.
     async fn reconcile(&mut self, view: &mut View, lease: i64) -> Result<(), StoreError> {
         view.members.insert(self.name.clone());
+        self.etcd.contact().others(view.members.len() > 1);
         let before = Arc::clone(&self.owned.borrow());
         let mut owned = Owned::clone(&before);
         let mut claims = Vec::new();
@@ -283,7 +344,7 @@ impl Replica {
                 }
                 Some((_, revision)) if is_choice => {
                     self.leaving.remove(&partition);
-                    owned.insert(partition, Fence { key: key(partition), revision: *revision });
+                    owned.insert(partition, self.fence(partition, *revision));
                 }
                 Some(_) => {
                     owned.remove(&partition);
@@ -298,34 +359,56 @@ impl Replica {
             }
         }
         for partition in claims {
-            if let Some(revision) = self.claim(partition, lease).await? {
-                view.holders.insert(partition, (self.name.clone(), revision));
-                owned.insert(partition, Fence { key: key(partition), revision });
-            }
+            // Who has it instead is to be heard first; there may be more of that.
+            let Some(revision) = self.claim(partition, lease).await? else { break };
+            view.holders.insert(partition, (self.name.clone(), revision));
+            owned.insert(partition, self.fence(partition, revision));
         }
         if owned != *before {
             self.metrics.partitions.set(i64::try_from(owned.len()).unwrap_or(i64::MAX));
             self.owned.send_replace(Arc::new(owned));
         }
+        let elsewhere = view.holders.iter().filter(|(_, (holder, _))| *holder != self.name);
+        let elsewhere: Elsewhere =
+            elsewhere.map(|(partition, (holder, _))| (*partition, holder.clone())).collect();
+        if **self.elsewhere.borrow() != elsewhere {
+            self.elsewhere.send_replace(Arc::new(elsewhere));
+        }
         self.give_away(view).await
     }
 
+    fn fence(&self, partition: u8, revision: i64) -> Fence {
+        let inherited = self.inherited.get(&partition).copied().unwrap_or(0);
+        Fence { key: key(partition), revision, inherited }
+    }
+
     /// Returns the revision of the key if it is this replica's now.
-    async fn claim(&self, partition: u8, lease: i64) -> Result<Option<i64>, StoreError> {
+    async fn claim(&mut self, partition: u8, lease: i64) -> Result<Option<i64>, StoreError> {
         let mut client = self.etcd.client().await?;
         let key = key(partition);
         let is_free = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
         let options = PutOptions::new().with_lease(lease);
         let put = TxnOp::put(key, self.name.as_str(), Some(options));
+        let note = PutOptions::new().with_prev_key();
+        let note = TxnOp::put(last(partition), self.name.as_str(), Some(note));
         self.etcd.asked("claim");
-        let answer = client.txn(Txn::new().when([is_free]).and_then([put])).await?;
+        let answer = client.txn(Txn::new().when([is_free]).and_then([put, note])).await?;
         if !answer.succeeded() {
             return Ok(None);
         }
-        if self.has_settled {
-            self.metrics.takeovers.inc();
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let before = answer.op_responses().into_iter().find_map(|done| match done {
+            TxnOpResponse::Put(mut done) => done.take_prev_key(),
+            _ => None,
+        });
+        let before = before.map(|before| before.value().to_vec()).unwrap_or_default();
+        if !before.is_empty() && before != self.name.as_bytes() {
+            self.inherited.insert(partition, revision);
+            if self.has_settled && before != GIVEN_AWAY.as_bytes() {
+                self.metrics.takeovers.inc();
+            }
         }
-        Ok(answer.header().map(etcd_client::ResponseHeader::revision))
+        Ok(Some(revision))
     }
 
     async fn give_away(&mut self, view: &mut View) -> Result<(), StoreError> {
@@ -338,12 +421,17 @@ impl Replica {
             let is_ours = Compare::value(key.as_str(), CompareOp::Equal, self.name.as_str());
             self.etcd.asked("release");
             let delete = TxnOp::delete(key, None);
-            client.txn(Txn::new().when([is_ours]).and_then([delete])).await?;
+            let note = TxnOp::put(last(partition), GIVEN_AWAY, None);
+            client.txn(Txn::new().when([is_ours]).and_then([delete, note])).await?;
             view.holders.remove(&partition);
             self.leaving.remove(&partition);
         }
         Ok(())
     }
+}
+
+fn last(partition: u8) -> String {
+    format!("{LAST}{partition:02}")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::backend::{Backend, BackendError, Mqtt, Nats, Zenoh};
 use crate::fleet::{Common, Fleet};
 use crate::metrics::Metrics;
-use crate::ownership::{self, Owned, Replica, partition_of};
+use crate::ownership::{self, Owned, Replica, Shares, partition_of};
 use crate::presence::Limits;
 use crate::store::{REMOVALS, Removed, Store, StoreError};
 use crate::watch::{self as watching, Changes};
@@ -75,7 +75,7 @@ pub async fn start(control: &Control) -> Result<(), RegistryError> {
     let store = Store::open(own, &metrics)?;
     let backends = backends(config, own, stop).await?;
     let changes = Changes::new();
-    let (owned, released) = ownership(control, own, &store, &metrics);
+    let Shares { owned, elsewhere, released } = ownership(control, own, &store, &metrics);
     let (removals, removed) = mpsc::channel(REMOVALS);
     if let Store::Etcd(etcd) = &store {
         control.tasks().spawn(Arc::clone(etcd).watch_removals(removals, stop.clone()));
@@ -94,7 +94,7 @@ pub async fn start(control: &Control) -> Result<(), RegistryError> {
         window: duration(own.window),
     });
     let auth = Arc::clone(control.auth());
-    control.extension().serve(watching::routes(changes, auth, stop.clone()));
+    control.extension().serve(watching::routes(changes, auth, elsewhere, stop.clone()));
     for backend in &common.backends {
         let backend = Arc::clone(backend);
         let name = backend.name();
@@ -121,25 +121,21 @@ fn duration(signed: jiff::SignedDuration) -> Duration {
     signed.try_into().unwrap_or_default()
 }
 
-fn ownership(
-    control: &Control,
-    own: &RegistryConfig,
-    store: &Store,
-    metrics: &Metrics,
-) -> (watch::Receiver<Arc<Owned>>, Option<mpsc::Sender<u8>>) {
+fn ownership(control: &Control, own: &RegistryConfig, store: &Store, metrics: &Metrics) -> Shares {
     let Store::Etcd(etcd) = store else {
         metrics.store_up.set(1);
         metrics.partitions.set(ownership::PARTITIONS.into());
-        return (ownership::alone(), None);
+        return Shares::alone();
     };
     let ttl = duration(own.takeover_after);
-    let (replica, owned, released) = Replica::new(Arc::clone(etcd), ttl, metrics);
+    let admin_port = control.admin_address().port();
+    let (replica, shares) = Replica::new(Arc::clone(etcd), ttl, admin_port, metrics);
     control.tasks().spawn(replica.run(control.stop().clone()));
     let (keeper, stop) = (Arc::clone(etcd), control.stop().clone());
     control.tasks().spawn(async move { keeper.keep_leases(stop).await });
     let (watcher, stop) = (Arc::clone(etcd), control.stop().clone());
     control.tasks().spawn(async move { watcher.watch_space(stop).await });
-    (owned, Some(released))
+    shares
 }
 
 async fn backends(
@@ -207,8 +203,9 @@ impl Tenants {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return self.end(&snapshot).await,
-                    changed = directory.changed() => if changed.is_ok() { break },
-                    changed = owned.changed() => if changed.is_ok() { break },
+                    // Where there is one replica, nobody says any more what it has.
+                    Ok(()) = directory.changed() => break,
+                    Ok(()) = owned.changed() => break,
                     Some((tenant, device)) = self.removed.recv() => self.look_at(&tenant, device),
                     _ = count.tick() => self.count(),
                     _ = tidy.tick() => self.tidy(),
@@ -240,7 +237,6 @@ impl Tenants {
             }
             let (created, common) = (tenant.created, Arc::clone(&self.common));
             let fleet = Fleet::new(id.clone(), created, common, fence.clone());
-            self.common.changes.served(&fleet);
             let stop = CancellationToken::new();
             let task = tokio::spawn(Arc::clone(&fleet).run(stop.clone()));
             self.served.insert(id.clone(), Served { fleet, created, stop, task });
@@ -258,6 +254,7 @@ impl Tenants {
                 // It must not write any more, once another has the tenant.
                 served.task.abort();
                 let _ = served.task.await;
+                served.fleet.common.changes.gone(&served.fleet);
             }
             (id, served.fleet)
         });

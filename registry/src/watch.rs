@@ -1,6 +1,7 @@
 //! What changes, for people and programs: a snapshot and a stream of events over HTTP.
 
 use crate::fleet::Fleet;
+use crate::ownership::{Elsewhere, partition_of};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -10,15 +11,15 @@ use axum::{Router, routing::get};
 use bulkhead_control::Authenticator;
 use bulkhead_control::http::bearer;
 use bulkhead_policy::{Broker, DeviceId, Discover, Requester, TenantId};
-use futures::stream::{self, Stream};
+use futures::stream;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Changes that a slow watcher of all tenants may be behind; beyond that it is told to look again.
@@ -35,6 +36,12 @@ const MAX_WATCHERS_IN_TENANT: usize = 32;
 
 /// How often a watcher's right to watch is looked at again.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// For how many seconds already what is answered could not be compared with the store.
+const BEHIND_HEADER: &str = "bulkhead-store-behind-seconds";
+
+/// How many tenants of the directory are not served here, and so not in the answer.
+const PARTIAL_HEADER: &str = "bulkhead-partial";
 
 /// A change of one device, once it is written.
 #[derive(Clone, Debug)]
@@ -96,7 +103,7 @@ impl Changes {
         (sender.receiver_count() < MAX_WATCHERS_IN_TENANT).then(|| sender.subscribe())
     }
 
-    /// A tenant is served here now.
+    /// A tenant is served here now, and what the store has of it is known.
     pub(crate) fn served(&self, fleet: &Arc<Fleet>) {
         let mut fleets = self.fleets.write().unwrap_or_else(PoisonError::into_inner);
         fleets.insert(fleet.tenant.clone(), Arc::clone(fleet));
@@ -111,9 +118,20 @@ impl Changes {
         }
     }
 
+    fn all(&self) -> RwLockReadGuard<'_, HashMap<TenantId, Arc<Fleet>>> {
+        self.fleets.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn fleets(&self) -> Vec<Arc<Fleet>> {
-        let fleets = self.fleets.read().unwrap_or_else(PoisonError::into_inner);
-        fleets.values().cloned().collect()
+        self.all().values().cloned().collect()
+    }
+
+    fn fleet(&self, tenant: &TenantId) -> Option<Arc<Fleet>> {
+        self.all().get(tenant).cloned()
+    }
+
+    fn has(&self, fleet: &Arc<Fleet>) -> bool {
+        self.all().get(&fleet.tenant).is_some_and(|served| Arc::ptr_eq(served, fleet))
     }
 }
 
@@ -121,6 +139,7 @@ impl Changes {
 struct Watching {
     changes: Changes,
     auth: Arc<Authenticator>,
+    elsewhere: watch::Receiver<Arc<Elsewhere>>,
     stop: CancellationToken,
 }
 
@@ -141,16 +160,17 @@ struct View {
 /// What the registry serves on the admin port: `GET /v1/devices` and `GET /v1/devices/events`.
 ///
 /// Both need the token of somebody of a tenant, who sees that tenant as its role says, or of a platform
-/// service, which sees the one it names, or all.
+/// service, which sees the one it names, or all that are served here.
 pub(crate) fn routes(
     changes: Changes,
     auth: Arc<Authenticator>,
+    elsewhere: watch::Receiver<Arc<Elsewhere>>,
     stop: CancellationToken,
 ) -> Router {
     Router::new()
         .route("/v1/devices", get(devices))
         .route("/v1/devices/events", get(events))
-        .with_state(Watching { changes, auth, stop })
+        .with_state(Watching { changes, auth, elsewhere, stop })
 }
 
 async fn devices(
@@ -162,13 +182,31 @@ async fn devices(
         Ok(view) => view,
         Err(refused) => return refused,
     };
+    let fleets = match &view.tenant {
+        Some(tenant) => watching.fleet(tenant).map(|fleet| vec![fleet]),
+        None => Ok(watching.changes.fleets()),
+    };
+    let fleets = match fleets {
+        Ok(fleets) => fleets,
+        Err(absent) => return absent.into_response(),
+    };
     let mut all = Vec::new();
-    for fleet in watching.changes.fleets() {
+    let mut behind = None;
+    for fleet in fleets {
         if let Some(discover) = view.discovers(&fleet.tenant) {
             all.extend(fleet.listing(&discover, view.principal.device.as_ref()));
+            behind = behind.into_iter().chain(fleet.behind_since()).min();
         }
     }
-    Json(all).into_response()
+    let mut headers = HeaderMap::new();
+    if let Some(behind) = behind {
+        headers.insert(BEHIND_HEADER, behind.elapsed().as_secs().into());
+    }
+    let missing = watching.missing();
+    if view.tenant.is_none() && missing > 0 {
+        headers.insert(PARTIAL_HEADER, missing.into());
+    }
+    (headers, Json(all)).into_response()
 }
 
 async fn events(
@@ -180,11 +218,19 @@ async fn events(
         Ok(view) => view,
         Err(refused) => return refused,
     };
-    let Some(receiver) = watching.changes.listen(view.tenant.as_ref()) else {
-        let full = "too many watch this tenant already; end another watch\n";
-        return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
+    let fleet = match view.tenant.as_ref().map(|tenant| watching.fleet(tenant)).transpose() {
+        Ok(fleet) => fleet,
+        Err(absent) => return absent.into_response(),
     };
-    let stream = watching.stream(view, receiver);
+    let Some(receiver) = watching.changes.listen(view.tenant.as_ref()) else {
+        let text = "too many watch this tenant already; end another watch".to_owned();
+        return Absent { status: StatusCode::SERVICE_UNAVAILABLE, text }.into_response();
+    };
+    let watch = Watch { watching, view, receiver, fleet, told_missing: 0, has_ended: false };
+    let stream = stream::unfold(watch, |mut watch| async {
+        let event = watch.next().await?;
+        Some((Ok::<_, Infallible>(event), watch))
+    });
     Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
 }
 
@@ -211,40 +257,111 @@ impl Watching {
         Ok(View { auth: Arc::clone(&self.auth), principal, tenant })
     }
 
-    fn stream(
-        &self,
-        view: View,
-        receiver: broadcast::Receiver<Arc<Change>>,
-    ) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
-        let stop = self.stop.clone();
-        stream::unfold((receiver, view, stop), |(mut receiver, view, stop)| async move {
-            loop {
-                let received = tokio::select! {
-                    () = stop.cancelled() => return None,
-                    received = tokio::time::timeout(LOOK, receiver.recv()) => received,
-                };
-                if !view.holds() {
-                    return None;
-                }
-                let event = match received {
-                    Err(_quiet) => continue,
-                    Ok(Err(broadcast::error::RecvError::Closed)) => return None,
-                    // What was missed is found by looking again.
-                    Ok(Err(broadcast::error::RecvError::Lagged(missed))) => {
-                        Event::default().event("missed").data(missed.to_string())
-                    }
-                    Ok(Ok(change)) => {
-                        let Some(discover) = view.discovers(&change.tenant) else { continue };
-                        let is_own = view.principal.device.as_ref() == Some(&change.device);
-                        if !discover.admits(change.device_type.as_deref(), is_own) {
-                            continue;
-                        }
-                        Event::default().event(change.kind).data(change.json())
-                    }
-                };
-                return Some((Ok(event), (receiver, view, stop)));
+    /// The tenant's devices, if they are served here; else who has them, or what to do.
+    fn fleet(&self, tenant: &TenantId) -> Result<Arc<Fleet>, Absent> {
+        if let Some(fleet) = self.changes.fleet(tenant) {
+            return Ok(fleet);
+        }
+        if self.auth.directory().snapshot().get(tenant).is_none() {
+            let text =
+                format!("tenant '{tenant}' is not in the directory; see `bulkhead tenant list`");
+            return Err(Absent { status: StatusCode::NOT_FOUND, text });
+        }
+        let elsewhere = Arc::clone(&self.elsewhere.borrow());
+        let text = match elsewhere.get(&partition_of(tenant)) {
+            Some(replica) => format!(
+                "tenant '{tenant}' is served by another replica, {replica}; ask that one's admin port"
+            ),
+            None => format!(
+                "tenant '{tenant}' is served by no replica yet, or changes over; ask again in a few \
+                 seconds"
+            ),
+        };
+        Err(Absent { status: StatusCode::SERVICE_UNAVAILABLE, text })
+    }
+
+    /// How many tenants of the directory are not served here.
+    fn missing(&self) -> usize {
+        self.auth.directory().snapshot().len().saturating_sub(self.changes.all().len())
+    }
+}
+
+/// Why a tenant's devices cannot be shown.
+struct Absent {
+    status: StatusCode,
+    text: String,
+}
+
+impl IntoResponse for Absent {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({"error": self.text}))).into_response()
+    }
+}
+
+/// Somebody who watches.
+struct Watch {
+    watching: Watching,
+    view: View,
+    receiver: broadcast::Receiver<Arc<Change>>,
+    /// Whose changes these are, if it is one tenant's.
+    fleet: Option<Arc<Fleet>>,
+    /// How many tenants were last said to be missing.
+    told_missing: usize,
+    has_ended: bool,
+}
+
+impl Watch {
+    /// What is told next; `None` at the end.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if self.has_ended {
+                return None;
             }
-        })
+            if let Some(missing) = self.news_of_missing() {
+                return Some(Event::default().event("partial").data(missing.to_string()));
+            }
+            let received = tokio::select! {
+                () = self.watching.stop.cancelled() => return None,
+                received = tokio::time::timeout(LOOK, self.receiver.recv()) => received,
+            };
+            if !self.view.holds() {
+                return None;
+            }
+            let has_gone =
+                self.fleet.as_ref().is_some_and(|fleet| !self.watching.changes.has(fleet));
+            match received {
+                // What is behind a change-over is told elsewhere, or is of another tenant of the name.
+                _ if has_gone => {
+                    self.has_ended = true;
+                    let text = "the tenant is no longer served by this replica; watch again";
+                    return Some(Event::default().event("ended").data(text));
+                }
+                Err(_quiet) => {}
+                Ok(Err(broadcast::error::RecvError::Closed)) => return None,
+                // What was missed is found by looking again.
+                Ok(Err(broadcast::error::RecvError::Lagged(missed))) => {
+                    return Some(Event::default().event("missed").data(missed.to_string()));
+                }
+                Ok(Ok(change)) => {
+                    if self.sees(&change) {
+                        return Some(Event::default().event(change.kind).data(change.json()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn sees(&self, change: &Change) -> bool {
+        let is_own = self.view.principal.device.as_ref() == Some(&change.device);
+        let discover = self.view.discovers(&change.tenant);
+        discover.is_some_and(|discover| discover.admits(change.device_type.as_deref(), is_own))
+    }
+
+    /// How many tenants are missing of all, if that is not what was said last.
+    fn news_of_missing(&mut self) -> Option<usize> {
+        let missing = if self.fleet.is_none() { self.watching.missing() } else { 0 };
+        let before = std::mem::replace(&mut self.told_missing, missing);
+        (before != missing).then_some(missing)
     }
 }
 

@@ -33,6 +33,11 @@ impl Replica {
         Self { server, admin: address }
     }
 
+    /// Where its admin port is: `127.0.0.1:9180`.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// What its admin port says under a path.
     pub async fn asked(&self, path: &str) -> serde_json::Value {
         let answer = reqwest::get(format!("http://{}{path}", self.admin)).await.unwrap();

@@ -4,10 +4,13 @@ use crate::client::Actor;
 use crate::stack::{Stack, Token};
 use crate::wait::{WITHIN, eventually_async};
 use async_nats::{ConnectOptions, Subscriber};
+use bulkhead_devkit::Server;
 use etcd_client::{Client, GetOptions};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// Somebody of a tenant on NATS.
@@ -144,6 +147,37 @@ pub fn registration(device: &str) -> Value {
         "capabilities": {"description": "", "functions": [{"name": "add"}], "events": [], "labels": null},
         "identity": {"device_type": "camera"},
         "status": {"ts": "2026-11-22T02:58:05Z", "availability": "idle", "location": "lab"}}})
+}
+
+/// `bulkhead devices` as people call it.
+pub struct Person<'a> {
+    /// This package's `replica`.
+    pub program: &'a str,
+    /// Where files are put.
+    pub folder: &'a Path,
+    /// The registry's admin port: `127.0.0.1:9180`.
+    pub admin: &'a str,
+    /// Who asks.
+    pub token: &'a str,
+}
+
+impl Person<'_> {
+    /// `devices list` or `devices watch`.
+    pub fn devices(&self, what: &str, more: &[&str]) -> Server {
+        let path = self.folder.join("person.token");
+        std::fs::write(&path, self.token).unwrap();
+        let url = format!("http://{}", self.admin);
+        let mut command = Command::new(self.program);
+        command.args(["devices", what, "--url", &url, "--token-file"]).arg(path).args(more);
+        Server::spawn(&format!("devices-{what}"), command, self.folder).unwrap()
+    }
+
+    /// What `devices list` prints.
+    pub async fn list(&self, more: &[&str]) -> String {
+        let server = self.devices("list", more);
+        eventually_async("it has ended", async || !server.is_running()).await;
+        server.log()
+    }
 }
 
 /// A look into etcd.

@@ -461,7 +461,13 @@ impl Stack {
 
     /// The registry by itself, over the stack's backends and in its etcd, as a process of its own.
     pub async fn registry_replica(&self, program: &str, name: &str) -> Replica {
-        let path = self.folder().join("registry.toml");
+        let etcd = self.etcd.as_ref().expect("the stack has an etcd").endpoint();
+        self.registry_replica_by(program, name, etcd).await
+    }
+
+    /// The same, with a way of its own to etcd.
+    pub async fn registry_replica_by(&self, program: &str, name: &str, etcd: &str) -> Replica {
+        let path = self.folder().join(format!("registry-{name}.toml"));
         let mut others = String::new();
         if self.mqtt.is_some() {
             let url = format!("mqtt://{}", self.tcp().address);
@@ -472,7 +478,6 @@ impl Stack {
             let connect = format!("connect = [\"{connect}\"], token_file = \"service.token\"");
             others += &format!("zenoh = {{ {connect} }}\n");
         }
-        let etcd = self.etcd.as_ref().expect("the stack has an etcd").endpoint();
         let text = format!(
             "dev = true\n\
              admin = {{ listen = \"127.0.0.1:0\" }}\n\
@@ -481,6 +486,7 @@ impl Stack {
              name = \"test\"\nissuer = \"{ISSUER}\"\naudiences = [\"{AUDIENCE}\"]\n\
              algorithms = [\"EdDSA\"]\ntenants = \"all\"\nleeway = \"0s\"\n\
              keys = {{ jwks_file = \"issuer.jwks.json\" }}\n\
+             {SERVICE_ISSUER}\n\
              [registry]\n\
              store = {{ etcd = {{ endpoints = [\"{etcd}\"] }} }}\n\
              takeover_after = \"3s\"\n\

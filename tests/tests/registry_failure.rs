@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
 
 use bulkhead_policy::Tenant;
-use bulkhead_tests::registry::{Keys, Party, registration};
+use bulkhead_tests::registry::{Keys, Party, Person, registration};
 use bulkhead_tests::{Stack, eventually_async};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use futures::StreamExt;
@@ -147,7 +147,30 @@ async fn while_etcd_is_away_devices_are_served_and_what_changed_is_written_once(
     register(&console, "leaves", TTL).await;
     assert_eq!(lifecycle.next().await, "online cam-1");
     assert_eq!(lifecycle.next().await, "online leaves");
+    let leaves = beating(&stack, "acme", "leaves");
+    let quiet = Party::role(&stack, "globex", "member").await;
+    register(&quiet, "cam-9", 600).await;
+    assert_eq!(quiet.discover("listDevices", json!({})).await.get("store_behind_seconds"), None);
     stack.etcd().kill().unwrap();
+    // Nothing is to be written there, and so nothing fails.
+    for (method, params) in [
+        ("listDevices", json!({})),
+        ("listDevices", json!({"limit": 1})),
+        ("getDevice", json!({"device_id": "cam-9"})),
+        ("describeFleet", json!({})),
+    ] {
+        eventually_async("a quiet tenant hears of it too", async || {
+            let answer = quiet.discover(method, params.clone()).await;
+            answer.get("store_behind_seconds").is_some_and(Value::is_u64)
+        })
+        .await;
+    }
+    let token = stack.token(&bulkhead_tests::Token::role("globex", "viewer"));
+    let admin = stack.control().admin_address().to_string();
+    let (folder, token) = (stack.folder(), token.as_str());
+    let person = Person { program: PROGRAM, folder, admin: &admin, token };
+    let text = person.list(&[]).await;
+    assert!(text.contains("has not reached its store for") && text.contains("cam-9"), "{text}");
     for n in 0..50 {
         console.beat("cam-1", json!({"battery": n})).await;
     }
@@ -156,18 +179,18 @@ async fn while_etcd_is_away_devices_are_served_and_what_changed_is_written_once(
     })
     .await;
     register(&console, "new", 60).await;
-    assert!(console.devices().await.contains(&"new".to_owned()));
-    eventually_async("answers say how old the store is", async || {
-        let listed = console.discover("listDevices", json!({})).await;
-        listed.get("store_behind_seconds").is_some_and(Value::is_u64)
+    assert_eq!(console.devices().await, ["cam-1", "leaves", "new"]);
+    drop(leaves);
+    eventually_async("who has left is not there", async || {
+        console.devices().await == ["cam-1", "new"]
     })
     .await;
-    sleep(Duration::from_secs(TTL.unsigned_abs())).await;
+    assert_eq!(console.get("leaves").await, Value::Null);
+    assert_eq!(console.discover("describeFleet", json!({})).await["total_devices"], 2);
     stack.etcd().restart().unwrap();
     // What can be told is told when it is written, in its order, once.
-    let mut told = [lifecycle.next().await, lifecycle.next().await];
-    told.sort();
-    assert_eq!(told, ["offline leaves", "online new"]);
+    let told = [lifecycle.next().await, lifecycle.next().await];
+    assert_eq!(told, ["online new", "offline leaves"]);
     let mut keys = Keys::of(&mut stack).await;
     eventually_async("everything is written", async || {
         let battery =
@@ -177,10 +200,16 @@ async fn while_etcd_is_away_devices_are_served_and_what_changed_is_written_once(
     })
     .await;
     assert_eq!(keys.get("acme", "leaves").await, None);
-    assert!(keys.writes("acme").await <= 5, "many changes are one write");
+    // Two registrations, and many changes that are one write.
+    assert_eq!(keys.writes("acme").await, 3);
     lifecycle.nothing_but(&console, "marker").await;
-    let listed = console.discover("listDevices", json!({})).await;
-    assert_eq!(listed.get("store_behind_seconds"), None, "{listed}");
+    for party in [&console, &quiet] {
+        eventually_async("answers no longer say that they are old", async || {
+            let listed = party.discover("listDevices", json!({})).await;
+            listed.get("store_behind_seconds").is_none()
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -414,4 +443,34 @@ async fn whose_key_somebody_removes_is_gone_and_comes_back_if_it_is_alive() {
     console.actor.client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
     assert_eq!(lifecycle.next().await, "online alive");
     assert_eq!(console.devices().await, ["alive"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_is_never_compacted_or_has_the_default_quota_is_pointed_out() {
+    let mut stack = Stack::new().etcd().registry_elsewhere().start().await;
+    let looked = async |replica: &bulkhead_tests::Replica| {
+        eventually_async("etcd is looked at", async || {
+            replica.log().contains("room was looked at")
+        })
+        .await;
+        replica.log()
+    };
+    let advice = "--auto-compaction-retention=1h";
+    let log = looked(&stack.registry_replica(PROGRAM, "young").await).await;
+    assert!(log.contains("--quota-backend-bytes=8589934592"), "{log}");
+    assert!(log.contains("is_compacted=false") && !log.contains(advice), "{log}");
+    let mut keys = Keys::of(&mut stack).await;
+    let client = keys.client().clone();
+    let put = |n: i32| {
+        let mut client = client.clone();
+        async move { client.put("/other", n.to_string(), None).await.unwrap() }
+    };
+    futures::stream::iter(0..10_000).map(put).buffer_unordered(256).for_each(async |_| {}).await;
+    let log = looked(&stack.registry_replica(PROGRAM, "grown").await).await;
+    assert!(log.contains("keeps every revision") && log.contains(advice), "{log}");
+    assert!(log.contains("is_compacted=false"), "{log}");
+    let revision = keys.client().status().await.unwrap().header().unwrap().revision();
+    keys.client().compact(revision, None).await.unwrap();
+    let log = looked(&stack.registry_replica(PROGRAM, "compacted").await).await;
+    assert!(log.contains("is_compacted=true") && !log.contains(advice), "{log}");
 }

@@ -17,15 +17,21 @@ use bulkhead_tests::registry::{Keys, registration};
 use bulkhead_tests::zenoh::Link;
 use bulkhead_tests::{Replica, Stack, Token, eventually_async};
 use data_encoding::BASE64;
+use etcd_client::{Client, EventType, WatchOptions};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_replica");
+/// Where devices' keys are, and what is written there when all is over.
+const ROOT: &str = "/device-connect/";
+const DEVICES: &str = "/device-connect/acme/devices/";
+const END: &str = "/device-connect/the-end";
+
 const SEED: u64 = 0x5EED_2026;
 
 /// Time to live and time between beats, in seconds. A broker may be away for longer than a beat, and a
@@ -166,13 +172,64 @@ async fn over_mqtt(stack: &Stack, alive: Alive) -> AbortOnDropHandle<()> {
     })))
 }
 
-/// Registers over NATS, until it is answered.
-async fn register(client: &async_nats::Client, device: &str) {
+/// Registers over NATS, until it is answered. Returns how often it asked.
+async fn register(client: &async_nats::Client, device: &str) -> usize {
+    let mut asked_times = 0;
     eventually_async(&format!("{device} registers"), async || {
+        asked_times += 1;
         let asked = client.request("device-connect.acme.registry", request(device).into()).await;
         asked.is_ok_and(|answer| String::from_utf8_lossy(&answer.payload).contains("registered"))
     })
     .await;
+    asked_times
+}
+
+/// What etcd went through about a device.
+#[derive(Debug, Default)]
+struct Past {
+    puts: usize,
+    deletes: usize,
+}
+
+/// Follows everything that happens to devices' keys from a revision on, until the key [`END`] is written.
+/// Nobody's key may go, deleted or with its lease, who has not fallen silent.
+async fn follow_keys(endpoint: String, from: i64, fallen: Alive) -> BTreeMap<String, Past> {
+    let mut pasts: BTreeMap<String, Past> = BTreeMap::new();
+    let mut next = from;
+    loop {
+        let heard: Result<(), etcd_client::Error> = async {
+            let mut client = Client::connect([&endpoint], None).await?;
+            let options = WatchOptions::new().with_prefix().with_start_revision(next);
+            let mut events = client.watch(ROOT, Some(options)).await?;
+            while let Some(message) = events.message().await? {
+                assert!(!message.canceled(), "nothing is compacted away: {message:?}");
+                for event in message.events() {
+                    let one = event.kv().unwrap();
+                    next = one.mod_revision() + 1;
+                    if one.key() == END.as_bytes() {
+                        return Ok(());
+                    }
+                    let device = one.key_str()?.strip_prefix(DEVICES).unwrap();
+                    let past = pasts.entry(device.to_owned()).or_default();
+                    match event.event_type() {
+                        EventType::Put => past.puts += 1,
+                        EventType::Delete => {
+                            past.deletes += 1;
+                            let is_silent = fallen.lock().unwrap().contains(device);
+                            assert!(is_silent, "{device} beats and its key is gone");
+                        }
+                    }
+                }
+            }
+            Err(etcd_client::Error::WatchError("it ended".to_owned()))
+        }
+        .await;
+        if heard.is_ok() {
+            return pasts;
+        }
+        // It is restarted now and then; what was missed is still there.
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn present(client: &async_nats::Client) -> Option<BTreeSet<String>> {
@@ -223,9 +280,18 @@ async fn presence_is_the_truth_whatever_is_killed() {
         assert!(Instant::now() < deadline, "not everybody comes");
         sleep(Duration::from_millis(500)).await;
     }
+    let mut keys = Keys::of(&mut stack).await;
+    eventually_async("everybody is written", async || {
+        keys.leases("acme").await.into_keys().collect::<BTreeSet<_>>() == everybody()
+    })
+    .await;
+    let first = everybody();
+    let from = keys.client().status().await.unwrap().header().unwrap().revision() + 1;
     // From here on who is called offline has to have fallen silent.
     let mut told = console.subscribe("device-connect.acme.device.offline").await.unwrap();
     let fallen: Alive = Arc::default();
+    let (endpoint, silent) = (stack.etcd().endpoint().to_owned(), Arc::clone(&fallen));
+    let following = AbortOnDropHandle::new(tokio::spawn(follow_keys(endpoint, from, silent)));
     let expected = Arc::clone(&fallen);
     let listening = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Some(message) = told.next().await {
@@ -239,6 +305,9 @@ async fn presence_is_the_truth_whatever_is_killed() {
     }));
     let mut chance = Chance(SEED);
     let mut serial = 0;
+    // Each, and how often it can have been written: for each time that it asked, and once more if etcd was
+    // restarted then, which may have taken a write without saying so.
+    let mut newcomers: BTreeMap<String, usize> = BTreeMap::new();
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         sleep(Duration::from_secs(2)).await;
@@ -255,10 +324,13 @@ async fn presence_is_the_truth_whatever_is_killed() {
         }
         serial += 1;
         let newcomer = format!("nats-new-{serial}");
-        register(&console, &newcomer).await;
+        newcomers.insert(newcomer.clone(), register(&console, &newcomer).await);
         nats.lock().unwrap().insert(newcomer);
         match chance.below(6) {
-            0 => stack.etcd().restart().unwrap(),
+            0 => {
+                stack.etcd().restart().unwrap();
+                *newcomers.get_mut(&format!("nats-new-{serial}")).unwrap() += 1;
+            }
             1 => stack.servers()[0].restart().unwrap(),
             2 | 3 => {
                 let which = chance.below(2);
@@ -284,9 +356,21 @@ async fn presence_is_the_truth_whatever_is_killed() {
         sleep(Duration::from_secs(1)).await;
         last = present(&console).await;
     }
-    let mut keys = Keys::of(&mut stack).await;
     let stored = keys.leases("acme").await;
     assert_eq!(stored.keys().cloned().collect::<BTreeSet<_>>(), everybody());
     assert!(stored.values().all(|lease| *lease != 0), "a key without a lease stays for ever");
+    // Nobody changes, and leases outlive whoever is killed: a device is written when it comes and deleted
+    // when it goes, whatever happens to replicas, brokers and etcd in between.
+    keys.client().put(END, "", None).await.unwrap();
+    let mut pasts = following.await.unwrap();
+    let fallen = fallen.lock().unwrap().clone();
+    for device in first.iter().chain(newcomers.keys()) {
+        let past = pasts.remove(device).unwrap_or_default();
+        let most = newcomers.get(device).copied().unwrap_or(0);
+        let fewest = most.min(1);
+        assert!((fewest..=most).contains(&past.puts), "{device}: {past:?}, not {fewest} to {most}");
+        assert_eq!(past.deletes, usize::from(fallen.contains(device)), "{device}: {past:?}");
+    }
+    assert!(pasts.is_empty(), "nobody knows them: {pasts:?}");
     assert!(!listening.is_finished(), "somebody was called offline who beats");
 }

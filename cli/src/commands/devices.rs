@@ -15,6 +15,12 @@ use std::time::Duration;
 /// How long a registry may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For how many seconds already the registry's answers come from memory alone.
+const BEHIND_HEADER: &str = "bulkhead-store-behind-seconds";
+
+/// How many tenants are missing in a list of all.
+const PARTIAL_HEADER: &str = "bulkhead-partial";
+
 /// Longest event, in bytes: a document and what stands around it.
 const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -38,6 +44,17 @@ struct Listed {
 
 async fn list(context: &Context, at: &RegistryAt) -> Outcome {
     let answer = ask(context, at, "/v1/devices", Some(TIMEOUT)).await?;
+    if let Some(seconds) = header(&answer, BEHIND_HEADER) {
+        crate::output::complain(format!(
+            "the registry has not reached its store for {seconds} s; this is what it remembers"
+        ));
+    }
+    if let Some(missing) = header(&answer, PARTIAL_HEADER) {
+        crate::output::complain(format!(
+            "this is not all: this replica does not serve {missing} of the tenants; ask the others too, \
+             or name one with --tenant to learn who serves it"
+        ));
+    }
     let found: Value = answer.json().await.map_err(|error| causes(&error))?;
     context.output.print(&found, || {
         let all: Vec<Listed> = serde_json::from_value(found.clone()).unwrap_or_default();
@@ -83,6 +100,13 @@ fn show(context: &Context, event: &str) -> Result<(), Box<dyn Error>> {
         crate::output::complain(text);
         return Ok(());
     }
+    if kind == "partial" {
+        crate::output::complain(format!("{data} of the tenants are not served by this replica"));
+        return Ok(());
+    }
+    if kind == "ended" {
+        return Err(format!("the registry has ended the watch: {data}").into());
+    }
     let value: Value = serde_json::from_str(data)?;
     if context.output.json {
         let mut value = value;
@@ -95,6 +119,10 @@ fn show(context: &Context, event: &str) -> Result<(), Box<dyn Error>> {
     let at = text("at").parse().map(|at| relative(at, Timestamp::now()));
     let at = at.unwrap_or_else(|_| "-".to_owned());
     Ok(line(&format!("{kind:<8} {}/{}  {at}", text("tenant"), text("device")))?)
+}
+
+fn header<'a>(answer: &'a reqwest::Response, name: &str) -> Option<&'a str> {
+    answer.headers().get(name)?.to_str().ok()
 }
 
 async fn ask(

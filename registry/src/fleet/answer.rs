@@ -16,6 +16,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// memory: the device is present, whether or not the store is there.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a replica holds back its answers that is cut off from etcd while others may not be: if one has
+/// taken over, that one's come first. With a registration it waits for [`PATIENCE`] besides, since it is
+/// the other's that is written.
+const DEFERENCE: Duration = Duration::from_millis(300);
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -75,6 +80,9 @@ impl Fleet {
             let error = RpcError::new(Code::InvalidParams, Full::Document.to_string());
             return error.answer(&Value::Null);
         }
+        if asked == Asked::Discovery && self.common.store.is_doubtful() {
+            tokio::time::sleep(DEFERENCE).await;
+        }
         let request = match Request::parse(payload) {
             Ok(request) => request,
             Err(answer) => {
@@ -119,11 +127,14 @@ impl Fleet {
         let (id, written) =
             registered.map_err(|full| RpcError::new(Code::Internal, full.to_string()))?;
         self.wake.notify_one();
-        if lock(&self.behind_since).is_none() {
-            // Whoever waits for too long is answered from memory.
-            if let Ok(Err(_gone)) = tokio::time::timeout(PATIENCE, written).await {
-                return Err(RpcError::new(Code::Internal, Full::Closed.to_string()));
-            }
+        let patience = match self.behind_since() {
+            None => PATIENCE,
+            Some(_) if self.common.store.is_doubtful() => PATIENCE + DEFERENCE,
+            Some(_) => Duration::ZERO,
+        };
+        // Whoever waits for too long is answered from memory.
+        if let Ok(Err(_gone)) = tokio::time::timeout(patience, written).await {
+            return Err(RpcError::new(Code::Internal, Full::Closed.to_string()));
         }
         Ok(json!({"status": "registered", "device_registration_id": id.to_string()}))
     }
@@ -179,8 +190,7 @@ impl Fleet {
             Question::Describe => presence.describe(sees),
         };
         drop(presence);
-        let behind = *lock(&self.behind_since);
-        if let Some(behind) = behind
+        if let Some(behind) = self.behind_since()
             && result.pop().is_some()
         {
             result += &format!(",\"store_behind_seconds\":{}}}", behind.elapsed().as_secs());

@@ -81,9 +81,11 @@ pub(crate) struct Fleet {
     pulled: Mutex<HashMap<DeviceId, Instant>>,
     /// When the process was last known not to have slept.
     awake_since: Mutex<Instant>,
-    /// What is in memory may be newer than the store for this long already.
-    behind_since: Mutex<Option<Instant>>,
+    /// What waits to be written could not be for this long already.
+    unwritten_since: Mutex<Option<Instant>>,
     is_refenced: AtomicBool,
+    /// Another replica has had the tenant since what is in memory was written.
+    is_inherited: AtomicBool,
 }
 
 /// A heartbeat, and under which name it came.
@@ -121,8 +123,9 @@ impl Fleet {
             pulling: Arc::new(Semaphore::new(PULLS)),
             pulled: Mutex::default(),
             awake_since: Mutex::new(Instant::now()),
-            behind_since: Mutex::default(),
+            unwritten_since: Mutex::default(),
             is_refenced: AtomicBool::new(false),
+            is_inherited: AtomicBool::new(false),
         })
     }
 
@@ -130,6 +133,7 @@ impl Fleet {
     pub(crate) fn refence(&self, fence: &Fence) {
         let mut own = lock(&self.fence);
         if *own != *fence {
+            self.is_inherited.fetch_or(fence.is_inherited_since(&own), Ordering::AcqRel);
             own.clone_from(fence);
             self.is_refenced.store(true, Ordering::Release);
             self.wake.notify_one();
@@ -148,6 +152,7 @@ impl Fleet {
     /// Serves the tenant until it is told to stop; then it writes what waits.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         if stop.run_until_cancelled(self.load()).await.is_some() {
+            self.common.changes.served(&self);
             let unheard = lock(&self.unheard).take();
             let listening = unheard.map(|unheard| {
                 let (fleet, stop) = (Arc::clone(&self), stop.clone());
@@ -207,7 +212,12 @@ impl Fleet {
         }
         let stored = store.load(&self.tenant).await?;
         let needs_leases = store.needs_leases();
-        Ok(lock(&self.presence).restore(stored, needs_leases, Instant::now()))
+        let mut presence = lock(&self.presence);
+        if self.is_inherited.swap(false, Ordering::AcqRel) {
+            presence.clear();
+            *lock(&self.unwritten_since) = None;
+        }
+        Ok(presence.restore(stored, needs_leases, Instant::now()))
     }
 
     async fn attend(&self, stop: &CancellationToken) {
@@ -231,11 +241,11 @@ impl Fleet {
                 match self.write_all().await {
                     Ok(()) => {
                         pause = None;
-                        *lock(&self.behind_since) = None;
+                        *lock(&self.unwritten_since) = None;
                     }
                     Err(error) => {
                         self.common.metrics.write_errors.inc();
-                        lock(&self.behind_since).get_or_insert(now);
+                        lock(&self.unwritten_since).get_or_insert(now);
                         let next = pause.map_or(BACKOFF.0, |pause| (pause * 2).min(BACKOFF.1));
                         if pause.is_none() {
                             tracing::warn!(tenant = %self.tenant, %error, "presence waits to be written");
@@ -267,6 +277,13 @@ impl Fleet {
                 *lock(&self.awake_since) = Instant::now();
             }
         }
+    }
+
+    /// Since when what is in memory may differ from the store, because that cannot be reached; `None` while
+    /// it can.
+    pub(crate) fn behind_since(&self) -> Option<Instant> {
+        let unwritten = *lock(&self.unwritten_since);
+        unwritten.into_iter().chain(self.common.store.away_since()).min()
     }
 
     /// How long changes of a status are gathered.

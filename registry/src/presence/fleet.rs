@@ -37,12 +37,12 @@ impl Presence {
         self.devices.len()
     }
 
-    /// The devices that somebody may see.
+    /// The devices that somebody may see. One that was silent for too long is none of them, written or not.
     pub(crate) fn visible<'a>(
         &'a self,
         sees: impl Fn(&DeviceId, &Device) -> bool + 'a,
     ) -> impl Iterator<Item = (&'a DeviceId, &'a Device)> {
-        self.devices.iter().filter(move |(id, device)| sees(id, device))
+        self.devices.iter().filter(move |(id, device)| !device.leaving && sees(id, device))
     }
 
     /// The result of `discovery/listDevices`. A page ends early if more would make the answer larger
@@ -108,7 +108,8 @@ impl Presence {
 
     /// The result of `discovery/getDevice`.
     pub(crate) fn get(&self, id: &str, sees: impl Fn(&DeviceId, &Device) -> bool) -> String {
-        let found = self.devices.get_key_value(id).filter(|(id, device)| sees(id, device));
+        let found = self.devices.get_key_value(id);
+        let found = found.filter(|(id, device)| !device.leaving && sees(id, device));
         let document = found.map_or_else(|| "null".to_owned(), |(_, d)| d.document.text());
         format!("{{\"device\":{document}}}")
     }

@@ -222,6 +222,15 @@ impl Presence {
         Beat::Changed
     }
 
+    /// Forgets everything: another has had the tenant, written what came and went, and told it. Whoever
+    /// waits hears that in vain.
+    pub(crate) fn clear(&mut self) {
+        self.devices.clear();
+        self.deadlines.clear();
+        self.queue.clear();
+        (self.urgent, self.bytes) = (0, 0);
+    }
+
     /// Takes over what the store has, as heard of just now; what is here already is newer. Returns how
     /// many there are now.
     pub(crate) fn restore(

@@ -1,3 +1,4 @@
+use super::contact::Contact;
 use super::leases::{Lease, Leases};
 use super::space::Space;
 use super::{Outlook, Remembered, StoreError, Stored};
@@ -36,6 +37,7 @@ pub(crate) struct EtcdStore {
     client: Mutex<Option<Client>>,
     leases: Leases,
     space: Space,
+    contact: Contact,
     /// One lease of a class is asked for at a time.
     granting: tokio::sync::Mutex<()>,
     metrics: Metrics,
@@ -53,6 +55,7 @@ impl EtcdStore {
     pub(super) fn new(
         config: EtcdConfig,
         remember: SignedDuration,
+        replica_ttl: Duration,
         metrics: &Metrics,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -61,6 +64,7 @@ impl EtcdStore {
             client: Mutex::new(None),
             leases: Leases::new(),
             space: Space::default(),
+            contact: Contact::new(replica_ttl),
             granting: tokio::sync::Mutex::new(()),
             metrics: metrics.clone(),
         })
@@ -72,6 +76,11 @@ impl EtcdStore {
 
     pub(super) fn space(&self) -> &Space {
         &self.space
+    }
+
+    /// Whether it is there.
+    pub(crate) fn contact(&self) -> &Contact {
+        &self.contact
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

@@ -4,6 +4,7 @@
 //! goes when every replica is gone; devices share leases. What is remembered of a device that cannot
 //! be asked for its document stands apart, without a lease.
 
+mod contact;
 mod etcd;
 mod file;
 mod leases;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// Where presence is kept.
@@ -111,7 +113,8 @@ impl Store {
     pub(crate) fn open(config: &RegistryConfig, metrics: &Metrics) -> Result<Self, StoreError> {
         match (&config.store.etcd, &config.store.file) {
             (Some(etcd), _) => {
-                Ok(Self::Etcd(EtcdStore::new(etcd.clone(), config.remember, metrics)))
+                let ttl = config.takeover_after.try_into().unwrap_or_default();
+                Ok(Self::Etcd(EtcdStore::new(etcd.clone(), config.remember, ttl, metrics)))
             }
             (None, Some(file)) => Ok(Self::File(FileStore::open(file, config.remember)?)),
             (None, None) => Err(StoreError::File("registry.store is not set".to_owned())),
@@ -201,6 +204,22 @@ impl Store {
         match self {
             Self::Etcd(etcd) => etcd.is_removed(tenant, device, lease).await,
             Self::File(_) => Ok(false),
+        }
+    }
+
+    /// Since when what is here cannot be compared with the store; `None` while it can.
+    pub(crate) fn away_since(&self) -> Option<Instant> {
+        match self {
+            Self::Etcd(etcd) => etcd.contact().away_since(),
+            Self::File(_) => None,
+        }
+    }
+
+    /// Whether another replica may serve by now what is served here, because this one is cut off.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        match self {
+            Self::Etcd(etcd) => etcd.contact().is_doubtful(),
+            Self::File(_) => false,
         }
     }
 

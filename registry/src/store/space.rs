@@ -3,9 +3,9 @@
 
 use super::etcd::EtcdStore;
 use crate::store::StoreError;
-use etcd_client::{AlarmAction, AlarmType};
+use etcd_client::{AlarmAction, AlarmType, Error, GetOptions};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How often it is looked at.
@@ -20,8 +20,15 @@ const DEFAULT_QUOTA: f64 = 2_147_483_648.0;
 /// From which share on room is short.
 const SHORT: f64 = 0.85;
 
-/// Revisions that are a sign that nothing is ever compacted.
-const MANY_REVISIONS: i64 = 1_000_000;
+/// Revisions from which on somebody is to be told that none was ever compacted.
+const MANY_REVISIONS: i64 = 10_000;
+
+/// How often it is looked whether an etcd has been compacted that had not been: beyond the hour that it
+/// is advised to keep.
+const LOOK_AT_COMPACTION: Duration = Duration::from_secs(2 * 3600);
+
+/// A name that the registry may read.
+const OWN: &str = "/device-connect/";
 
 /// Etcd's name of its quota among its metrics.
 const QUOTA: &str = "etcd_server_quota_backend_bytes ";
@@ -30,7 +37,51 @@ const QUOTA: &str = "etcd_server_quota_backend_bytes ";
 #[derive(Default)]
 pub(super) struct Space {
     is_short: AtomicBool,
-    has_warned: AtomicBool,
+}
+
+/// What is known of how an etcd was started, and was said of it.
+#[derive(Default)]
+struct Settings {
+    has_judged_quota: bool,
+    compaction: Compaction,
+}
+
+/// Whether old revisions are ever compacted.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Compaction {
+    #[default]
+    Unknown,
+    /// They had not been then.
+    NotYet(Instant),
+    /// They are not, and that was said.
+    Never,
+    /// They have been.
+    Seen,
+}
+
+impl Compaction {
+    fn is_due(self, now: Instant) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::NotYet(at) => now.saturating_duration_since(at) >= LOOK_AT_COMPACTION,
+            Self::Never | Self::Seen => false,
+        }
+    }
+}
+
+/// What there is to say of a quota in bytes; nothing, if somebody has chosen it.
+fn judged(quota: Option<f64>) -> Option<&'static str> {
+    match quota {
+        None => Some(
+            "etcd does not say what its quota is, and 2 GiB are assumed; let the registry read /metrics of \
+             its first endpoint",
+        ),
+        Some(quota) if quota <= DEFAULT_QUOTA => Some(
+            "etcd's quota is no more than its default of 2 GiB; start it with \
+             --quota-backend-bytes=8589934592",
+        ),
+        Some(_) => None,
+    }
 }
 
 impl Space {
@@ -43,8 +94,10 @@ impl Space {
 impl EtcdStore {
     /// Looks after the room for ever.
     pub(crate) async fn watch_space(&self, stop: CancellationToken) {
+        let mut settings = Settings::default();
         loop {
-            if let Some(Err(error)) = stop.run_until_cancelled(self.look_at_space()).await {
+            let looked = self.look_at_space(&mut settings);
+            if let Some(Err(error)) = stop.run_until_cancelled(looked).await {
                 tracing::debug!(%error, "etcd does not say how much room it has");
             }
             if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
@@ -53,7 +106,7 @@ impl EtcdStore {
         }
     }
 
-    async fn look_at_space(&self) -> Result<(), StoreError> {
+    async fn look_at_space(&self, settings: &mut Settings) -> Result<(), StoreError> {
         let mut client = self.client().await?;
         self.asked("status");
         let status = client.status().await?;
@@ -81,16 +134,39 @@ impl EtcdStore {
             );
         }
         let revision = status.header().map_or(0, etcd_client::ResponseHeader::revision);
-        if revision > MANY_REVISIONS
-            && share > SHORT / 2.0
-            && !self.space().has_warned.swap(true, Ordering::AcqRel)
-        {
-            tracing::warn!(
-                revision,
-                "etcd keeps many revisions; start it with --auto-compaction-retention=1h"
-            );
+        if settings.compaction.is_due(Instant::now()) {
+            settings.compaction = self.look_at_compaction(revision).await?;
+        }
+        if !std::mem::replace(&mut settings.has_judged_quota, true) {
+            if let Some(text) = judged(quota) {
+                tracing::warn!("{text}");
+            }
+            let is_compacted = settings.compaction == Compaction::Seen;
+            tracing::info!(used, quota, revision, is_compacted, "etcd's room was looked at");
         }
         Ok(())
+    }
+
+    /// Whether old revisions are compacted: one that never was still has its first.
+    async fn look_at_compaction(&self, revision: i64) -> Result<Compaction, StoreError> {
+        let mut client = self.client().await?;
+        let first = GetOptions::new().with_revision(1).with_count_only();
+        self.asked("range");
+        match client.get(OWN, Some(first)).await {
+            Ok(_) if revision >= MANY_REVISIONS => {
+                tracing::warn!(
+                    revision,
+                    "etcd keeps every revision since it was made; unless that was within the hour, start \
+                     it with --auto-compaction-mode=periodic --auto-compaction-retention=1h"
+                );
+                Ok(Compaction::Never)
+            }
+            Ok(_) => Ok(Compaction::NotYet(Instant::now())),
+            Err(Error::GRpcStatus(status)) if status.message().contains("compacted") => {
+                Ok(Compaction::Seen)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What etcd tells on its page of metrics; `None` where it may not be read.
@@ -101,5 +177,26 @@ impl EtcdStore {
         let text = answer.ok()?.text().await.ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(QUOTA))?;
         line.trim().parse().ok().filter(|quota| *quota > 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Compaction, DEFAULT_QUOTA, LOOK_AT_COMPACTION, judged};
+    use std::time::Instant;
+
+    #[test]
+    fn a_quota_that_nobody_chose_is_pointed_out() {
+        assert!(judged(None).unwrap().contains("2 GiB are assumed"));
+        assert!(judged(Some(DEFAULT_QUOTA)).unwrap().contains("--quota-backend-bytes"));
+        assert_eq!(judged(Some(4.0 * DEFAULT_QUOTA)), None);
+    }
+
+    #[test]
+    fn an_etcd_that_is_young_is_looked_at_again() {
+        let now = Instant::now();
+        assert!(Compaction::Unknown.is_due(now) && !Compaction::NotYet(now).is_due(now));
+        assert!(Compaction::NotYet(now).is_due(now + LOOK_AT_COMPACTION));
+        assert!(!Compaction::Seen.is_due(now + LOOK_AT_COMPACTION));
     }
 }
