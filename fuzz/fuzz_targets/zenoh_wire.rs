@@ -10,8 +10,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
     match kind % 3 {
-        0 => drop(messages(bytes)),
+        0 => _ = messages(bytes),
         1 => batches(bytes),
-        _ => drop(names(bytes)),
+        _ => _ = names(bytes),
     }
 });
