@@ -5,13 +5,17 @@ use crate::pattern::Segment;
 use crate::{Broker, MAX_SEGMENTS, Pattern, SyntaxError};
 use std::fmt;
 
+/// Longest key expression, in bytes. Zenoh sets no bound to a key, part of which may be declared before,
+/// and gate and router keep each that a client declares.
+pub const MAX_KEY_BYTES: usize = 4096;
+
 /// A canonical key expression: a key, or a set of them that a client asks for.
 ///
 /// Stricter than Zenoh: no chunk is `.` or `..`, which storage backends take for folders, and none
 /// holds control characters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct KeyExpr<'a> {
-    // INVARIANT: 1 to MAX_SEGMENTS chunks, each checked.
+    // INVARIANT: 1 to MAX_SEGMENTS chunks, each checked, of MAX_KEY_BYTES at most.
     text: &'a str,
     wild: bool,
 }
@@ -33,6 +37,9 @@ impl<'a> KeyExpr<'a> {
     /// # Errors
     /// [`SyntaxError`] if it is none, or not in the canonical form, in which alone a router takes it.
     pub fn parse(text: &'a str) -> Result<Self, SyntaxError> {
+        if text.len() > MAX_KEY_BYTES {
+            return Err(SyntaxError::TooLong);
+        }
         let (mut count, mut wild, mut after_rest) = (0, false, false);
         for chunk in text.split('/') {
             count += 1;

@@ -34,7 +34,7 @@ pub use claims::{ClaimMap, ClaimPath, Claims, Expectations};
 pub use day::{Amounts, Day, Mark, Tally};
 pub use deny::{DenyReason, Verdict};
 pub use grants::Grants;
-pub use keyexpr::KeyExpr;
+pub use keyexpr::{KeyExpr, MAX_KEY_BYTES};
 pub use name::{DeviceId, NameError, RoleName, TenantId, TokenId};
 pub use pattern::{MAX_PATTERN_BYTES, MAX_SEGMENTS, Pattern, PatternError, Template};
 pub use principal::{Principal, Scope};

@@ -35,6 +35,9 @@ pub enum SyntaxError {
     /// More than [`MAX_SEGMENTS`] segments.
     #[error("the name has more than {MAX_SEGMENTS} segments")]
     TooDeep,
+    /// A key expression of more than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes.
+    #[error("the name has more than {} bytes", crate::MAX_KEY_BYTES)]
+    TooLong,
     /// A wildcard in a name, or one in a place where the broker gives it no meaning.
     #[error("the name has a wildcard or separator where {0} allows none")]
     Wildcard(Broker),

@@ -189,6 +189,29 @@ async fn names_of_a_tenant_are_limited_each_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_have_a_longest_one() {
+    let stack = Stack::zenoh().start().await;
+    let own = stack.zenoh_witness("acme").await;
+    let mut raw = member(&stack).await;
+    let longest = format!("{:x<4096}", "device-connect/acme/cam-1/event/");
+    let too_long = format!("{longest}x");
+    raw.say([
+        say::declare_key(1, key(&longest)),
+        say::declare_key(2, key(&too_long)),
+        say::put(say::id(1, ""), "declared"),
+        say::put(key(&longest), "spelt out"),
+        say::put(say::id(1, "x"), "no"),
+        say::put(say::id(2, ""), "no"),
+        say::put(key(&too_long), "no"),
+    ])
+    .await;
+    raw.sync(NOBODY).await;
+    own.heard_only(&[&format!("put {longest} declared"), &format!("put {longest} spelt out")])
+        .await;
+    assert_eq!(stack.refusals("put", "publish_denied"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_that_wait_are_limited() {
     let stack = Stack::zenoh().zenoh("max_queries_per_session = 3").start().await;
     let witness = stack.zenoh_witness("globex").await;

@@ -140,7 +140,8 @@ impl Names {
 impl Declared {
     fn new(key: Box<str>, grants: &Grants) -> Self {
         let Ok(keys) = KeyExpr::parse(&key) else {
-            return Self { key, shared: false, publish: false, subscribe: false };
+            // Of no use, and of any length: that it is known is all that is kept.
+            return Self { key: "".into(), shared: false, publish: false, subscribe: false };
         };
         let publish = grants.publish_keys(&keys).is_ok();
         let subscribe = grants.subscribe_keys(&keys).is_ok();
