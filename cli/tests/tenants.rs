@@ -434,3 +434,22 @@ fn of_two_names_that_differ_only_in_case_one_is_created() {
         }
     }
 }
+
+#[test]
+fn a_tenants_own_role_that_goes_too_far_is_shown_with_why() {
+    let home = Home::of(&["acme"]);
+    let config = home.read("bulkhead.toml");
+    home.write(
+        "bulkhead.toml",
+        &format!("{config}\n[mqtt]\nlisteners = [\"tcp://127.0.0.1:0\"]\n"),
+    );
+    let own = |pattern: &str| {
+        let role = format!("[tenants.acme.roles.odd]\nsubscribe = [\"{pattern}\"]\n");
+        home.write("tenants.toml", &role);
+        home.run(["tenant", "show", "acme"])
+    };
+    let shown = own("device-connect/*/*/{tenant}").ok();
+    shown.says(&["role    odd", "refused", "'device-connect/*/*/{tenant}'", "[roles]"]);
+    let shown = own("device-connect/{tenant}/*/{tenant}").ok();
+    assert!(!shown.stdout.contains("refused"), "{shown}");
+}

@@ -76,7 +76,9 @@ pub struct Rights(u64);
 /// What of the configuration decides about rights.
 #[derive(Debug)]
 struct Rules {
-    roles: HashMap<RoleName, (Role, Rights)>,
+    roles: RoleSet,
+    rights: HashMap<RoleName, Rights>,
+    brokers: Vec<Broker>,
     quotas: Quotas,
     /// Since when they hold.
     learned: Instant,
@@ -96,7 +98,7 @@ impl Authenticator {
             directory,
             usage,
             limits: AuthLimits::new(&config.limits),
-            rules: ArcSwap::from_pointee(Rules::new(config.role_set(), config.quotas)),
+            rules: ArcSwap::from_pointee(Rules::new(config)),
             rules_changes: watch::Sender::new(()),
             audit,
             metrics,
@@ -348,7 +350,7 @@ impl Authenticator {
 
     /// Takes over roles and limits of another configuration.
     pub(crate) fn replace_rules(&self, config: &Config) {
-        self.rules.store(Arc::new(Rules::new(config.role_set(), config.quotas)));
+        self.rules.store(Arc::new(Rules::new(config)));
         self.usage.replace_defaults(config.quotas);
         self.rules_changes.send_replace(());
     }
@@ -375,20 +377,23 @@ fn is_clients_fault(reason: DenyReason) -> bool {
 }
 
 impl Rules {
-    fn new(roles: RoleSet, quotas: Quotas) -> Self {
-        let with_rights = |(name, role): (RoleName, Role)| {
-            let rights = Rights::of(&role);
-            (name, (role, rights))
-        };
-        let roles = roles.into_iter().map(with_rights).collect();
-        Self { roles, quotas, learned: Instant::now() }
+    fn new(config: &Config) -> Self {
+        let roles = config.role_set();
+        let rights = roles.iter().map(|(name, role)| (name.clone(), Rights::of(role))).collect();
+        let (brokers, quotas) = (config.brokers(), config.quotas);
+        Self { roles, rights, brokers, quotas, learned: Instant::now() }
     }
 
     fn role<'a>(&'a self, tenant: &'a Tenant, name: &RoleName) -> Verdict<(&'a Role, Rights)> {
         if let Some(role) = tenant.roles.get(name) {
-            return Ok((role, Rights::of(role)));
+            let is_within = |broker: &Broker| role.beyond(&self.roles, *broker).is_none();
+            return match self.brokers.iter().all(is_within) {
+                true => Ok((role, Rights::of(role))),
+                false => Err(DenyReason::RoleNotConfined),
+            };
         }
-        let (role, rights) = self.roles.get(name).ok_or(DenyReason::RoleUnknown)?;
+        let (role, rights) =
+            self.roles.get(name).zip(self.rights.get(name)).ok_or(DenyReason::RoleUnknown)?;
         Ok((role, *rights))
     }
 }

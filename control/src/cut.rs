@@ -39,9 +39,10 @@ impl Authenticator {
             | DenyReason::TokenSuperseded => directory,
             // Roles and issuers are in the configuration, and roles in the directory too: until the later
             // change there was nothing against it.
-            DenyReason::RightsChanged | DenyReason::RoleUnknown | DenyReason::IssuerUnknown => {
-                directory.max(Some(self.rules_learned()))
-            }
+            DenyReason::RightsChanged
+            | DenyReason::RoleUnknown
+            | DenyReason::RoleNotConfined
+            | DenyReason::IssuerUnknown => directory.max(Some(self.rules_learned())),
             _ => None,
         };
         let revoked = (reason == DenyReason::DeviceRevoked)

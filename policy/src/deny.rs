@@ -72,6 +72,8 @@ deny_reasons! {
     RoleUnknown => "role_unknown",
     /// The issuer may not hand out this role.
     RoleNotAllowed => "role_not_allowed",
+    /// The role is the tenant's own, and has names that no configured role has.
+    RoleNotConfined => "role_not_confined",
     /// The directory does not know the tenant.
     TenantUnknown => "tenant_unknown",
     /// The tenant is suspended.

@@ -26,6 +26,10 @@ const RESERVED: &[&str] = &[
     "system",
 ];
 
+/// With what the names of the built-in roles begin: a tenant that is called so, in roles whose names begin
+/// with the tenant, would have everybody's.
+const ROOT: &str = "device-connect";
+
 /// Why a text is not the identifier it was meant to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -126,7 +130,7 @@ identifier! {
     /// Who a client belongs to: `^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`, and no reserved word.
     TenantId, |text| {
         check(text)?;
-        if is_reserved(text) { Err(NameError::Reserved) } else { Ok(()) }
+        if is_reserved(text) || text.eq_ignore_ascii_case(ROOT) { Err(NameError::Reserved) } else { Ok(()) }
     }
 }
 
@@ -228,6 +232,8 @@ mod tests {
             assert_eq!(TenantId::parse(id), Err(NameError::Reserved), "{id}");
             assert_eq!(DeviceId::parse(id), Err(NameError::Reserved), "{id}");
         }
+        assert_eq!(TenantId::parse("Device-Connect"), Err(NameError::Reserved));
+        assert!(DeviceId::parse("device-connect").is_ok(), "a device's id never stands first");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Template {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Slot {
+pub(crate) enum Slot {
     Fixed(Segment),
     Tenant,
     Device,
@@ -139,6 +139,10 @@ impl Template {
             });
         }
         Some(Pattern { segments: segments.into() })
+    }
+
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.segments
     }
 
     /// At which segment, from 0, the template first names the tenant.

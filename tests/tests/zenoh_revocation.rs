@@ -242,6 +242,36 @@ async fn whose_rights_change_has_to_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_of_a_tenants_own_has_no_names_but_known_ones() {
+    let stack = Stack::zenoh().start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let token = Token::role("acme", "member");
+    let mut sessions = enter_all(&stack, std::slice::from_ref(&token)).await;
+    // It holds the tenant, and is globex's all the same.
+    let beyond = role(json!({"publish": ["device-connect/*/*/{tenant}"]}));
+    stack
+        .change("acme", move |t| {
+            t.roles.insert("member".parse().unwrap(), beyond.clone());
+        })
+        .await;
+    assert_eq!(sessions[0].closed().await, INVALID);
+    eventually("it is counted", || stack.terminations("role_not_confined") == 1).await;
+    assert_eq!(stack.zenoh_tcp().refuse(&stack.greeting(&token)).await, INVALID);
+    stack.denied("role_not_confined").await;
+    witness.undisturbed().await;
+    let within = role(json!({"publish": ["device-connect/{tenant}/*/{tenant}"]}));
+    stack
+        .change("acme", move |t| {
+            t.roles.insert("member".parse().unwrap(), within.clone());
+        })
+        .await;
+    eventually_async("it may come again", || async {
+        stack.zenoh_tcp().try_connect(Some(&stack.token(&token))).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuer_that_is_taken_out_vouches_for_nobody_any_more() {
     let other = "[[issuers]]\nname = \"other\"\nissuer = \"https://other.test\"\n\
                  audiences = [\"bulkhead\"]\nalgorithms = [\"EdDSA\"]\ntenants = [\"acme\"]\n\

@@ -48,12 +48,13 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Show { tenant: id } => {
             let tenant = store.get(&id).await?;
-            let use_of = UseOf::read(&context.config()?, &id, &tenant).await;
+            let config = context.config()?;
+            let use_of = UseOf::read(&config, &id, &tenant).await;
             let mut value = show_json(&id, &tenant);
             if let Some(fields) = value.as_object_mut() {
                 fields.insert("usage".to_owned(), use_of.json());
             }
-            context.output.print(&value, || show_text(&id, &tenant) + &use_of.text())?;
+            context.output.print(&value, || show_text(&id, &tenant, &config) + &use_of.text())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Suspend { tenant: id } => {
@@ -253,7 +254,7 @@ fn show_json(id: &TenantId, tenant: &Tenant) -> serde_json::Value {
     value
 }
 
-fn show_text(id: &TenantId, tenant: &Tenant) -> String {
+fn show_text(id: &TenantId, tenant: &Tenant, config: &Config) -> String {
     let now = Timestamp::now();
     let mut text = format!("tenant  {id}\nstatus  {}\n", status(tenant));
     if let Some(created) = tenant.created {
@@ -268,8 +269,14 @@ fn show_text(id: &TenantId, tenant: &Tenant) -> String {
     for (token, until) in &tenant.revoked_tokens {
         text += &format!("revoked token {token} (expires {})\n", relative(*until, now));
     }
-    for role in tenant.roles.keys() {
-        text += &format!("role    {role} is its own\n");
+    let known = config.role_set();
+    for (name, role) in &tenant.roles {
+        text += &format!("role    {name} is its own\n");
+        if let Some(beyond) = config.brokers().iter().find_map(|b| role.beyond(&known, *b)) {
+            text += &format!(
+                "        and refused: no role in [roles] has all of '{beyond}'; add one that has\n"
+            );
+        }
     }
     text
 }

@@ -307,6 +307,26 @@ tenants = ["acme"]
     }
 
     #[test]
+    fn roles_that_take_names_for_different_tenants_are_an_error() {
+        let mqtt = "[mqtt]\nlisteners = [\"tcp://127.0.0.1:1883\"]\n";
+        let zenoh = "[zenoh]\nlisteners = [\"tcp/127.0.0.1:0\"]\n";
+        let of = |own: &str, broker: &str| format!("{GOOD}\n[roles.odd]\n{own}\n{broker}");
+        let publishes = "publish = [\"device-connect/*/*/{tenant}\"]";
+        let listens = "subscribe = [\"device-connect/*/*/{tenant}\"]";
+        for own in [publishes, listens] {
+            for broker in [mqtt, zenoh] {
+                let message = message(&of(own, broker), &[]);
+                for part in ["roles.odd", "'device-connect/*/*/{tenant}'", "at the same place"] {
+                    assert!(message.contains(part), "{part}: {message}");
+                }
+            }
+            // There nothing is shared.
+            load(&of(own, ""), &[]).unwrap();
+        }
+        load(&of("publish = [\"device-connect/{tenant}/*/{tenant}\"]", zenoh), &[]).unwrap();
+    }
+
+    #[test]
     fn the_environment_wins_and_is_checked_alike() {
         let config = load(GOOD, &[("BULKHEAD__ADMIN__LISTEN", "127.0.0.1:9999")]).unwrap();
         assert_eq!(config.admin.listen.port(), 9999);

@@ -31,7 +31,7 @@ pub use usage::UsageConfig;
 pub use zenoh::{Around, ZenohConfig, ZenohLink, ZenohListener};
 
 use crate::identity::TOKEN_KEYS;
-use bulkhead_policy::{Broker, Quotas, Role, RoleName, RoleSet};
+use bulkhead_policy::{Broker, Quotas, Role, RoleName, RoleSet, keeps_apart};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -176,6 +176,16 @@ impl Config {
         for (name, role) in &self.roles {
             role.validate(&brokers).map_err(|error| {
                 Problem::new(&format!("roles.{name}"), &error.to_string(), "change the role")
+            })?;
+        }
+        for &broker in &brokers {
+            keeps_apart(&roles, broker).map_err(|overlap| {
+                // One of the two is configured: the built-in ones go together.
+                let first = self.roles.contains_key(&overlap.publisher);
+                let name = if first { &overlap.publisher } else { &overlap.subscriber };
+                let remedy =
+                    "put {tenant} at the same place in both, or begin them with different words";
+                Problem::new(&format!("roles.{name}"), &overlap.to_string(), remedy)
             })?;
         }
         if self.zenoh.is_some() {

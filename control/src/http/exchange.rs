@@ -384,6 +384,7 @@ fn status_of(reason: DenyReason) -> StatusCode {
         | DenyReason::DeviceInvalid
         | DenyReason::DeviceRequired
         | DenyReason::RoleNotAllowed
+        | DenyReason::RoleNotConfined
         | DenyReason::RoleUnknown => StatusCode::FORBIDDEN,
         _ => StatusCode::UNAUTHORIZED,
     }
