@@ -463,6 +463,46 @@ async fn neither_large_batches_nor_coming_again_make_a_rate_higher() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_declares_too_much_per_second_waits_and_loses_nothing() {
+    const PER_SECOND: u64 = 20;
+    let stack = Stack::zenoh().config(SERVICE_ISSUER).zenoh("max_declarations_per_second = 20");
+    let stack = stack.start().await;
+    let witness = stack.zenoh_witness("globex").await;
+    let began = Instant::now();
+    let name = |n: u32| key(&format!("device-connect/acme/{n}"));
+    let interest = |n: u32| {
+        say::interest(n, InterestMode::Current, InterestOptions::SUBSCRIBERS, Some(name(n)))
+    };
+    let mut sessions = Vec::new();
+    // Of one name that comes and goes, of many, and questions for what others have: two sessions together.
+    for _ in 0..2 {
+        let mut raw = member(&stack).await;
+        raw.say((0..20).flat_map(|_| [say::subscribe(1, name(1)), say::unsubscribe(1)])).await;
+        raw.say((100..120).map(|n| say::subscribe(n, name(n)))).await;
+        raw.say((0..20).map(interest)).await;
+        sessions.push(raw);
+    }
+    join_all(sessions.iter_mut().map(|raw| raw.sync(NOBODY))).await;
+    let most = PER_SECOND * (2 + began.elapsed().as_secs());
+    assert!(2 * 60 <= most, "{most}");
+    assert!(stack.refusals("declare", "message_rate_exceeded") > 0);
+    // What waited is there, and what a service declares is not counted.
+    let service = stack.zenoh_session(&stack.service_token()).await;
+    let waiting = stack.refusals("declare", "message_rate_exceeded");
+    let mut declared = Vec::new();
+    for n in 0..50 {
+        declared.push(service.declare_subscriber(format!("device-connect/*/x/{n}")).await.unwrap());
+    }
+    service.put("device-connect/acme/119", "x").await.unwrap();
+    for raw in &mut sessions {
+        let heard = raw.until(|body| matches!(body, NetworkBody::Push(_))).await;
+        assert_eq!(heard.len(), 1);
+    }
+    assert_eq!(stack.refusals("declare", "message_rate_exceeded"), waiting);
+    witness.undisturbed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_would_have_to_wait_for_ever_is_closed() {
     let stack = Stack::zenoh().start().await;
     let witness = stack.zenoh_witness("globex").await;

@@ -16,7 +16,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use zenoh_buffers::ZSlice;
-use zenoh_protocol::network::{NetworkBody, NetworkMessage, NetworkMessageExt};
+use zenoh_protocol::network::interest::InterestMode;
+use zenoh_protocol::network::{DeclareBody, NetworkBody, NetworkMessage, NetworkMessageExt};
 
 /// How long a session whose tenant is over its rate waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -183,18 +184,22 @@ impl Door {
         Ok(None)
     }
 
-    /// Takes what the tenant may publish per second, unless it has published that much already.
+    /// Takes what the tenant may publish or declare per second, unless that much has come already.
     fn is_early(&self, message: &NetworkMessage) -> bool {
-        is_published(message) && {
-            let bytes = message.payload_size().unwrap_or_default();
-            !self.seat.tenant.publish(bytes)
+        let tenant = &self.seat.tenant;
+        if is_published(message) {
+            !tenant.publish(message.payload_size().unwrap_or_default())
+        } else {
+            is_declared(message) && !tenant.may_declare()
         }
     }
 
-    /// Lets a message through when the tenant may publish it. Nothing behind it is read before.
+    /// Lets a message through when the tenant's rates do. Nothing behind it is read before.
     async fn keep_to_rate(&mut self, message: NetworkMessage) {
         self.count();
-        self.gate.denied(&self.seat, Operation::Put, DenyReason::MessageRateExceeded);
+        let declared = is_declared(&message);
+        let operation = if declared { Operation::Declare } else { Operation::Put };
+        self.gate.denied(&self.seat, operation, DenyReason::MessageRateExceeded);
         let began = Instant::now();
         while self.is_early(&message) {
             self.seat.not_read(began);
@@ -226,7 +231,20 @@ impl Door {
     }
 }
 
-/// Whether a message is one that rates limit.
+/// Whether a message is one that the router compares with all names that it has.
+fn is_declared(message: &NetworkMessage) -> bool {
+    use DeclareBody::{DeclareKeyExpr, DeclareQueryable, DeclareSubscriber, DeclareToken};
+    match &message.body {
+        NetworkBody::Interest(interest) => interest.mode != InterestMode::Final,
+        NetworkBody::Declare(declare) => matches!(
+            declare.body,
+            DeclareKeyExpr(_) | DeclareSubscriber(_) | DeclareQueryable(_) | DeclareToken(_)
+        ),
+        _ => false,
+    }
+}
+
+/// Whether a message is one that the tenant's quotas limit.
 fn is_published(message: &NetworkMessage) -> bool {
     use NetworkBody::{Push, Request, Response};
     matches!(message.body, Push(_) | Request(_) | Response(_))

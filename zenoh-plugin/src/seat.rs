@@ -165,7 +165,7 @@ pub(crate) struct TenantUse {
     quotas: Mutex<Quotas>,
     /// What counts its day; `None` for the platform's services.
     meter: Option<Arc<Meter>>,
-    rates: Arc<Rates>,
+    paces: Paces,
     declarations: Arc<Declarations>,
     /// Bytes of a payload, and bytes that wait for one client, by the quotas; all there are without.
     payload: AtomicUsize,
@@ -177,17 +177,12 @@ pub(crate) struct TenantUse {
 }
 
 impl TenantUse {
-    fn new(
-        bounds: TenantBounds,
-        quotas: Quotas,
-        meter: Option<Arc<Meter>>,
-        rates: Arc<Rates>,
-    ) -> Self {
+    fn new(bounds: TenantBounds, quotas: Quotas, meter: Option<Arc<Meter>>, paces: Paces) -> Self {
         Self {
             sessions: AtomicUsize::new(0),
             quotas: Mutex::new(quotas),
             meter,
-            rates,
+            paces,
             declarations: Arc::default(),
             payload: AtomicUsize::new(usize::MAX),
             waiting: AtomicUsize::new(usize::MAX),
@@ -205,7 +200,7 @@ impl TenantUse {
     /// Takes over other limits.
     pub(crate) fn set_quotas(&self, quotas: Quotas) {
         *self.quotas.lock().unwrap_or_else(PoisonError::into_inner) = quotas;
-        self.rates.limit(&quotas);
+        self.paces.messages.limit(&quotas);
         let bytes = |quota: Option<u64>| {
             quota.map_or(usize::MAX, |quota| usize::try_from(quota).unwrap_or(usize::MAX))
         };
@@ -264,7 +259,32 @@ impl TenantUse {
 
     /// Takes a message of so many bytes out of what the tenant may publish per second, if it is there.
     pub(crate) fn publish(&self, bytes: usize) -> bool {
-        self.rates.publish(bytes)
+        self.paces.messages.publish(bytes)
+    }
+
+    /// Takes a declaration out of those that the tenant may make per second, if it is there.
+    pub(crate) fn may_declare(&self) -> bool {
+        self.paces.declarations.publish(0)
+    }
+}
+
+/// How fast a tenant may be, its sessions together.
+#[derive(Clone, Debug, Default)]
+struct Paces {
+    messages: Arc<Rates>,
+    declarations: Arc<Rates>,
+}
+
+impl Paces {
+    fn new(declarations: Option<u64>) -> Self {
+        let paces = Self::default();
+        let quotas = Quotas { messages_per_second: declarations, ..Quotas::default() };
+        paces.declarations.limit(&quotas);
+        paces
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages.is_full() && self.declarations.is_full()
     }
 }
 
@@ -275,6 +295,8 @@ pub(crate) struct TenantBounds {
     pub kept_bytes: usize,
     /// Queries without their last answer.
     pub queries: usize,
+    /// Declarations and interests per second, which bounds no service.
+    pub declarations: u64,
 }
 
 /// All sessions.
@@ -290,7 +312,7 @@ struct Tables {
     tenants: HashMap<Option<TenantId>, Arc<TenantUse>>,
     /// Kept when a tenant's last session ends until they are as new ones would be: nobody gets a second
     /// burst by coming again.
-    rates: HashMap<Option<TenantId>, Arc<Rates>>,
+    paces: HashMap<Option<TenantId>, Paces>,
 }
 
 /// A seat that is taken until this is dropped.
@@ -302,8 +324,8 @@ pub(crate) struct Taken {
 impl Seats {
     /// Nobody yet.
     pub(crate) fn new(bounds: TenantBounds) -> Self {
-        let (seats, tenants, rates) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { tables: Mutex::new(Tables { bounds, seats, tenants, rates }) }
+        let (seats, tenants, paces) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { tables: Mutex::new(Tables { bounds, seats, tenants, paces }) }
     }
 
     /// Seats an admitted client. The same client's session before this one has to go first, and is counted
@@ -360,12 +382,12 @@ impl Seats {
         gauges.collect()
     }
 
-    /// Forgets tenants that have no session, and their rates if they owe nothing.
+    /// Forgets tenants that have no session, and their paces if they owe nothing.
     pub(crate) fn forget(&self) {
         let mut tables = self.tables();
-        let Tables { tenants, rates, .. } = &mut *tables;
+        let Tables { tenants, paces, .. } = &mut *tables;
         tenants.retain(|_, tenant| tenant.sessions.load(Ordering::Relaxed) > 0);
-        rates.retain(|tenant, rates| tenants.contains_key(tenant) || !rates.is_full());
+        paces.retain(|tenant, paces| tenants.contains_key(tenant) || !paces.is_full());
     }
 
     /// How many sessions there are.
@@ -383,11 +405,14 @@ impl Tables {
         let Guest { admission, beside, place, source, lease } = guest;
         let key = admission.principal.tenant().cloned();
         let (quotas, meter) = (admission.quotas, admission.meter.clone());
-        let rates = Arc::clone(self.rates.entry(key.clone()).or_default());
         let bounds = self.bounds;
+        let paces = self.paces.entry(key.clone());
+        let paces = paces
+            .or_insert_with_key(|tenant| Paces::new(tenant.as_ref().map(|_| bounds.declarations)));
+        let paces = paces.clone();
         let tenant = self.tenants.entry(key);
         let tenant =
-            tenant.or_insert_with(|| Arc::new(TenantUse::new(bounds, quotas, meter, rates)));
+            tenant.or_insert_with(|| Arc::new(TenantUse::new(bounds, quotas, meter, paces)));
         tenant.set_quotas(quotas);
         let sessions = tenant.sessions.load(Ordering::Relaxed) as u64;
         if quotas.connections.is_some_and(|most| sessions >= most) {

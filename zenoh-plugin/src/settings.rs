@@ -30,6 +30,7 @@ impl Settings {
             tenant: TenantBounds {
                 kept_bytes: config.max_bytes_per_tenant,
                 queries: config.max_queries_per_tenant,
+                declarations: config.max_declarations_per_second,
             },
         }
     }

@@ -65,6 +65,10 @@ pub struct ZenohConfig {
     /// Names that all sessions of one tenant have declared, each counted once. Default 10,000.
     #[serde(default = "max_names")]
     pub max_names_per_tenant: usize,
+    /// Declarations and interests of one tenant's sessions together that the router gets per second, with
+    /// bursts of a second's worth: it compares each with all that it has. More of them wait. Default 1,000.
+    #[serde(default = "max_declarations_of_tenant")]
+    pub max_declarations_per_second: u64,
     /// Queries of one session that wait for an answer. Default 1,000.
     #[serde(default = "max_queries")]
     pub max_queries_per_session: usize,
@@ -183,6 +187,10 @@ fn max_declarations() -> usize {
     1_000
 }
 
+fn max_declarations_of_tenant() -> u64 {
+    1_000
+}
+
 fn max_names() -> usize {
     10_000
 }
@@ -219,6 +227,7 @@ impl ZenohConfig {
             max_sessions: max_sessions(),
             max_declarations_per_session: max_declarations(),
             max_names_per_tenant: max_names(),
+            max_declarations_per_second: max_declarations_of_tenant(),
             max_queries_per_session: max_queries(),
             max_queries_per_tenant: max_queries_of_tenant(),
             max_bytes_per_tenant: max_bytes_of_tenant(),
@@ -268,6 +277,11 @@ impl ZenohConfig {
                 "choose at least 1",
             ),
             ("max_names_per_tenant", self.max_names_per_tenant > 0, "choose at least 1"),
+            (
+                "max_declarations_per_second",
+                self.max_declarations_per_second > 0,
+                "choose at least 1",
+            ),
             ("max_queries_per_session", self.max_queries_per_session > 0, "choose at least 1"),
             ("max_queries_per_tenant", self.max_queries_per_tenant > 0, "choose at least 1"),
             (
