@@ -3,6 +3,7 @@
 use bulkhead_control::config::ZenohConfig;
 use serde_json::Value;
 use std::path::PathBuf;
+use zenoh_protocol::core::Locator;
 
 /// How a Unix socket is written among endpoints.
 const UNIX: &str = "unixsock-stream/";
@@ -36,6 +37,21 @@ impl Exposure {
         let open = others.into_iter().filter(|e| !trusted(e)).map(str::to_owned).collect();
         Self { socket, open }
     }
+
+    /// Whether no router of ours should have come in here: by the gate's socket, or by a listener that is
+    /// not trusted.
+    pub(crate) fn is_open(&self, own_end: &Locator) -> bool {
+        let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+        let protocol = own_end.protocol().as_str();
+        let here = port(own_end.address().as_str());
+        format!("{protocol}/") == UNIX
+            || self.open.iter().any(|listener| {
+                let address = listener.split(['?', '#']).next().unwrap_or_default();
+                address
+                    .split_once('/')
+                    .is_some_and(|(by, address)| by == protocol && port(address) == here)
+            })
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +73,24 @@ mod tests {
         );
         assert_eq!(found.socket.as_deref(), Some(std::path::Path::new("/run/z.sock")));
         assert_eq!(found.open, ["tcp/[::]:7447"]);
+    }
+
+    #[test]
+    fn routers_come_by_trusted_listeners() {
+        let found = exposure(
+            r#"["unixsock-stream//run/z.sock", "tcp/[::]:7447?prio=1", "tls/10.0.0.1:7448"]"#,
+            &["tls/10.0.0.1:7448"],
+        );
+        for (end, open) in [
+            ("unixsock-stream//run/z.sock", true),
+            ("tcp/127.0.0.1:7447", true),
+            ("tcp/[::1]:7447", true),
+            ("tls/10.0.0.1:7448", false),
+            ("tcp/127.0.0.1:50123", false),
+            ("tls/127.0.0.1:7447", false),
+        ] {
+            assert_eq!(found.is_open(&end.parse().unwrap()), open, "{end}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The way into the router: its own handler of each client's messages.
 
+use crate::exposure::Exposure;
 use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,10 +21,12 @@ use zenoh_transport::{
 pub(crate) struct Host {
     expected: Mutex<HashMap<ZenohIdProto, Expected>>,
     on_stranger: Report,
+    exposure: Exposure,
 }
 
-/// Takes note of a transport that came around the gate.
-type Report = Box<dyn Fn(&TransportPeer) + Send + Sync>;
+/// Takes note of a transport that came around the gate, and of a link of it, if it is one that routers should
+/// not come by.
+type Report = Arc<dyn Fn(&TransportPeer, Option<&Link>) + Send + Sync>;
 
 struct Expected {
     arrival: oneshot::Sender<Attachment>,
@@ -38,8 +41,11 @@ pub(crate) struct Attachment {
 
 impl Host {
     /// A host that reports transports which came around the gate.
-    pub(crate) fn new(on_stranger: impl Fn(&TransportPeer) + Send + Sync + 'static) -> Self {
-        Self { expected: Mutex::default(), on_stranger: Box::new(on_stranger) }
+    pub(crate) fn new(
+        exposure: Exposure,
+        on_stranger: impl Fn(&TransportPeer, Option<&Link>) + Send + Sync + 'static,
+    ) -> Self {
+        Self { expected: Mutex::default(), on_stranger: Arc::new(on_stranger), exposure }
     }
 
     /// Announces that a transport of this id is about to be opened. `closed` is cancelled when it ends.
@@ -104,16 +110,19 @@ impl TransportEventHandler for Host {
         peer: TransportPeer,
         transport: TransportUnicast,
     ) -> ZResult<Arc<dyn TransportPeerEventHandler>> {
-        let expected = self.take(&peer.zid);
-        if expected.is_none() && peer.whatami != WhatAmI::Router {
-            (self.on_stranger)(&peer);
-        }
-        let watched = expected.map(|expected| Watched {
+        let Some(expected) = self.take(&peer.zid) else {
+            if peer.whatami != WhatAmI::Router {
+                (self.on_stranger)(&peer, None);
+                return Ok(Arc::new(Unwatched));
+            }
+            let (exposure, report) = (self.exposure.clone(), Arc::clone(&self.on_stranger));
+            return Ok(Arc::new(Colleague { peer, exposure, report }));
+        };
+        Ok(Arc::new(Watched {
             transport,
             arrival: Mutex::new(Some(expected.arrival)),
             closed: expected.closed,
-        });
-        Ok(Arc::new(Watch(watched)))
+        }))
     }
 
     fn new_multicast(
@@ -124,38 +133,78 @@ impl TransportEventHandler for Host {
     }
 }
 
-/// What the router tells about one transport.
-struct Watch(Option<Watched>);
-
+/// A session of the gate.
 struct Watched {
     transport: TransportUnicast,
     arrival: Mutex<Option<oneshot::Sender<Attachment>>>,
     closed: CancellationToken,
 }
 
-impl TransportPeerEventHandler for Watch {
+impl TransportPeerEventHandler for Watched {
     fn handle_message(&self, _: NetworkMessageMut<'_>) -> ZResult<()> {
         Ok(())
     }
 
     /// The first link is the sign that the router's own handler is in place.
     fn new_link(&self, _: Link) {
-        let Some(watched) = &self.0 else { return };
-        let arrival = watched.arrival.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(arrival) = arrival else { return };
-        if let Ok(Some(handler)) = watched.transport.get_callback() {
-            let transport = watched.transport.clone();
-            let _ = arrival.send(Attachment { handler, transport });
+        if let Ok(Some(handler)) = self.transport.get_callback() {
+            let _ = arrival.send(Attachment { handler, transport: self.transport.clone() });
         }
     }
 
     fn del_link(&self, _: Link) {}
 
     fn closed(&self) {
-        if let Some(watched) = &self.0 {
-            watched.closed.cancel();
+        self.closed.cancel();
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Who says that it is another router, as anybody can.
+struct Colleague {
+    peer: TransportPeer,
+    exposure: Exposure,
+    report: Report,
+}
+
+impl TransportPeerEventHandler for Colleague {
+    fn handle_message(&self, _: NetworkMessageMut<'_>) -> ZResult<()> {
+        Ok(())
+    }
+
+    fn new_link(&self, link: Link) {
+        if self.exposure.is_open(&link.src) {
+            (self.report)(&self.peer, Some(&link));
         }
     }
+
+    fn del_link(&self, _: Link) {}
+
+    fn closed(&self) {}
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Who was reported.
+struct Unwatched;
+
+impl TransportPeerEventHandler for Unwatched {
+    fn handle_message(&self, _: NetworkMessageMut<'_>) -> ZResult<()> {
+        Ok(())
+    }
+
+    fn new_link(&self, _: Link) {}
+
+    fn del_link(&self, _: Link) {}
+
+    fn closed(&self) {}
 
     fn as_any(&self) -> &dyn Any {
         self

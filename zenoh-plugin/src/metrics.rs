@@ -75,7 +75,7 @@ impl Metrics {
             )?,
             strangers: counter(
                 "bulkhead_zenoh_strangers_total",
-                "Clients and peers that reached the router around the gate",
+                "Who reached the router around the gate, but for routers by listeners that are trusted",
             )?,
         })
     }

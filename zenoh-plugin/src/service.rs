@@ -94,7 +94,7 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
     let config = control.config().zenoh.as_ref().ok_or(ZenohError::NotConfigured)?;
     let endpoints = router.get_config().get("listen/endpoints").unwrap_or_default();
     let exposure = Exposure::of(&endpoints, config);
-    let socket = exposure.socket.ok_or(ZenohError::NoSocket)?;
+    let socket = exposure.socket.clone().ok_or(ZenohError::NoSocket)?;
     if !exposure.open.is_empty() {
         let open = exposure.open.join(", ");
         match config.around {
@@ -111,9 +111,9 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
     let sources = Sources { broker: Broker::Zenoh, jwks_file: None, client_ca_file };
     let accepted = Accepted::open(sources, control)?;
     let strangers = metrics.strangers.clone();
-    let host = Arc::new(Host::new(move |peer| {
+    let host = Arc::new(Host::new(exposure, move |peer, link| {
         strangers.inc();
-        let links: Vec<_> = peer.links.iter().map(ToString::to_string).collect();
+        let links: Vec<_> = peer.links.iter().chain(link).map(ToString::to_string).collect();
         tracing::warn!(zid = %peer.zid, ?links, "somebody reached the router around the gate");
     }));
     router.new_handler(Arc::clone(&host) as Arc<_>);

@@ -129,12 +129,17 @@ async fn open(
     };
     let identified = identified.map_err(denied)?;
     let admission = gate.admit(&identified).map_err(denied)?;
+    let most = gate.settings.max_lease;
+    if hello.lease > most {
+        let (principal, asked) = (&admission.principal, hello.lease);
+        tracing::info!(%principal, ?asked, ?most, "the lease is longer than zenoh.max_lease");
+    }
     let guest = Guest {
         place: gate.place(&admission.principal, &hello.zid),
         admission,
         beside: identified.beside,
         source,
-        lease: hello.lease.min(gate.settings.max_lease),
+        lease: hello.lease.min(most),
     };
     let taken = gate.seats.take(guest, &gate.metrics.takeovers).await.map_err(denied)?;
     // What changed before it sat among those who hear of changes; it may have waited for a predecessor.

@@ -13,7 +13,7 @@ mod site;
 use bulkhead_devkit::Error;
 use bulkhead_tests::eventually_async;
 use serde_json::{Value, json};
-use site::{Ear, Realm, Wishes, ask, built_plugin, open, open_trusting};
+use site::{Ear, Realm, Wishes, ask, built_plugin, open, open_as_router, open_trusting};
 use std::path::Path;
 use zenoh::Wait;
 
@@ -214,6 +214,9 @@ async fn who_comes_around_the_gate_is_counted() {
     eventually_async("the stranger is counted", async || site.metric(STRANGERS).await == 1.0).await;
     let log = site.server.log();
     assert!(log.contains("somebody reached the router around the gate"), "{log}");
+    // To say that one is a router helps nobody who does not come the way that routers do.
+    let _pretender = open_as_router(&site.socket()).await.unwrap();
+    eventually_async("so is the pretender", async || site.metric(STRANGERS).await == 2.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

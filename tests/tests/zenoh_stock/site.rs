@@ -40,6 +40,7 @@ pub struct Wishes {
 /// A running router.
 pub struct Site {
     pub server: ZenohServer,
+    socket: String,
     admin: u16,
     trusted: u16,
     encrypted: u16,
@@ -115,7 +116,7 @@ impl Realm {
                 }
                 router.to_string()
             })?;
-            Ok(Site { server, admin, trusted, encrypted })
+            Ok(Site { server, socket: socket(&dir), admin, trusted, encrypted })
         });
         let site = starting.await.unwrap()?;
         eventually_async("the gate is ready", async || {
@@ -161,8 +162,12 @@ fn gate(root: &Path, [plain, encrypted]: [u16; 2], admin: u16, trusted: u16) -> 
     text
 }
 
+fn socket(dir: &Path) -> String {
+    format!("unixsock-stream/{}", dir.join("router.sock").display())
+}
+
 fn router(dir: &Path, trusted: u16, plugin: &Path, connect: Option<&str>) -> Value {
-    let socket = format!("unixsock-stream/{}", dir.join("router.sock").display());
+    let socket = socket(dir);
     json!({
         "mode": "router",
         "listen": { "endpoints": [socket, format!("tcp/127.0.0.1:{trusted}")] },
@@ -185,6 +190,11 @@ impl Site {
         format!("{link}/localhost:{}", self.encrypted)
     }
 
+    /// Where nobody but the gate connects.
+    pub fn socket(&self) -> String {
+        self.socket.clone()
+    }
+
     /// Where the platform's own programs and other routers connect.
     pub fn trusted(&self) -> String {
         format!("tcp/127.0.0.1:{}", self.trusted)
@@ -202,6 +212,20 @@ impl Site {
 /// Opens a session, with a token or without one.
 pub async fn open(endpoint: &str, token: Option<&str>) -> zenoh::Result<Session> {
     open_trusting(endpoint, token, None).await
+}
+
+/// Connects as another router would.
+pub async fn open_as_router(endpoint: &str) -> zenoh::Result<Session> {
+    let mut config = Config::default();
+    for (setting, value) in [
+        ("mode", json!("router")),
+        ("connect/endpoints", json!([endpoint])),
+        ("listen/endpoints", json!([])),
+        ("scouting/multicast/enabled", json!(false)),
+    ] {
+        config.insert_json5(setting, &value.to_string())?;
+    }
+    zenoh::open(config).await
 }
 
 /// The same over an encrypted link, to a gate with this certificate.
