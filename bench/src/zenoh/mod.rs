@@ -3,7 +3,7 @@
 //! ```text
 //! Pair: publisher ──▶ zenohd, a process of its own ──▶ subscriber      throughput, cost
 //! Echo: ping, pong; question, answer ──▶ the same                     latency
-//! Crowd, many sessions ──▶ the same                                   idle, suspend
+//! Crowd, many sessions ──▶ the same                                   idle, suspend, storm
 //! ```
 
 mod cost;
@@ -12,6 +12,7 @@ mod idle;
 mod latency;
 mod pair;
 mod routers;
+mod storm;
 mod suspend;
 mod throughput;
 
@@ -33,6 +34,7 @@ pub const CASES: &[Case] = &[
     cost::CASE,
     idle::CASE,
     suspend::CASE,
+    storm::CASE,
 ];
 
 /// Cases that share running routers.
@@ -52,4 +54,5 @@ pub fn run(session: &mut Session) {
     }
     idle::run(session, &runtime);
     suspend::run(session, &runtime);
+    storm::run(session, &runtime);
 }

@@ -93,11 +93,28 @@ impl Plain {
         }))
     }
 
-    fn start_with(access_control: Value) -> Self {
+    /// One that lets in who knows a password.
+    pub fn with_password() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let users = folder.path().join("users");
+        std::fs::write(&users, "somebody:secret\n").unwrap();
+        Self::start_in(folder, |config| {
+            config["transport"]["auth"] = json!({ "usrpwd": {
+                "user": "router", "password": "router", "dictionary_file": users,
+            } });
+        })
+    }
+
+    fn start_with(access_control: Value) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), |config| {
+            config["access_control"] = access_control.clone();
+        })
+    }
+
+    fn start_in(folder: tempfile::TempDir, change: impl Fn(&mut Value)) -> Self {
         let server = ZenohServer::start(&zenohd(), folder.path(), |port| {
             let mut config = router(&format!("tcp/127.0.0.1:{port}"));
-            config["access_control"] = access_control.clone();
+            change(&mut config);
             config.to_string()
         });
         Self { server: server.unwrap(), _folder: folder }
