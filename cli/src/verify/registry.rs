@@ -1,4 +1,4 @@
-//! The row of Device Connect's registry, on the brokers where a request is a question of its own.
+//! The row of Device Connect's registry.
 
 use super::probe::{ANSWER, Side};
 use super::report::{Cannot, Seen, Trial};
@@ -23,7 +23,7 @@ pub(super) async fn look<C>(
     let devices = async |side: &Side<C>, tenant: &str, within: Duration| {
         let name = side.space.device_connect(tenant, "discovery");
         let question = json!({"jsonrpc": "2.0", "id": "bulkhead-verify",
-            "method": "discovery/listDevices", "params": {"limit": 200}});
+            "method": "discovery/listDevices", "params": {"limit": 100}});
         let answer = ask(&side.sender, &name, &question.to_string(), within).await?;
         let answer: Value = serde_json::from_slice(&answer).ok()?;
         answer.pointer("/result/devices").and_then(Value::as_array).cloned()

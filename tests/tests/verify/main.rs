@@ -111,7 +111,7 @@ async fn our_own_brokers_keep_members_apart() {
         }
     }
     assert!(verdict.reason("nats", "call the other tenant's service").contains("tried by acme"));
-    for backend in ["nats", "zenoh"] {
+    for backend in ["nats", "mqtt", "zenoh"] {
         let reason = verdict.reason(backend, REGISTRY);
         assert!(reason.contains("no device is registered"), "{reason}");
     }
@@ -314,9 +314,9 @@ async fn a_nats_that_speaks_mqtt_is_asked_in_its_version() {
         nats_section(&server).replace(server.client_url(), &format!("mqtt://127.0.0.1:{port}"));
     let text = text.replace("nats", "mqtt").replace("[mqtt]\n", "[mqtt]\nversion = \"3.1.1\"\n");
     let verdict = verify(folder.path(), &text).await;
-    // It has no shared subscriptions.
+    // It has no shared subscriptions, and no registry.
     verdict.is_isolated(MQTT.len() - 1 + UNINVITED.len());
-    assert_eq!(verdict.report["not_tried"].as_array().unwrap().len(), 1, "{verdict}");
+    assert_eq!(verdict.report["not_tried"].as_array().unwrap().len(), 2, "{verdict}");
 
     let shared = format!("{head}authorization {{ users: [ {alice}, {bob} ] }}\n");
     tokio::task::block_in_place(|| server.restart_with(&shared)).unwrap();
@@ -423,6 +423,33 @@ async fn a_registry_that_answers_for_every_tenant_leaks() {
         );
     let verdict = verify(folder.path(), &text).await;
     assert!(verdict.rows("nats", "leak").contains(&REGISTRY), "{verdict}");
+    answering.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_of_mqtt_that_answers_for_every_tenant_leaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = "user alice\ntopic readwrite #\nuser bob\ntopic readwrite #\n";
+    let broker = mosquitto(folder.path(), list, "").await;
+    let mut options = rumqttc::MqttOptions::new("registry", "127.0.0.1", broker.address().port());
+    options.set_credentials("alice", "wonder");
+    let (registry, mut events) = rumqttc::AsyncClient::new(options, 16);
+    registry.subscribe("device-connect/+/discovery", rumqttc::QoS::AtLeastOnce).await.unwrap();
+    let answering = tokio::spawn(async move {
+        while let Ok(event) = events.poll().await {
+            let rumqttc::Event::Incoming(rumqttc::Packet::Publish(question)) = event else {
+                continue;
+            };
+            let question: Value = serde_json::from_slice(&question.payload).unwrap();
+            let devices = json!({"result": {"devices": [{"device_id": "cam-1"}]}}).to_string();
+            let reply_to = question["reply_to"].as_str().unwrap();
+            let qos = rumqttc::QoS::AtLeastOnce;
+            registry.publish(reply_to, qos, false, devices).await.unwrap();
+        }
+    });
+    let (alice, bob) = ("prefix = \"device-connect/acme\"", "prefix = \"device-connect/globex\"");
+    let verdict = verify(folder.path(), &mqtt_section(&broker, alice, bob)).await;
+    assert!(verdict.rows("mqtt", "leak").contains(&REGISTRY), "{verdict}");
     answering.abort();
 }
 

@@ -6,16 +6,19 @@ use crate::verify::ear::{Ear, Heard, Mark, random_word};
 use crate::verify::identity::Shown;
 use crate::verify::probe::{ANSWER, Client, Listening};
 use crate::verify::report::Cannot;
+
+use data_encoding::BASE64;
 use rumqttc::v5::mqttbytes::v5::ConnAckProperties;
 use rumqttc::{TlsConfiguration, Transport};
 use secrecy::ExposeSecret;
 use serde_json::json;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 /// Messages of the broker's own that are looked at.
 const MAX_SYSTEM: usize = 64;
@@ -56,6 +59,8 @@ struct Ears {
     ears: Vec<UnboundedSender<Heard>>,
     /// What came before the first of them listened.
     early: Vec<Heard>,
+    /// Where the answer to a question comes, and who waits for it.
+    asked: Option<(String, oneshot::Sender<Vec<u8>>)>,
 }
 
 impl Mqtt {
@@ -136,8 +141,46 @@ impl Mqtt {
         self.send("$CONTROL/dynamic-security/v1", question.to_string(), false).await
     }
 
+    /// Asks as Device Connect's clients do, and waits for the answer.
+    pub(super) async fn ask(
+        &self,
+        name: &str,
+        question: &str,
+        within: Duration,
+    ) -> Option<Vec<u8>> {
+        let id = Uuid::new_v4().simple();
+        let reply_to = format!("_reply/{id}");
+        let (sender, answered) = oneshot::channel();
+        self.ears().asked = Some((reply_to.clone(), sender));
+        let _subscription = match self.subscribe(&reply_to).await {
+            Ok(true) => Subscription { client: self.client.clone(), filter: reply_to.clone() },
+            _ => return None,
+        };
+        let question = json!({"data": BASE64.encode(question.as_bytes()), "reply_to": reply_to,
+            "request_id": id.to_string()});
+        self.send(name, question.to_string(), false).await.ok().filter(|taken| *taken)?;
+        timeout(within, answered).await.ok()?.ok()
+    }
+
+    /// Whether the broker grants it.
+    async fn subscribe(&self, filter: &str) -> Result<bool, Cannot> {
+        let mut answers = self.answers.lock().await;
+        if !self.client.subscribe(filter).await {
+            return Ok(false);
+        }
+        let granted = answer(&mut answers, |answer| match answer {
+            Answer::Subscribed(granted) => Some(granted),
+            _ => None,
+        });
+        Ok(granted.await?.unwrap_or(false))
+    }
+
+    fn ears(&self) -> MutexGuard<'_, Ears> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn attach(&self, sender: UnboundedSender<Heard>) {
-        let mut inside = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self.ears();
         for heard in inside.early.drain(..) {
             let _ = sender.send(heard);
         }
@@ -164,19 +207,11 @@ impl Client for Mqtt {
     }
 
     async fn listen(&self, filter: &str) -> Result<Listening, Cannot> {
-        let mut answers = self.answers.lock().await;
         let ear = Ear::new(|sender| {
             self.attach(sender);
             Subscription { client: self.client.clone(), filter: filter.to_owned() }
         });
-        if !self.client.subscribe(filter).await {
-            return Ok(Listening { ear, refused: true });
-        }
-        let granted = answer(&mut answers, |answer| match answer {
-            Answer::Subscribed(granted) => Some(granted),
-            _ => None,
-        });
-        let refused = !granted.await?.unwrap_or(false);
+        let refused = !self.subscribe(filter).await?;
         Ok(Listening { ear, refused })
     }
 
@@ -234,6 +269,10 @@ async fn drive(
             Incoming::Subscribed(granted) => Answer::Subscribed(granted),
             Incoming::Published(taken) => Answer::Published(taken),
             Incoming::Message { topic, payload } => {
+                if let Some(asked) = take_asked(&ears, &topic) {
+                    let _ = asked.send(payload);
+                    continue;
+                }
                 let mark = Mark::read(&payload);
                 // Questions to the broker may be anybody's; its answers are its own.
                 let is_answer = topic.starts_with("$CONTROL/") && topic.ends_with("/response");
@@ -257,6 +296,12 @@ async fn drive(
             return;
         }
     }
+}
+
+/// Who waits for an answer that comes to this topic.
+fn take_asked(ears: &Mutex<Ears>, topic: &str) -> Option<oneshot::Sender<Vec<u8>>> {
+    let mut inside = ears.lock().unwrap_or_else(PoisonError::into_inner);
+    inside.asked.take_if(|(reply_to, _)| reply_to == topic).map(|(_, asked)| asked)
 }
 
 fn tell(ears: &Mutex<Ears>, heard: &Heard) {

@@ -6,6 +6,7 @@ mod wire;
 use crate::verify::deployment::{Pace, Party, Target};
 use crate::verify::ear::{DEVICE_CONNECT, Heard, Mark, Space, random_word};
 use crate::verify::probe::{ANSWER, Client, Side, Sides, converse, listen_across, spy_on};
+use crate::verify::registry;
 use crate::verify::report::{Cannot, Judged, Seen, Trial};
 use bulkhead_policy::Broker;
 use client::{Manner, Mqtt};
@@ -70,6 +71,16 @@ pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     );
     rows.push(
         sides.each("use the broker's own topics", async |a, v| system(a, v, wait).await).await,
+    );
+    rows.push(
+        sides
+            .each("see the other tenant's devices in the registry", async |a, v| {
+                registry::look(a, v, wait, async |client: &Mqtt, topic, question, within| {
+                    client.ask(topic, question, within).await
+                })
+                .await
+            })
+            .await,
     );
     rows.extend(sides.uninvited(connect).await);
     rows
