@@ -17,7 +17,7 @@ use bulkhead_policy::{Tenant, TenantId};
 use bulkhead_zenoh::Router;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// `iss` of the tokens.
@@ -63,9 +63,18 @@ pub struct Stack {
     mqtt: Option<Broker>,
     zenoh: Option<Router>,
     mosquitto: Option<MosquittoServer>,
+    ports: Ports,
     signer: Signer,
     clock: TestClock,
     folder: tempfile::TempDir,
+}
+
+/// Ports for TCP of the MQTT broker and of the gate, where a registry, or a process of its own, has to know
+/// them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ports {
+    mqtt: Option<u16>,
+    zenoh: Option<u16>,
 }
 
 /// What a test's token says.
@@ -300,6 +309,7 @@ impl StackBuilder {
             mqtt: None,
             zenoh: None,
             mosquitto,
+            ports: self.ports(),
             signer,
             clock: self.clock.clone(),
             folder,
@@ -313,6 +323,12 @@ impl StackBuilder {
             stack.start_service().await;
         }
         stack
+    }
+
+    fn ports(&self) -> Ports {
+        let is_told = self.registry.is_some() || self.registry_elsewhere;
+        let told = |has: bool| (has && is_told).then(|| free_port().unwrap());
+        Ports { mqtt: told(self.mqtt.is_some()), zenoh: told(self.zenoh.is_some()) }
     }
 
     fn configuration(&self, stack: &Stack) -> String {
@@ -335,16 +351,13 @@ impl StackBuilder {
             let (address, prefix) = (mosquitto.address(), &self.prefix);
             format!("upstream = {{ url = \"mqtt://{address}\", prefix = \"{prefix}\" }}\n")
         });
-        let has_registry = self.registry.is_some() || self.registry_elsewhere;
-        let (mut mqtt_port, mut zenoh_port) = (0, 0);
+        let (mqtt_port, zenoh_port) =
+            (stack.ports.mqtt.unwrap_or(0), stack.ports.zenoh.unwrap_or(0));
         let mqtt = self.mqtt.as_ref().map_or_else(String::new, |own| {
-            // Only a registry has to know where its broker will be.
-            let port = if has_registry { free_port().unwrap() } else { 0 };
             let listeners = TRANSPORTS.map(|transport| match transport {
-                Transport::Tcp => format!("{transport}://127.0.0.1:{port}"),
+                Transport::Tcp => format!("{transport}://127.0.0.1:{mqtt_port}"),
                 _ => format!("{transport}://127.0.0.1:0"),
             });
-            mqtt_port = port;
             format!(
                 "[mqtt]\nlisteners = {listeners:?}\n\
                  tls = {{ cert_file = \"mqtt.pem\", key_file = \"mqtt.key\"{client_ca} }}\n\
@@ -352,12 +365,10 @@ impl StackBuilder {
             )
         });
         let zenoh = self.zenoh.as_ref().map_or_else(String::new, |own| {
-            let port = if has_registry { free_port().unwrap() } else { 0 };
             let listeners = LINKS.map(|(link, name)| match link {
-                ZenohLink::Tcp => format!("{name}/127.0.0.1:{port}"),
+                ZenohLink::Tcp => format!("{name}/127.0.0.1:{zenoh_port}"),
                 _ => format!("{name}/127.0.0.1:0"),
             });
-            zenoh_port = port;
             format!(
                 "[zenoh]\nlisteners = {listeners:?}\nown_router = true\n\
                  tls = {{ cert_file = \"zenoh.pem\", key_file = \"zenoh.key\"{client_ca} }}\n\
@@ -469,11 +480,11 @@ impl Stack {
     pub async fn registry_replica_by(&self, program: &str, name: &str, etcd: &str) -> Replica {
         let path = self.folder().join(format!("registry-{name}.toml"));
         let mut others = String::new();
-        if self.mqtt.is_some() {
+        if self.ports.mqtt.is_some() {
             let url = format!("mqtt://{}", self.tcp().address);
             others += &format!("mqtt = {{ url = \"{url}\", token_file = \"service.token\" }}\n");
         }
-        if self.zenoh.is_some() {
+        if self.ports.zenoh.is_some() {
             let connect = format!("tcp/{}", self.entrance(ZenohLink::Tcp).address);
             let connect = format!("connect = [\"{connect}\"], token_file = \"service.token\"");
             others += &format!("zenoh = {{ {connect} }}\n");
@@ -520,8 +531,13 @@ impl Stack {
 
     /// The MQTT broker's listener of a transport.
     pub fn door(&self, transport: Transport) -> Door {
-        let at = TRANSPORTS.iter().position(|t| *t == transport).unwrap();
-        let address = self.broker().addresses()[at];
+        let address = match (self.ports.mqtt, transport) {
+            (Some(port), Transport::Tcp) => loopback(port),
+            _ => {
+                let at = TRANSPORTS.iter().position(|t| *t == transport).unwrap();
+                self.broker().addresses()[at]
+            }
+        };
         Door { transport, address, certificate: self.folder().join("mqtt.pem"), identity: None }
     }
 
@@ -537,8 +553,13 @@ impl Stack {
 
     /// Where Zenoh clients come in by a link.
     pub fn entrance(&self, link: ZenohLink) -> Entrance {
-        let at = LINKS.iter().position(|(known, _)| *known == link).unwrap();
-        let address = self.router().gate().addresses()[at];
+        let address = match (self.ports.zenoh, link) {
+            (Some(port), ZenohLink::Tcp) => loopback(port),
+            _ => {
+                let at = LINKS.iter().position(|(known, _)| *known == link).unwrap();
+                self.router().gate().addresses()[at]
+            }
+        };
         Entrance {
             link,
             address,
@@ -659,6 +680,10 @@ impl Stack {
         })
         .await;
     }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 /// Starts the servers of one operator; more than one form a cluster.

@@ -1,5 +1,5 @@
-//! Many devices over three backends, with replicas of the registry, etcd and NATS killed meanwhile by a
-//! schedule that a seed decides. Afterwards presence has to be the truth, and nobody who went on beating
+//! Many devices over three backends, with replicas of the registry, etcd and the brokers of all three killed
+//! meanwhile by a schedule that a seed decides. Afterwards presence has to be the truth, and nobody who went on beating
 //! may ever have been called offline.
 //!
 //! `BULKHEAD_SOAK=600` lets it run for so many seconds with 5,000 devices; without it a short one runs.
@@ -12,13 +12,13 @@
 )]
 
 use async_nats::ConnectOptions;
-use bulkhead_tests::mqtt::codec::Version;
 use bulkhead_tests::registry::{Keys, registration};
 use bulkhead_tests::zenoh::Link;
 use bulkhead_tests::{Replica, Stack, Token, eventually_async};
 use data_encoding::BASE64;
 use etcd_client::{Client, EventType, WatchOptions};
 use futures::StreamExt;
+use rumqttc::QoS;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -151,25 +151,43 @@ async fn over_zenoh(stack: &Stack, alive: Alive) -> (zenoh::Session, AbortOnDrop
 }
 
 /// MQTT's devices register once, and are remembered.
-async fn over_mqtt(stack: &Stack, alive: Alive) -> AbortOnDropHandle<()> {
-    let hello =
-        stack.hello("soak", &Token::role("acme", "member").ttl(3600)).version(Version::V311);
-    let mut client = stack.tcp().connect(&hello.keep_alive(0)).await;
+async fn over_mqtt(stack: &Stack, alive: Alive) -> Vec<AbortOnDropHandle<()>> {
+    let token = stack.token(&Token::role("acme", "member").ttl(3600));
+    let port = stack.tcp().address.port();
+    let mut options = rumqttc::MqttOptions::new("soak", "127.0.0.1", port);
+    options.set_credentials("any", token);
+    let (client, mut events) = rumqttc::AsyncClient::new(options, 1_000);
+    let (sender, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    // It comes back by itself, as long as it is asked.
+    let coming = tokio::spawn(async move {
+        loop {
+            match events.poll().await {
+                Ok(rumqttc::Event::Incoming(rumqttc::Packet::Publish(answer))) => {
+                    let _ = sender.send(answer.payload);
+                }
+                Ok(_) => {}
+                Err(_) => sleep(Duration::from_millis(200)).await,
+            }
+        }
+    });
     let reply = "_reply/00000000000000000000000000000001";
-    client.subscribed(reply).await;
+    client.subscribe(reply, QoS::AtLeastOnce).await.unwrap();
     let devices: Vec<String> = alive.lock().unwrap().iter().cloned().collect();
     for device in &devices {
         let data = BASE64.encode(request(device).as_bytes());
         let envelope = json!({"data": data, "reply_to": reply, "request_id": "1"}).to_string();
-        client.published("device-connect/acme/registry", &envelope).await;
-        let answer: Value = serde_json::from_str(&client.payload().await).unwrap();
+        let sent =
+            client.publish("device-connect/acme/registry", QoS::AtLeastOnce, false, envelope);
+        sent.await.unwrap();
+        let answer = answers.recv().await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(answer["result"]["status"], "registered", "{answer}");
     }
-    AbortOnDropHandle::new(tokio::spawn(beat_for_ever(alive, async move |device: &str| {
-        client
-            .publish(&format!("device-connect/acme/{device}/heartbeat"), &heartbeat(device))
-            .await;
-    })))
+    let beats = tokio::spawn(beat_for_ever(alive, async move |device: &str| {
+        let topic = format!("device-connect/acme/{device}/heartbeat");
+        let _ = client.try_publish(topic, QoS::AtMostOnce, false, heartbeat(device));
+    }));
+    [coming, beats].map(AbortOnDropHandle::new).into()
 }
 
 /// Registers over NATS, until it is answered. Returns how often it asked.
@@ -254,7 +272,10 @@ async fn presence_is_the_truth_whatever_is_killed() {
     let seconds: Option<u64> =
         std::env::var("BULKHEAD_SOAK").ok().and_then(|text| text.parse().ok());
     let (seconds, each) = seconds.map_or((45, 60), |seconds| (seconds, 1_666));
-    let mut stack = Stack::new().etcd().mqtt("").zenoh("").registry_elsewhere().start().await;
+    let stack = Stack::new().etcd().mqtt("").zenoh("").registry_elsewhere();
+    let mut stack = stack.without_service().start().await;
+    // The MQTT broker, the Zenoh router and whoever answers nats-server.
+    let mut brokers = stack.replica(PROGRAM, "brokers").await;
     let mut replicas: Vec<Option<Replica>> = Vec::new();
     for name in ["first", "second"] {
         replicas.push(Some(stack.registry_replica(PROGRAM, name).await));
@@ -326,7 +347,7 @@ async fn presence_is_the_truth_whatever_is_killed() {
         let newcomer = format!("nats-new-{serial}");
         newcomers.insert(newcomer.clone(), register(&console, &newcomer).await);
         nats.lock().unwrap().insert(newcomer);
-        match chance.below(6) {
+        match chance.below(7) {
             0 => {
                 stack.etcd().restart().unwrap();
                 *newcomers.get_mut(&format!("nats-new-{serial}")).unwrap() += 1;
@@ -339,6 +360,10 @@ async fn presence_is_the_truth_whatever_is_killed() {
                 }
                 let name = format!("replica-{which}-{serial}");
                 replicas[which] = Some(stack.registry_replica(PROGRAM, &name).await);
+            }
+            4 => {
+                brokers.kill().unwrap();
+                brokers = stack.replica(PROGRAM, &format!("brokers-{serial}")).await;
             }
             _ => {}
         }
