@@ -198,34 +198,8 @@ async fn over_zenoh_a_device_speaks_for_itself_alone() {
     assert_eq!(ask(&foreign, "device-connect/acme/discovery", question, None).await, None);
 }
 
-/// What an unmodified device's runtime is made of, for a backend.
-async fn runtime(stack: &Stack, backend: &str, tenant: &str, device: &str) -> Value {
-    let token = stack.token(&Token::device(tenant, device));
-    if backend == "mqtt" {
-        let url = format!("mqtt://{}", stack.tcp().address);
-        return json!({"messaging_backend": "mqtt", "messaging_urls": [url], "tenant": tenant,
-            "device_id": device, "messaging_auth": {"username": device, "password": token}});
-    }
-    let response = reqwest::Client::new()
-        .post(stack.exchange_url())
-        .bearer_auth(token)
-        .json(&json!({"backend": backend}))
-        .send()
-        .await
-        .unwrap();
-    let mut file: Value = response.error_for_status().unwrap().json().await.unwrap();
-    if backend == "zenoh" {
-        let entrance = stack.entrance(bulkhead_tests::zenoh::Link::Tls);
-        let port = entrance.address.port();
-        file["zenoh"]["urls"] = json!([format!("zenoh+tls://localhost:{port}")]);
-    }
-    let path = stack.folder().join(format!("{tenant}-{device}.json"));
-    std::fs::write(&path, file.to_string()).unwrap();
-    json!({"credentials_file": path})
-}
-
 async fn start(stack: &Stack, backend: &str, tenant: &str, device: &str) -> Script {
-    let input = runtime(stack, backend, tenant, device).await;
+    let input = stack.runtime(backend, tenant, device).await;
     Script::start(stack.folder(), "device.py", &format!("{tenant}-{device}"), &input).await
 }
 
