@@ -89,3 +89,66 @@ async fn an_agent_works_with_devices_over_mqtt() {
 async fn an_agent_works_with_devices_over_zenoh() {
     an_agent_works_with_devices(Stack::zenoh().issues(), "zenoh").await;
 }
+
+/// Whether a device finds another through the registry, calls it, and is heard by it, all by
+/// device-connect-edge's own means.
+///
+/// Over MQTT a call gets there and is not understood (see [`an_agent_works_with_devices`]): finding and
+/// hearing each other is what unmodified devices can do there.
+async fn devices_work_with_each_other(stack: StackBuilder, backend: &str) {
+    let stack = stack.registry("").start().await;
+    let mut input = stack.runtime(backend, "acme", "cam-1").await;
+    input["meets"] = json!("cam-2");
+    let first = Script::start(stack.folder(), "device.py", "acme-cam-1", &input).await;
+    // Another tenant's has the same to say, and the name of the one that is sought.
+    let foreign = device(&stack, backend, "globex", "cam-2").await;
+    let second = device(&stack, backend, "acme", "cam-2").await;
+    let answers_calls = backend != "mqtt";
+    first.prints("met cam-2").await;
+    for device in [&first, &second] {
+        device.prints("heard cam-1 7").await;
+        if answers_calls {
+            device.prints("heard cam-2 5").await;
+        }
+    }
+    for device in [&first, &second, &foreign] {
+        device.prints("online cam-2").await;
+    }
+
+    let [first, second, foreign] = [first.stop().await, second.stop().await, foreign.stop().await];
+    let called = &first["met"]["add"];
+    let (calls, events) = if answers_calls {
+        assert_eq!(called["result"], json!({"sum": 5}), "{first}");
+        (json!([["cam-1", 2, 3]]), json!([["cam-1", 7], ["cam-2", 5]]))
+    } else {
+        let error = called["error"].as_str().unwrap();
+        assert!(error.contains("timed out"), "{error}");
+        (json!([]), json!([["cam-1", 7]]))
+    };
+    assert_eq!(second["calls"], calls, "{second}");
+    for seen in [&first, &second] {
+        let mut heard = seen["events"].as_array().unwrap().clone();
+        heard.sort_by_key(Value::to_string);
+        assert_eq!(json!(heard), events, "{seen}");
+    }
+    assert_eq!(foreign["online"], json!(["cam-2"]), "{foreign}");
+    assert_eq!((&foreign["calls"], &foreign["events"]), (&json!([]), &json!([])), "{foreign}");
+    for seen in [&first, &second, &foreign] {
+        assert_eq!((&seen["ended"], &seen["errors"]), (&Value::Null, &json!([])), "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_work_with_each_other_over_nats() {
+    devices_work_with_each_other(Stack::new(), "nats").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_work_with_each_other_over_mqtt() {
+    devices_work_with_each_other(Stack::mqtt(), "mqtt").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_work_with_each_other_over_zenoh() {
+    devices_work_with_each_other(Stack::zenoh().issues(), "zenoh").await;
+}
