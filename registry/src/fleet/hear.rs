@@ -6,6 +6,7 @@ use crate::wire::{Heartbeat, pull_request, pulled};
 use bulkhead_policy::DeviceId;
 use jiff::Timestamp;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Devices that are not asked again yet.
@@ -26,6 +27,8 @@ impl Fleet {
             *lock(&self.gap) = Some(Instant::now());
             self.common.metrics.beats.with_label_values(&[via.label(), "lost"]).inc();
         }
+        let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
+        self.inbox_peak.fetch_max(waiting, Ordering::Relaxed);
     }
 
     /// Hears a heartbeat that came under a device's name.

@@ -17,7 +17,7 @@ use bulkhead_policy::{DeviceId, Discover, TenantId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -75,6 +75,8 @@ pub(crate) struct Fleet {
     /// Heartbeats that came where one tenant must not hold up another.
     inbox: mpsc::Sender<Heard>,
     unheard: Mutex<Option<mpsc::Receiver<Heard>>>,
+    /// The most that waited there since that was last counted.
+    inbox_peak: AtomicUsize,
     /// When heartbeats were last lost because there were too many.
     gap: Mutex<Option<Instant>>,
     has_loaded: AtomicBool,
@@ -86,6 +88,18 @@ pub(crate) struct Fleet {
     is_refenced: AtomicBool,
     /// Another replica has had the tenant since what is in memory was written.
     is_inherited: AtomicBool,
+}
+
+/// Numbers of a tenant.
+pub(crate) struct Count {
+    /// Devices that are present.
+    pub(crate) devices: usize,
+    /// Devices whose state waits to be written.
+    pub(crate) waiting: usize,
+    /// The most heartbeats that waited at a time since the last count.
+    pub(crate) inbox_peak: usize,
+    /// Devices that are asked for their registration.
+    pub(crate) pulls: usize,
 }
 
 /// A heartbeat, and under which name it came.
@@ -111,6 +125,7 @@ impl Fleet {
             created,
             inbox,
             unheard: Mutex::new(Some(unheard)),
+            inbox_peak: AtomicUsize::new(0),
             gap: Mutex::default(),
             has_loaded: AtomicBool::new(false),
             tenant,
@@ -380,10 +395,15 @@ impl Fleet {
         lock(&self.presence).visible(|_, _| true).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Adds its numbers to the sums of all.
-    pub(crate) fn count(&self) -> (usize, usize) {
+    /// How many there are of everything; what waited in the inbox is counted from now on.
+    pub(crate) fn count(&self) -> Count {
         let presence = lock(&self.presence);
-        (presence.len(), presence.waiting())
+        Count {
+            devices: presence.len(),
+            waiting: presence.waiting(),
+            inbox_peak: self.inbox_peak.swap(0, Ordering::Relaxed),
+            pulls: PULLS.saturating_sub(self.pulling.available_permits()),
+        }
     }
 
     /// What people see of the devices: type, location, and when each was last heard of.
