@@ -13,6 +13,9 @@ use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use script::Script;
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_replica");
 
@@ -150,14 +153,23 @@ async fn every_metric_moves_by_what_it_is_about() {
         metrics.move_when("devices wake up", &[("registry_pulls_total", &pulled, Above)]).await;
     }
     let _asked = console.actor.subscribe("device-connect.acme.mute.cmd").await;
-    console.beat("mute", json!({})).await;
+    let client = console.actor.client.clone();
+    let mute = AbortOnDropHandle::new(tokio::spawn(async move {
+        let beat = json!({"device_id": "mute", "ts": 1.5}).to_string();
+        loop {
+            let subject = "device-connect.acme.mute.heartbeat";
+            client.publish(subject, beat.clone().into()).await.unwrap();
+            sleep(Duration::from_millis(500)).await;
+        }
+    }));
     let rows = [
         ("registry_beats_total", "{backend=\"nats\",outcome=\"unknown\"}", Above),
+        ("registry_pulls_total", "{backend=\"nats\",outcome=\"silent\"}", Above),
         ("registry_pulls_pending", "", To(1.0)),
-        ("registry_pulls_total", "{backend=\"nats\",outcome=\"silent\"}", To(1.0)),
-        ("registry_pulls_pending", "", To(0.0)),
     ];
     metrics.move_when("a device does not say who it is", &rows).await;
+    drop(mute);
+    metrics.move_when("it is gone", &[("registry_pulls_pending", "", To(0.0))]).await;
 
     way_to_etcd.cut().await;
     console.beat("cam-nats", json!({"battery": 6})).await;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod hear;
+mod pulls;
 
 pub(crate) use answer::{Asked, Asker};
 
@@ -15,8 +16,9 @@ use crate::wire::{Transition, lifecycle, seconds};
 use bulkhead_control::Authenticator;
 use bulkhead_policy::{DeviceId, Discover, TenantId};
 use jiff::Timestamp;
+use pulls::Pulls;
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -80,7 +82,7 @@ pub(crate) struct Fleet {
     /// When heartbeats were last lost because there were too many.
     gap: Mutex<Option<Instant>>,
     has_loaded: AtomicBool,
-    pulled: Mutex<HashMap<DeviceId, Instant>>,
+    pulls: Mutex<Pulls>,
     /// When the process was last known not to have slept.
     awake_since: Mutex<Instant>,
     /// What waits to be written could not be for this long already.
@@ -98,7 +100,7 @@ pub(crate) struct Count {
     pub(crate) waiting: usize,
     /// The most heartbeats that waited at a time since the last count.
     pub(crate) inbox_peak: usize,
-    /// Devices that are asked for their registration.
+    /// Devices that are asked for their registration, or wait for that.
     pub(crate) pulls: usize,
 }
 
@@ -136,7 +138,7 @@ impl Fleet {
             registrations: Arc::new(Semaphore::new(REGISTRATIONS)),
             discoveries: Arc::new(Semaphore::new(DISCOVERIES)),
             pulling: Arc::new(Semaphore::new(PULLS)),
-            pulled: Mutex::default(),
+            pulls: Mutex::default(),
             awake_since: Mutex::new(Instant::now()),
             unwritten_since: Mutex::default(),
             is_refenced: AtomicBool::new(false),
@@ -397,12 +399,14 @@ impl Fleet {
 
     /// How many there are of everything; what waited in the inbox is counted from now on.
     pub(crate) fn count(&self) -> Count {
+        let asked = PULLS.saturating_sub(self.pulling.available_permits());
+        let pulls = asked + lock(&self.pulls).waiting();
         let presence = lock(&self.presence);
         Count {
             devices: presence.len(),
             waiting: presence.waiting(),
             inbox_peak: self.inbox_peak.swap(0, Ordering::Relaxed),
-            pulls: PULLS.saturating_sub(self.pulling.available_permits()),
+            pulls,
         }
     }
 
