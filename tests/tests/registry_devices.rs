@@ -100,6 +100,8 @@ async fn devices_work_with_each_other(stack: StackBuilder, backend: &str) {
     let mut input = stack.runtime(backend, "acme", "cam-1").await;
     input["meets"] = json!("cam-2");
     let first = Script::start(stack.folder(), "device.py", "acme-cam-1", &input).await;
+    // From here on it hears who comes.
+    first.prints("online cam-1").await;
     // Another tenant's has the same to say, and the name of the one that is sought.
     let foreign = device(&stack, backend, "globex", "cam-2").await;
     let second = device(&stack, backend, "acme", "cam-2").await;
