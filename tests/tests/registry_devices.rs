@@ -46,6 +46,7 @@ async fn an_agent_works_with_devices(stack: StackBuilder, backend: &str) {
         device(&stack, backend, "acme", "cam-2").await,
         device(&stack, backend, "globex", "cam-3").await,
     ];
+    devices[2].prints("online cam-3").await;
     let answers_calls = backend != "mqtt";
     let task =
         if answers_calls { json!({"devices": 2, "calls": "cam-1"}) } else { json!({"devices": 2}) };
