@@ -93,6 +93,16 @@ const CLIENTS: Environment = Environment {
     requirements: include_str!("../requirements/clients.txt"),
 };
 
+const AGENT_TOOLS: Environment = Environment {
+    purpose: Purpose { tool: "the environment of Device Connect's agent tools", alternative: "" },
+    folder: "agent-tools-0.2.5",
+    python: Version::new(3, 11, 0),
+    package: "Device Connect's agent tools (PyPI device-connect-agent-tools 0.2.5)",
+    build_requirements: include_str!("../requirements/build.txt"),
+    built: "nkeys",
+    requirements: include_str!("../requirements/agent-tools.txt"),
+};
+
 const ORIGINAL_REGISTRY: Environment = Environment {
     purpose: Purpose { tool: "the environment of Device Connect's registry", alternative: "" },
     folder: "original-registry",
@@ -250,6 +260,17 @@ impl Tools {
     /// [`Error::NoPython`], [`Error::Fetch`] or [`Error::File`] if it cannot be made.
     pub fn python(&self) -> Result<PathBuf, Error> {
         CLIENTS.get(&self.root)
+    }
+
+    /// A Python interpreter that can import `device_connect_agent_tools` 0.2.5, over the same
+    /// `device_connect_edge` as [`python`](Self::python): a virtual environment in the folder of the
+    /// fetched tools.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoPython`], [`Error::Fetch`] or [`Error::File`] if it cannot be made.
+    pub fn agent_tools(&self) -> Result<PathBuf, Error> {
+        AGENT_TOOLS.get(&self.root)
     }
 
     /// A Python interpreter that can run Device Connect's own registry, `device_connect_server` 0.2.5: a

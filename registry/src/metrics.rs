@@ -39,6 +39,10 @@ pub(crate) struct Metrics {
     pub(crate) devices: IntGauge,
     /// Devices whose state waits to be written.
     pub(crate) waiting: IntGauge,
+    /// Heartbeats of one tenant that waited to be heard, at the most.
+    pub(crate) inbox: IntGauge,
+    /// Devices that are to say who they are.
+    pub(crate) pulls_pending: IntGauge,
     /// Whether a backend can be heard.
     pub(crate) backend_up: IntGaugeVec,
     /// How old heartbeats are when they are heard, by the devices' clocks.
@@ -134,6 +138,14 @@ impl Metrics {
             store_up: gauge("bulkhead_registry_store_up", "Whether the store can be reached")?,
             devices: gauge("bulkhead_registry_devices", "Devices that are present")?,
             waiting: gauge("bulkhead_registry_waiting", "Devices whose state waits to be written")?,
+            inbox: gauge(
+                "bulkhead_registry_inbox",
+                "Most heartbeats of one tenant over MQTT or Zenoh that waited at a time within the last second",
+            )?,
+            pulls_pending: gauge(
+                "bulkhead_registry_pulls_pending",
+                "Devices that are to be asked for their registration, or have been and have not answered yet",
+            )?,
             backend_up,
             lag,
             etcd_space,

@@ -283,15 +283,24 @@ impl Tenants {
     }
 
     fn count(&self) {
-        let (mut devices, mut waiting) = (0, 0);
+        let (mut devices, mut waiting, mut inbox, mut pulls) = (0, 0, 0, 0);
         for served in self.served.values() {
-            let (present, behind) = served.fleet.count();
-            devices += present;
-            waiting += behind;
+            let count = served.fleet.count();
+            devices += count.devices;
+            waiting += count.waiting;
+            pulls += count.pulls;
+            // Each tenant has an inbox, with a bound of its own.
+            inbox = inbox.max(count.inbox_peak);
         }
         let metrics = &self.common.metrics;
-        metrics.devices.set(i64::try_from(devices).unwrap_or(i64::MAX));
-        metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        for (gauge, number) in [
+            (&metrics.devices, devices),
+            (&metrics.waiting, waiting),
+            (&metrics.inbox, inbox),
+            (&metrics.pulls_pending, pulls),
+        ] {
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
         for backend in &self.common.backends {
             let up = metrics.backend_up.with_label_values(&[backend.via().label()]);
             up.set(backend.is_heard().into());

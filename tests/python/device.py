@@ -3,7 +3,8 @@
     device.py '{"credentials_file": "cam-1.json"}'
 
 What is given is what the device's runtime is made of, besides its driver. With `-` it is read from standard input: what is
-secret belongs on no command line.
+secret belongs on no command line. With `meets` besides, the id of another device, it finds that one, calls it and tells all
+others, as soon as it is registered itself.
 
 It runs until it gets SIGTERM, or gives up; then it prints what it has seen as one line of JSON.
 """
@@ -30,6 +31,9 @@ TTL_SECONDS = 3
 # How long to wait for an answer that nobody should give.
 NO_ANSWER_SECONDS = 2
 
+# How long to wait for a device that is to be met.
+MEETING_SECONDS = 30
+
 
 @dataclass
 class Seen:
@@ -41,6 +45,7 @@ class Seen:
     overheard: list[str] = field(default_factory=list)
     connected: list[bool] = field(default_factory=list)
     registrations: int = 0
+    met: Any = None
     errors: list[str] = field(default_factory=list)
     ended: str | None = None
 
@@ -80,10 +85,21 @@ class Camera(DeviceDriver):
     @on(event_name="added")
     async def on_added(self, device_id: str, event_name: str, payload: dict) -> None:
         self.record.events.append([device_id, payload["total"]])
+        print(f"heard {device_id} {payload['total']}", flush=True)
 
     @on(event_name="device.online")
     async def on_online(self, device_id: str, event_name: str, payload: dict) -> None:
         self.record.online.append(device_id)
+        print(f"online {device_id}", flush=True)
+
+    async def meet(self, device_id: str) -> None:
+        """What a driver does with another device: it finds it, calls it, and tells all others."""
+        found = await self.wait_for_device(device_id=device_id, timeout=MEETING_SECONDS)
+        functions = [function["name"] for function in found["capabilities"]["functions"]]
+        called = self.invoke_remote(device_id, "add", timeout=NO_ANSWER_SECONDS, a=2, b=3)
+        self.record.met = {"add" if "add" in functions else "nothing": await attempt(called)}
+        await self.added(total=7)
+        print(f"met {device_id}", flush=True)
 
     @rpc()
     async def seen(self) -> dict:
@@ -152,7 +168,7 @@ class Errors(logging.Handler):
             self.record.errors.append(message)
 
 
-async def main(**runtime_of: Any) -> dict[str, Any]:
+async def main(meets: str | None = None, **runtime_of: Any) -> dict[str, Any]:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
 
@@ -164,8 +180,12 @@ async def main(**runtime_of: Any) -> dict[str, Any]:
     async def on_connection(connected: bool) -> None:
         record.connected.append(connected)
 
+    meetings: list[asyncio.Task] = []
+
     async def on_registration() -> None:
         record.registrations += 1
+        if meets and not meetings:
+            meetings.append(asyncio.create_task(camera.meet(meets)))
 
     runtime.add_connection_listener(on_connection)
     runtime.add_registration_listener(on_registration)

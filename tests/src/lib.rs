@@ -18,6 +18,7 @@
 mod client;
 mod clock;
 mod config_mode;
+mod edge;
 mod issued;
 pub mod mqtt;
 mod passage;

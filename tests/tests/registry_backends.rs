@@ -160,6 +160,30 @@ async fn over_mqtt_a_device_speaks_for_itself_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_mqtt_an_unmodified_device_calls_one_that_unwraps_calls() {
+    let stack = Stack::mqtt().registry("").start().await;
+    let mut other = client(&stack, &Token::device("acme", "cam-2"), "").await;
+    assert!(ask(&mut other, "acme/registry", &registration("cam-2")).await["result"].is_object());
+    other.subscribed("device-connect/acme/cam-2/cmd").await;
+    let mut input = stack.runtime("mqtt", "acme", "cam-1").await;
+    input["meets"] = json!("cam-2");
+    let device = Script::start(stack.folder(), "device.py", "acme-cam-1", &input).await;
+
+    let envelope: Value = serde_json::from_str(&other.payload().await).unwrap();
+    let call = BASE64.decode(envelope["data"].as_str().unwrap().as_bytes()).unwrap();
+    let call: Value = serde_json::from_slice(&call).unwrap();
+    let params = &call["params"];
+    assert_eq!(
+        (&call["method"], &params["a"], &params["b"]),
+        (&json!("add"), &json!(2), &json!(3))
+    );
+    let answer = json!({"jsonrpc": "2.0", "id": call["id"], "result": {"sum": 5}});
+    other.published(envelope["reply_to"].as_str().unwrap(), &answer.to_string()).await;
+    device.prints("met cam-2").await;
+    assert_eq!(device.stop().await["met"]["add"]["result"], json!({"sum": 5}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_zenoh_a_device_speaks_for_itself_alone() {
     let stack = Stack::zenoh().registry("").start().await;
     let entrance = stack.entrance(bulkhead_tests::zenoh::Link::Tcp);
@@ -198,34 +222,8 @@ async fn over_zenoh_a_device_speaks_for_itself_alone() {
     assert_eq!(ask(&foreign, "device-connect/acme/discovery", question, None).await, None);
 }
 
-/// What an unmodified device's runtime is made of, for a backend.
-async fn runtime(stack: &Stack, backend: &str, tenant: &str, device: &str) -> Value {
-    let token = stack.token(&Token::device(tenant, device));
-    if backend == "mqtt" {
-        let url = format!("mqtt://{}", stack.tcp().address);
-        return json!({"messaging_backend": "mqtt", "messaging_urls": [url], "tenant": tenant,
-            "device_id": device, "messaging_auth": {"username": device, "password": token}});
-    }
-    let response = reqwest::Client::new()
-        .post(stack.exchange_url())
-        .bearer_auth(token)
-        .json(&json!({"backend": backend}))
-        .send()
-        .await
-        .unwrap();
-    let mut file: Value = response.error_for_status().unwrap().json().await.unwrap();
-    if backend == "zenoh" {
-        let entrance = stack.entrance(bulkhead_tests::zenoh::Link::Tls);
-        let port = entrance.address.port();
-        file["zenoh"]["urls"] = json!([format!("zenoh+tls://localhost:{port}")]);
-    }
-    let path = stack.folder().join(format!("{tenant}-{device}.json"));
-    std::fs::write(&path, file.to_string()).unwrap();
-    json!({"credentials_file": path})
-}
-
 async fn start(stack: &Stack, backend: &str, tenant: &str, device: &str) -> Script {
-    let input = runtime(stack, backend, tenant, device).await;
+    let input = stack.runtime(backend, tenant, device).await;
     Script::start(stack.folder(), "device.py", &format!("{tenant}-{device}"), &input).await
 }
 

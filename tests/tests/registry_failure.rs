@@ -8,6 +8,7 @@ use bulkhead_tests::{Stack, eventually_async};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -270,6 +271,77 @@ async fn silent_devices_delay_nobody() {
         register(&silent, "loud", 60).await;
     });
     served.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mute_devices_hold_up_no_live_one_of_their_tenant() {
+    const MUTE: usize = 200;
+    let stack = Stack::new().registry("").start().await;
+    let crowd = Party::role(&stack, "acme", "member").await;
+    crowd.discover("listDevices", json!({})).await;
+    let mut asked = crowd.actor.subscribe("device-connect.acme.*.cmd").await;
+    // They beat on and on, and never say who they are.
+    let client = crowd.actor.client.clone();
+    let _beats = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            for n in 0..MUTE {
+                let device = format!("mute-{n}");
+                let beat = json!({"device_id": device, "ts": 1.5}).to_string();
+                let subject = format!("device-connect.acme.{device}.heartbeat");
+                client.publish(subject, beat.into()).await.unwrap();
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }));
+    let mut often: BTreeMap<String, usize> = BTreeMap::new();
+    let mut next = async || {
+        let message = timeout(Duration::from_secs(60), asked.next()).await;
+        let message = message.expect("somebody is asked").unwrap();
+        message.subject.split('.').nth(2).unwrap().to_owned()
+    };
+    *often.entry(next().await).or_default() += 1;
+
+    // One comes last, and one when all others are known to be mute: both answer.
+    for (live, is_last) in [("first", true), ("second", false)] {
+        let device = Party::device(&stack, "acme", live).await;
+        let own = format!("device-connect.acme.{live}.cmd");
+        let mut commands = device.actor.subscribe(&own).await;
+        let (answering, document) = (device.actor.client.clone(), registration(live));
+        let _answers = AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Some(command) = commands.next().await {
+                let answer = json!({"id": live, "result": document["params"]}).to_string();
+                answering.publish(command.reply.unwrap(), answer.into()).await.unwrap();
+            }
+        }));
+        let _beating = beating(&stack, "acme", live);
+        let mut before = 0;
+        loop {
+            let device = next().await;
+            if device == live {
+                break;
+            }
+            before += 1;
+            *often.entry(device).or_default() += 1;
+            assert!(before <= MUTE + MUTE / 8, "in vain: {live} is asked; {often:?}");
+        }
+        if is_last {
+            // Nearly all that were asked before it were asked for the first time.
+            let again = often.values().sum::<usize>() - often.len();
+            assert!(again < MUTE / 8, "{often:?}");
+        } else {
+            assert_eq!(often.len(), MUTE, "{often:?}");
+            assert!(before < MUTE, "all mute ones were asked again before it");
+        }
+        eventually_async("it is known", async || crowd.devices().await.contains(&live.to_owned()))
+            .await;
+        if is_last {
+            while often.len() < MUTE {
+                *often.entry(next().await).or_default() += 1;
+                let asked = often.values().sum::<usize>();
+                assert!(asked < MUTE + MUTE / 8, "in vain: all are asked; {often:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

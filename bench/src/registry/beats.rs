@@ -1,4 +1,6 @@
+use super::etcd::Etcd;
 use super::load::Load;
+use super::original::{self, Original};
 use super::site::Registry;
 use super::{BEAT_CHANGED, BEAT_UNCHANGED, ETCD_PER_BEAT, PAGE200};
 use crate::cpu;
@@ -18,8 +20,11 @@ const BURST: usize = 5_000;
 /// Long enough that nobody goes away meanwhile.
 const TTL: u32 = 3600;
 
+/// Devices of the original's fleet: it registers fewer than a hundred a second.
+const PEER_DEVICES: usize = 200;
+
 /// How often a device beats, in seconds.
-const EVERY: f64 = 5.0;
+pub const EVERY: f64 = 5.0;
 
 /// Sends so many heartbeats, and returns the CPU time of each at the registry, in microseconds.
 fn cost(
@@ -54,6 +59,48 @@ fn cost(
     (cpu::of_process(registry.pid()) - cpu) * 1e6 / beats as f64
 }
 
+/// The original, with a fleet of its own. What a heartbeat costs it does not depend on the fleet.
+struct Peer {
+    original: Original,
+    load: Load,
+    etcd: Etcd,
+    /// What a device says that beats after all others.
+    mark: usize,
+}
+
+impl Peer {
+    fn start(runtime: &Runtime) -> Self {
+        let original = Original::start(runtime);
+        let load = original.load(runtime);
+        runtime.block_on(async {
+            load.until_served().await;
+            load.register(0..PEER_DEVICES, TTL).await;
+        });
+        Self { load, etcd: original.etcd(runtime), original, mark: 1_000_000_000 }
+    }
+
+    /// As [`cost`]: it hears one heartbeat after the other, so all are heard when the last is.
+    fn cost(
+        &mut self,
+        runtime: &Runtime,
+        beats: usize,
+        change: impl Fn(usize) -> Option<usize>,
+    ) -> f64 {
+        self.mark += 1;
+        let after = self.etcd.revision(runtime);
+        let cpu = cpu::of_process(self.original.pid());
+        runtime.block_on(async {
+            for n in 0..beats {
+                self.load.beat(n % PEER_DEVICES, change(n)).await;
+            }
+            self.load.beat(0, Some(self.mark)).await;
+            self.load.flush().await;
+        });
+        self.etcd.until_battery(runtime, after, self.mark);
+        (cpu::of_process(self.original.pid()) - cpu) * 1e6 / (beats + 1) as f64
+    }
+}
+
 pub fn run(session: &mut Session, runtime: &Runtime) {
     let registry = Registry::start(runtime);
     let load = registry.load(runtime);
@@ -64,21 +111,36 @@ pub fn run(session: &mut Session, runtime: &Runtime) {
     });
     let runs = session.effort().choose(5, 1);
     let beats = session.effort().choose(100_000, 20_000);
-    if session.wants(BEAT_UNCHANGED.name) {
-        let ours = (0..runs).map(|_| cost(runtime, &registry, &load, beats, |_| None)).collect();
-        session.record(Measured::new(BEAT_UNCHANGED, ours));
+    let peer_beats = session.effort().choose(1_000, 100);
+    let mut peer =
+        session.wants_any([BEAT_UNCHANGED.name, BEAT_CHANGED.name]).then(|| Peer::start(runtime));
+    if let Some(peer) = peer.as_mut().filter(|_| session.wants(BEAT_UNCHANGED.name)) {
+        let (ours, theirs) = (0..runs)
+            .map(|_| {
+                let own = cost(runtime, &registry, &load, beats, |_| None);
+                (own, peer.cost(runtime, peer_beats, |_| None))
+            })
+            .unzip();
+        session.record(Measured::new(BEAT_UNCHANGED, ours).against(original::NAME, theirs));
     }
-    if session.wants(BEAT_CHANGED.name) {
-        let revisions =
+    if let Some(peer) = peer.as_mut().filter(|_| session.wants(BEAT_CHANGED.name)) {
+        let commits =
             || registry.metric(runtime, "bulkhead_registry_etcd_requests_total", "commit");
-        let before = revisions();
-        let ours: Vec<_> = (0..runs)
-            .map(|run| cost(runtime, &registry, &load, beats, |n| Some(run * beats + n)))
-            .collect();
-        let requests = (revisions() - before) / (runs * beats) as f64;
-        session
-            .record(Measured::new(BEAT_CHANGED, ours).detail("etcd_requests_per_beat", requests));
+        let before = commits();
+        let (ours, theirs) = (0..runs)
+            .map(|run| {
+                let own = cost(runtime, &registry, &load, beats, |n| Some(run * beats + n));
+                (own, peer.cost(runtime, peer_beats, |n| Some(run * beats + n)))
+            })
+            .unzip();
+        let requests = (commits() - before) / (runs * beats) as f64;
+        session.record(
+            Measured::new(BEAT_CHANGED, ours)
+                .against(original::NAME, theirs)
+                .detail("etcd_requests_per_beat", requests),
+        );
     }
+    drop(peer);
     if session.wants(PAGE200.name) {
         pages(session, runtime, &load);
     }
@@ -128,19 +190,7 @@ fn etcd_per_beat(session: &mut Session, runtime: &Runtime, registry: &Registry, 
         std::thread::sleep(Duration::from_secs(2));
     }
     let before = (requests(), registry.beats(runtime));
-    let began = Instant::now();
-    let mut sent = 0;
-    while began.elapsed() < Duration::from_secs(seconds) {
-        let due = (began.elapsed().as_secs_f64() / EVERY * f64::from(devices)) as usize;
-        runtime.block_on(async {
-            while sent < due {
-                load.beat(sent % devices as usize, None).await;
-                sent += 1;
-            }
-            load.flush().await;
-        });
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    runtime.block_on(load.paced(devices, EVERY, Duration::from_secs(seconds), |_| None));
     let beats = registry.beats(runtime) - before.1;
     let per_beat = (requests() - before.0) / beats;
     session.record(Measured::new(ETCD_PER_BEAT, vec![per_beat]).detail("beats", beats));

@@ -12,8 +12,8 @@ pub struct Load {
     client: Client,
 }
 
-/// A registration as devices of Device Connect send it: the document has about 1.3 KB.
-pub fn registration(device: &str, ttl: u32) -> String {
+/// What devices of Device Connect register with: the document has about 1.3 KB.
+pub fn params(device: &str, ttl: u32) -> Value {
     let function = |name: &str| {
         json!({"name": name, "description": "what it does, in a sentence of usual length",
             "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
@@ -23,10 +23,15 @@ pub fn registration(device: &str, ttl: u32) -> String {
     let event = json!({"name": "motion", "description": "that something moved",
         "payload_schema": {"type": "object"}, "labels": null, "tags": []});
     let capabilities = json!({"description": "a camera", "functions": functions, "events": [event], "labels": null});
-    let params = json!({"device_id": device, "device_ttl": ttl, "capabilities": capabilities,
+    json!({"device_id": device, "device_ttl": ttl, "capabilities": capabilities,
         "identity": {"device_type": "camera", "manufacturer": "bench", "model": "m1",
             "serial_number": device, "firmware_version": "1.0.0"},
-        "status": {"ts": "2026-11-22T02:58:05Z", "location": "lab", "availability": "idle"}});
+        "status": {"ts": "2026-11-22T02:58:05Z", "location": "lab", "availability": "idle"}})
+}
+
+/// A registration with that.
+pub fn registration(device: &str, ttl: u32) -> String {
+    let params = params(device, ttl);
     json!({"jsonrpc": "2.0", "id": device, "method": "registerDevice", "params": params})
         .to_string()
 }
@@ -45,7 +50,9 @@ impl Load {
     /// Waits until a registry answers.
     pub async fn until_served(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        let question = json!({"id": 1, "method": "discovery/listDevices", "params": {"limit": 1}});
+        // Not for a list: one that is put together of a large fleet takes its time.
+        let params = json!({"device_id": name(0)});
+        let question = json!({"id": 1, "method": "discovery/getDevice", "params": params});
         while self.try_ask("discovery", &question).await.is_none() {
             assert!(Instant::now() < deadline, "no registry answers");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -90,15 +97,44 @@ impl Load {
         self.client.publish(subject, beat.into()).await.unwrap();
     }
 
+    /// Has devices beat in turn, each so often (in seconds), for so long. Returns how many heartbeats were
+    /// sent; each is told its number, from one on, to make its change of.
+    pub async fn paced(
+        &self,
+        devices: usize,
+        every: f64,
+        how_long: Duration,
+        change: impl Fn(usize) -> Option<usize>,
+    ) -> usize {
+        let began = Instant::now();
+        let mut sent = 0;
+        while began.elapsed() < how_long {
+            let due = (began.elapsed().as_secs_f64() / every * devices as f64) as usize;
+            while sent < due {
+                self.beat(sent % devices, change(sent + 1)).await;
+                sent += 1;
+            }
+            self.flush().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        sent
+    }
+
     pub async fn flush(&self) {
         self.client.flush().await.unwrap();
     }
 
     /// Asks, and returns how long the answer took, in seconds, and its bytes.
     pub async fn timed(&self, request: &Value) -> (f64, usize) {
+        let (took, answer) = self.answered(request).await;
+        (took, answer.len())
+    }
+
+    /// The same, with the answer itself.
+    pub async fn answered(&self, request: &Value) -> (f64, Vec<u8>) {
         let subject = format!("device-connect.{}.discovery", tenant());
         let began = Instant::now();
         let answer = self.client.request(subject, request.to_string().into()).await.unwrap();
-        (began.elapsed().as_secs_f64(), answer.payload.len())
+        (began.elapsed().as_secs_f64(), answer.payload.to_vec())
     }
 }

@@ -1,6 +1,7 @@
+use super::REGISTER;
 use super::load::Load;
-use super::site::{Registry, servers, tenant};
-use super::{REGISTER, original};
+use super::original::{self, Original};
+use super::site::Registry;
 use crate::cpu;
 use crate::report::Measured;
 use crate::session::Session;
@@ -44,11 +45,8 @@ pub fn run(session: &mut Session, runtime: &Runtime) {
         let registry = Registry::start(runtime);
         let own = measure(runtime, &registry.load(runtime), registry.pid(), ours_count);
         drop(registry);
-        let site = servers(runtime);
-        let server = original::start(&site);
-        let member = site.member(&tenant());
-        let load = runtime.block_on(Load::connect(site.nats().client_url(), &member));
-        let theirs = measure(runtime, &load, server.pid(), peer_count);
+        let original = Original::start(runtime);
+        let theirs = measure(runtime, &original.load(runtime), original.pid(), peer_count);
         ours.push(own.cpu_us);
         peer.push(theirs.cpu_us);
         last = Some((own, theirs));
@@ -56,7 +54,7 @@ pub fn run(session: &mut Session, runtime: &Runtime) {
     let (own, theirs) = last.unwrap();
     session.record(
         Measured::new(REGISTER, ours)
-            .against("device-connect-server 0.2.5", peer)
+            .against(original::NAME, peer)
             .detail("per_second", own.per_second)
             .detail("peer_per_second", theirs.per_second)
             .detail("p99_ms", own.p99_ms)

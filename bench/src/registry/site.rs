@@ -1,3 +1,4 @@
+use super::etcd::Etcd;
 use super::load::Load;
 use crate::nats::{DirectoryIn, Site};
 use bulkhead_devkit::Server;
@@ -61,6 +62,11 @@ impl Registry {
 
     pub fn load(&self, runtime: &Runtime) -> Load {
         runtime.block_on(Load::connect(self.site.nats().client_url(), &self.site.member(&tenant())))
+    }
+
+    /// Its etcd.
+    pub fn etcd(&self, runtime: &Runtime) -> Etcd {
+        Etcd::connect(runtime, self.site.etcd_endpoint())
     }
 
     /// The sum of a metric over all its labels that contain a text.

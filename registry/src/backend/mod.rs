@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::DropGuard;
 
-/// How long a device has to answer a question.
+/// How long a device has to answer a question, at the most.
 pub(crate) const PULL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections of one backend. Beyond so many tenants some share one.
@@ -78,12 +78,13 @@ pub(crate) trait Backend: Send + Sync {
     /// Says something in a tenant that nobody answers.
     fn publish(&self, tenant: &TenantId, name: String, payload: Vec<u8>) -> BoxFuture<'_, ()>;
 
-    /// Asks a device; `None` without an answer in time.
+    /// Asks a device; `None` without an answer within `patience`.
     fn pull(
         &self,
         tenant: TenantId,
         device: DeviceId,
         question: Vec<u8>,
+        patience: Duration,
     ) -> BoxFuture<'_, Option<Vec<u8>>>;
 }
 

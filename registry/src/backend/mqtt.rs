@@ -466,7 +466,13 @@ impl Backend for Mqtt {
     }
 
     /// Devices do not unwrap what they are asked over MQTT, and so never answer.
-    fn pull(&self, _: TenantId, _: DeviceId, _: Vec<u8>) -> BoxFuture<'_, Option<Vec<u8>>> {
+    fn pull(
+        &self,
+        _: TenantId,
+        _: DeviceId,
+        _: Vec<u8>,
+        _: Duration,
+    ) -> BoxFuture<'_, Option<Vec<u8>>> {
         Box::pin(std::future::ready(None))
     }
 }

@@ -4,7 +4,7 @@
 //! that leads back there and nowhere else. What a tenant is asked, it is asked with an inbox of its own
 //! part. Who asks is told by the server in a header, which no client can write across accounts.
 
-use super::{Backend, BackendError, Connections, Hearing, PULL_TIMEOUT};
+use super::{Backend, BackendError, Connections, Hearing};
 use crate::fleet::{Asked, Asker, Fleet};
 use crate::presence::Via;
 use crate::wire::Subject;
@@ -321,6 +321,7 @@ impl Backend for Nats {
         tenant: TenantId,
         device: DeviceId,
         question: Vec<u8>,
+        patience: Duration,
     ) -> BoxFuture<'_, Option<Vec<u8>>> {
         Box::pin(async move {
             let connection = self.connections.of(&tenant)?;
@@ -330,7 +331,7 @@ impl Backend for Nats {
             answers.unsubscribe_after(1).await.ok()?;
             let name = Subject::Command(&device).on(Broker::Nats, &tenant);
             client.publish_with_reply(name, inbox, question.into()).await.ok()?;
-            let answer = tokio::time::timeout(PULL_TIMEOUT, answers.next()).await;
+            let answer = tokio::time::timeout(patience, answers.next()).await;
             let answer = answer.ok().flatten()?;
             // A server says at once that nobody is there.
             let is_answer = answer.status.is_none_or(|status| status.as_u16() == 200);

@@ -3,7 +3,7 @@
 //! A question is a query, and its answer goes where it came from. Who asks is told by the gate in the
 //! query's attachment, which it writes over whatever a client had there.
 
-use super::{Backend, BackendError, Hearing, PULL_TIMEOUT};
+use super::{Backend, BackendError, Hearing};
 use crate::fleet::{Asked, Asker, Fleet};
 use crate::presence::Via;
 use crate::wire::Subject;
@@ -309,6 +309,7 @@ impl Backend for Zenoh {
         tenant: TenantId,
         device: DeviceId,
         question: Vec<u8>,
+        patience: Duration,
     ) -> BoxFuture<'_, Option<Vec<u8>>> {
         Box::pin(async move {
             let session = self.shared.lock().session.clone()?;
@@ -316,7 +317,7 @@ impl Backend for Zenoh {
             let (sender, first) = oneshot::channel();
             let sender = Mutex::new(Some(sender));
             let get = session.get(name).payload(question).target(QueryTarget::BestMatching);
-            let asked = get.timeout(PULL_TIMEOUT).callback(move |reply| {
+            let asked = get.timeout(patience).callback(move |reply| {
                 let taken = sender.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let (Some(sender), Ok(sample)) = (taken, reply.into_result()) {
                     // Whoever asked has given up, if it fails.

@@ -1,18 +1,14 @@
 //! Heartbeats, and asking devices for what they did not say.
 
+use super::pulls::{Outcome, Pull};
 use super::{Fleet, Heard, lock};
 use crate::presence::{Beat, Via};
 use crate::wire::{Heartbeat, pull_request, pulled};
 use bulkhead_policy::DeviceId;
 use jiff::Timestamp;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Devices that are not asked again yet.
-const MAX_PULLED: usize = 10_000;
-
-/// How long a device is not asked again that did not answer.
-const PULL_PAUSE: Duration = Duration::from_secs(5);
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Largest heartbeat, in bytes.
 const MAX_BEAT: usize = 64 * 1024;
@@ -26,6 +22,8 @@ impl Fleet {
             *lock(&self.gap) = Some(Instant::now());
             self.common.metrics.beats.with_label_values(&[via.label(), "lost"]).inc();
         }
+        let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
+        self.inbox_peak.fetch_max(waiting, Ordering::Relaxed);
     }
 
     /// Hears a heartbeat that came under a device's name.
@@ -65,57 +63,55 @@ impl Fleet {
 
     /// Finds out about a device that beats and is not known.
     fn recover(self: &Arc<Self>, device: DeviceId, via: Via) {
-        let now = Instant::now();
-        {
-            let mut pulled = lock(&self.pulled);
-            if pulled.get(&device).is_some_and(|until| *until > now) {
-                return;
-            }
-            if pulled.len() >= MAX_PULLED {
-                pulled.retain(|_, until| *until > now);
-                if pulled.len() >= MAX_PULLED {
-                    return;
-                }
-            }
-            // Who beats more is not asked more.
-            pulled.insert(device.clone(), now + PULL_PAUSE);
-        }
-        let Ok(permit) = Arc::clone(&self.pulling).try_acquire_owned() else {
-            // Its next beat is its next chance.
-            lock(&self.pulled).remove(&device);
-            return;
-        };
+        lock(&self.pulls).unknown(device, via, Instant::now());
+        let Ok(permit) = Arc::clone(&self.pulling).try_acquire_owned() else { return };
+        let Some(first) = lock(&self.pulls).next() else { return };
         let fleet = Arc::clone(self);
         tokio::spawn(async move {
             let _permit = permit;
-            let outcome = if via.is_deaf() {
-                fleet.remember(&device, via).await
-            } else {
-                fleet.pull(&device, via).await
-            };
-            fleet.common.metrics.pulls.with_label_values(&[via.label(), outcome]).inc();
+            let mut next = Some(first);
+            while let Some(pull) = next {
+                fleet.find_out(&pull).await;
+                next = lock(&fleet.pulls).next();
+            }
         });
     }
 
-    async fn pull(&self, device: &DeviceId, via: Via) -> &'static str {
+    async fn find_out(&self, pull: &Pull) {
+        let Pull { device, via, .. } = pull;
+        // It may have registered while it waited for its turn.
+        let outcome = if lock(&self.presence).has(device) {
+            Outcome::Known
+        } else {
+            let came = if via.is_deaf() {
+                self.remember(device, *via).await
+            } else {
+                self.pull(pull).await
+            };
+            self.common.metrics.pulls.with_label_values(&[via.label(), came]).inc();
+            match came {
+                "registered" => Outcome::Known,
+                "silent" | "refused" => Outcome::Mute,
+                _ => Outcome::Later,
+            }
+        };
+        lock(&self.pulls).asked(device, outcome, Instant::now());
+    }
+
+    async fn pull(&self, pull: &Pull) -> &'static str {
+        let Pull { device, via, patience } = pull;
+        let via = *via;
         let Some(backend) = self.common.backends.iter().find(|b| b.via() == via) else {
             return "no_backend";
         };
         let question = pull_request(device, Timestamp::now().as_millisecond());
-        let Some(answer) = backend.pull(self.tenant.clone(), device.clone(), question).await else {
-            return "silent";
-        };
+        let answer = backend.pull(self.tenant.clone(), device.clone(), question, *patience).await;
+        let Some(answer) = answer else { return "silent" };
         let Some(registration) = pulled(&answer, device) else { return "refused" };
         let at = Timestamp::now();
         let registered = lock(&self.presence).register(registration, via, Instant::now(), at);
         self.wake.notify_one();
-        match registered {
-            Ok(_) => {
-                lock(&self.pulled).remove(device);
-                "registered"
-            }
-            Err(_) => "full",
-        }
+        if registered.is_ok() { "registered" } else { "full" }
     }
 
     async fn remember(&self, device: &DeviceId, via: Via) -> &'static str {
@@ -123,12 +119,6 @@ impl Fleet {
         let Ok(Some(document)) = found else { return "unknown" };
         let revived = lock(&self.presence).revive(device.clone(), document, via, Instant::now());
         self.wake.notify_one();
-        match revived {
-            Ok(()) => {
-                lock(&self.pulled).remove(device);
-                "registered"
-            }
-            Err(_) => "full",
-        }
+        if revived.is_ok() { "registered" } else { "full" }
     }
 }

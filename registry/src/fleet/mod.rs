@@ -2,6 +2,7 @@
 
 mod answer;
 mod hear;
+mod pulls;
 
 pub(crate) use answer::{Asked, Asker};
 
@@ -15,9 +16,10 @@ use crate::wire::{Transition, lifecycle, seconds};
 use bulkhead_control::Authenticator;
 use bulkhead_policy::{DeviceId, Discover, TenantId};
 use jiff::Timestamp;
+use pulls::Pulls;
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -75,10 +77,12 @@ pub(crate) struct Fleet {
     /// Heartbeats that came where one tenant must not hold up another.
     inbox: mpsc::Sender<Heard>,
     unheard: Mutex<Option<mpsc::Receiver<Heard>>>,
+    /// The most that waited there since that was last counted.
+    inbox_peak: AtomicUsize,
     /// When heartbeats were last lost because there were too many.
     gap: Mutex<Option<Instant>>,
     has_loaded: AtomicBool,
-    pulled: Mutex<HashMap<DeviceId, Instant>>,
+    pulls: Mutex<Pulls>,
     /// When the process was last known not to have slept.
     awake_since: Mutex<Instant>,
     /// What waits to be written could not be for this long already.
@@ -86,6 +90,18 @@ pub(crate) struct Fleet {
     is_refenced: AtomicBool,
     /// Another replica has had the tenant since what is in memory was written.
     is_inherited: AtomicBool,
+}
+
+/// Numbers of a tenant.
+pub(crate) struct Count {
+    /// Devices that are present.
+    pub(crate) devices: usize,
+    /// Devices whose state waits to be written.
+    pub(crate) waiting: usize,
+    /// The most heartbeats that waited at a time since the last count.
+    pub(crate) inbox_peak: usize,
+    /// Devices that are asked for their registration, or wait for that.
+    pub(crate) pulls: usize,
 }
 
 /// A heartbeat, and under which name it came.
@@ -111,6 +127,7 @@ impl Fleet {
             created,
             inbox,
             unheard: Mutex::new(Some(unheard)),
+            inbox_peak: AtomicUsize::new(0),
             gap: Mutex::default(),
             has_loaded: AtomicBool::new(false),
             tenant,
@@ -121,7 +138,7 @@ impl Fleet {
             registrations: Arc::new(Semaphore::new(REGISTRATIONS)),
             discoveries: Arc::new(Semaphore::new(DISCOVERIES)),
             pulling: Arc::new(Semaphore::new(PULLS)),
-            pulled: Mutex::default(),
+            pulls: Mutex::default(),
             awake_since: Mutex::new(Instant::now()),
             unwritten_since: Mutex::default(),
             is_refenced: AtomicBool::new(false),
@@ -380,10 +397,17 @@ impl Fleet {
         lock(&self.presence).visible(|_, _| true).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Adds its numbers to the sums of all.
-    pub(crate) fn count(&self) -> (usize, usize) {
+    /// How many there are of everything; what waited in the inbox is counted from now on.
+    pub(crate) fn count(&self) -> Count {
+        let asked = PULLS.saturating_sub(self.pulling.available_permits());
+        let pulls = asked + lock(&self.pulls).waiting();
         let presence = lock(&self.presence);
-        (presence.len(), presence.waiting())
+        Count {
+            devices: presence.len(),
+            waiting: presence.waiting(),
+            inbox_peak: self.inbox_peak.swap(0, Ordering::Relaxed),
+            pulls,
+        }
     }
 
     /// What people see of the devices: type, location, and when each was last heard of.

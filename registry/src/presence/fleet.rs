@@ -37,6 +37,11 @@ impl Presence {
         self.devices.len()
     }
 
+    /// Whether a device is known, be it that it is leaving.
+    pub(crate) fn has(&self, device: &DeviceId) -> bool {
+        self.devices.contains_key(device)
+    }
+
     /// The devices that somebody may see. One that was silent for too long is none of them, written or not.
     pub(crate) fn visible<'a>(
         &'a self,
