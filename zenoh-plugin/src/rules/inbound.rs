@@ -1,4 +1,4 @@
-use super::Shared;
+use super::{LastId, Shared};
 use crate::declarations::Declaration;
 use crate::seat::TenantUse;
 use crate::wire::{Side, Violation};
@@ -78,6 +78,8 @@ pub(crate) struct InboundRules {
     interests: HashMap<InterestId, Declaration>,
     /// The key of the last put that was written out, and whether it was allowed.
     last_put: Option<(Box<str>, bool)>,
+    /// Whether the last id that was put to is allowed.
+    last_id: Option<LastId>,
     /// What is not counted against the tenant's day yet.
     uncounted: Uncounted,
 }
@@ -108,6 +110,7 @@ impl InboundRules {
             tokens: HashMap::new(),
             interests: HashMap::new(),
             last_put: None,
+            last_id: None,
             uncounted: Uncounted::default(),
         }
     }
@@ -149,10 +152,9 @@ impl InboundRules {
         let allowed = match known {
             Some((_, allowed)) => *allowed,
             None => {
-                let names = self.shared.names();
-                let allowed =
-                    self.shared.may_publish(&names.resolve(Side::Client, &push.wire_expr));
-                drop(names);
+                let Self { shared, last_id, .. } = self;
+                let allowed = shared
+                    .ask(last_id, Side::Client, &push.wire_expr, |key| shared.may_publish(key));
                 if written_out {
                     self.last_put = Some((push.wire_expr.suffix.as_ref().into(), allowed));
                 }
@@ -269,9 +271,8 @@ impl InboundRules {
         declare.ext_nodeid = ext::NodeIdType::DEFAULT;
         match &mut declare.body {
             DeclareBody::DeclareKeyExpr(name) => {
-                let shared = &self.shared;
                 let (id, expr) = (name.id, &name.wire_expr);
-                let pass = shared.names().declare(Side::Client, id, expr, &shared.grants)?;
+                let pass = self.shared.declare(Side::Client, id, expr)?;
                 if !pass {
                     // Not a denial: nothing was asked for yet.
                     return Ok(Decision::Ignore);
@@ -284,9 +285,8 @@ impl InboundRules {
                 Ok(Decision::Pass)
             }
             DeclareBody::UndeclareKeyExpr(name) => {
-                self.last_put = None;
                 self.names.remove(&name.id);
-                let known = self.shared.names().undeclare(Side::Client, name.id);
+                let known = self.shared.undeclare(Side::Client, name.id);
                 Ok(if known { Decision::Pass } else { Decision::Ignore })
             }
             DeclareBody::DeclareSubscriber(new) => {

@@ -7,10 +7,13 @@ pub(crate) use inbound::{Decision, InboundRules, Limits, Operation};
 pub(crate) use outbound::OutboundRules;
 
 use crate::budget::Share;
-use crate::wire::{Names, Resolved};
+use crate::wire::{Names, Resolved, Side, Violation};
 use bulkhead_policy::{Grants, KeyExpr, Requester};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use zenoh_protocol::core::{ExprId, WireExpr};
+use zenoh_protocol::network::Mapping;
 
 /// What both directions of a session share.
 #[derive(Debug)]
@@ -19,10 +22,20 @@ pub(crate) struct Shared {
     /// Who the client is, in the words that the platform's services are told; `None` for one of them.
     requester: Option<Box<str>>,
     names: Mutex<Names>,
+    /// How often an id was declared or taken back, by either end. It changes under the lock of `names`.
+    changes: AtomicU64,
     /// Queries of the client that were not answered to the end.
     queries: Mutex<Queries>,
     /// What the client subscribes to, by the id of its declaration.
     subscriptions: Mutex<HashMap<u32, Box<str>>>,
+}
+
+/// The answer to a question about an id, good as long as no id has changed.
+#[derive(Clone, Copy, Debug)]
+struct LastId {
+    id: (ExprId, Mapping),
+    changes: u64,
+    answer: bool,
 }
 
 /// Queries that wait for answers.
@@ -60,6 +73,7 @@ impl Shared {
             grants,
             requester: requester.map(|requester| requester.to_string().into()),
             names: Mutex::default(),
+            changes: AtomicU64::new(0),
             queries: Mutex::new(Queries { ids: HashSet::new(), share: queries }),
             subscriptions: Mutex::default(),
         }
@@ -67,6 +81,46 @@ impl Shared {
 
     fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a declaration of an id.
+    ///
+    /// # Errors
+    /// Those of [`Names::declare`].
+    fn declare(&self, sender: Side, id: ExprId, expr: &WireExpr<'_>) -> Result<bool, Violation> {
+        let mut names = self.names();
+        self.changes.fetch_add(1, Ordering::Release);
+        names.declare(sender, id, expr, &self.grants)
+    }
+
+    /// Forgets an id.
+    fn undeclare(&self, sender: Side, id: ExprId) -> bool {
+        let mut names = self.names();
+        self.changes.fetch_add(1, Ordering::Release);
+        names.undeclare(sender, id)
+    }
+
+    /// What a question about a key is answered with. The answer about an id alone is kept in `last`, for the
+    /// messages that follow: most are about the same one.
+    fn ask(
+        &self,
+        last: &mut Option<LastId>,
+        sender: Side,
+        expr: &WireExpr<'_>,
+        question: impl FnOnce(&Resolved<'_>) -> bool,
+    ) -> bool {
+        if expr.scope == 0 || !expr.suffix.is_empty() {
+            return question(&self.names().resolve(sender, expr));
+        }
+        let (id, changes) = ((expr.scope, expr.mapping), self.changes.load(Ordering::Acquire));
+        if let Some(last) = last.filter(|last| last.id == id && last.changes == changes) {
+            return last.answer;
+        }
+        let names = self.names();
+        let changes = self.changes.load(Ordering::Acquire);
+        let answer = question(&names.resolve(sender, expr));
+        *last = Some(LastId { id, changes, answer });
+        answer
     }
 
     fn queries(&self) -> MutexGuard<'_, Queries> {

@@ -1,4 +1,4 @@
-use super::Shared;
+use super::{LastId, Shared};
 use crate::wire::{Censor, Head, Resolved, Side};
 use std::sync::Arc;
 use zenoh_protocol::core::WireExpr;
@@ -17,12 +17,13 @@ pub(crate) struct OutboundRules {
     pub(crate) behind: bool,
     /// What it did not get because of that.
     pub(crate) dropped: u64,
+    last: Option<LastId>,
 }
 
 impl OutboundRules {
     /// Rules of one session.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, cut: 0, behind: false, dropped: 0 }
+        Self { shared, cut: 0, behind: false, dropped: 0, last: None }
     }
 
     fn key_passes(&self, id: u8, expr: &WireExpr<'_>) -> bool {
@@ -46,13 +47,9 @@ impl OutboundRules {
         };
         match &declare.body {
             DeclareBody::DeclareKeyExpr(name) => {
-                let shared = &self.shared;
-                let (id, expr) = (name.id, &name.wire_expr);
-                shared.names().declare(Side::Router, id, expr, &shared.grants).unwrap_or(false)
+                self.shared.declare(Side::Router, name.id, &name.wire_expr).unwrap_or(false)
             }
-            DeclareBody::UndeclareKeyExpr(name) => {
-                self.shared.names().undeclare(Side::Router, name.id)
-            }
+            DeclareBody::UndeclareKeyExpr(name) => self.shared.undeclare(Side::Router, name.id),
             DeclareBody::DeclareSubscriber(new) => named(&new.wire_expr, false),
             DeclareBody::DeclareQueryable(new) => named(&new.wire_expr, false),
             DeclareBody::DeclareToken(new) => named(&new.wire_expr, true),
@@ -90,7 +87,12 @@ impl Censor for OutboundRules {
             self.dropped += 1;
             return false;
         }
-        let passes = self.key_passes(head.id, &head.expr);
+        let passes = if head.id == network::PUSH {
+            let Self { shared, last, .. } = self;
+            shared.ask(last, Side::Router, &head.expr, |key| shared.is_for(key))
+        } else {
+            self.key_passes(head.id, &head.expr)
+        };
         self.cut += u64::from(!passes);
         passes
     }
