@@ -11,11 +11,14 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 
+# What is cached was built of whatever was built last, and Cargo goes by times, not by content: sources that are older than
+# that would be taken for built. Dependencies are not built again.
 FROM rust AS build
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --package bulkhead --package bulkhead-auth-callout \
+    find . -name target -prune -o -type f -exec touch {} + \
+    && cargo build --release --locked --package bulkhead --package bulkhead-auth-callout \
         --package bulkhead-mqtt-broker --package bulkhead-registry --bins \
     && mkdir /out \
     && cp target/release/bulkhead target/release/bulkhead-auth-callout target/release/bulkhead-mqtt-broker \
@@ -31,7 +34,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/zenoh-plugin/dylib/target,sharing=locked \
-    cargo build --release --locked --manifest-path zenoh-plugin/dylib/Cargo.toml --target-dir zenoh-plugin/dylib/target \
+    find . -name target -prune -o -type f -exec touch {} + \
+    && cargo build --release --locked --manifest-path zenoh-plugin/dylib/Cargo.toml --target-dir zenoh-plugin/dylib/target \
     && mkdir /out/lib \
     && cp zenoh-plugin/dylib/target/release/libzenoh_plugin_bulkhead.so /out/lib/ \
     && strip --strip-debug /out/bin/zenohd /out/lib/libzenoh_plugin_bulkhead.so
