@@ -18,7 +18,7 @@ pub struct Args {
     /// Print one JSON object per case and line, as soon as it is measured.
     #[arg(long)]
     pub json: bool,
-    /// Fewer and shorter repetitions, all within a minute: to see that it runs, not to compare.
+    /// Fewer and shorter repetitions, in a minute for most groups: to see that it runs, not to compare.
     #[arg(long)]
     pub quick: bool,
 }
