@@ -1,19 +1,29 @@
 //! What Device Connect's own registry gets wrong, tried on it and on ours in the same way: it has to fail
 //! each, or the test shows nothing.
 //!
-//! The fault of answering into another tenant (2) cannot be had on NATS with an account for each tenant,
-//! whichever registry answers; `registry_backends` tries it over MQTT. Losing devices with a replica (6)
-//! and under load (7) are in `registry_failure`, `registry_soak` and the benchmark `registry.fleet_100k`.
+//! The fault of answering into another tenant (2) cannot be had with an account for each tenant, whichever
+//! registry answers, so the original has a server where tenants have users; `registry_backends` tries it on
+//! ours over MQTT. Losing devices with a replica (6) is in `registry_failure` too, and under load (7) in
+//! `registry_soak` and the benchmark `registry.fleet_100k`.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at a surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at a surprise"
+)]
 
-use bulkhead_devkit::{Server, Tools};
-use bulkhead_tests::registry::{Keys, Party};
-use bulkhead_tests::{Replica, Stack, eventually_async};
+use async_nats::ConnectOptions;
+use bulkhead_devkit::{NatsServer, Server, Tools};
+use bulkhead_tests::registry::{Keys, Party, registration};
+use bulkhead_tests::{Actor, Replica, Stack, eventually_async};
+use futures::StreamExt;
 use serde_json::json;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_replica");
 
@@ -44,6 +54,17 @@ async fn start(stack: &mut Stack, kind: Kind, name: &str) -> Running {
     if kind == Kind::Ours {
         return Running::Ours(stack.registry_replica(PROGRAM, name).await);
     }
+    let url = stack.url().to_owned();
+    let credentials = stack.folder().join("nats").join("registry.creds");
+    start_original(stack, name, &url, Some(&credentials)).await
+}
+
+async fn start_original(
+    stack: &mut Stack,
+    name: &str,
+    url: &str,
+    credentials: Option<&Path>,
+) -> Running {
     let endpoint = stack.etcd().endpoint().trim_start_matches("http://").to_owned();
     let (host, port) = endpoint.rsplit_once(':').unwrap();
     let python =
@@ -54,12 +75,13 @@ async fn start(stack: &mut Stack, kind: Kind, name: &str) -> Running {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .args(["-m", "device_connect_server.registry.service.main"])
         .env("MESSAGING_BACKEND", "nats")
-        .env("NATS_URL", stack.url())
-        .env("MESSAGING_URLS", stack.url())
-        .env("MESSAGING_CREDENTIALS_FILE", stack.folder().join("nats").join("registry.creds"))
-        .env("NATS_CREDENTIALS_FILE", stack.folder().join("nats").join("registry.creds"))
+        .env("NATS_URL", url)
+        .env("MESSAGING_URLS", url)
         .env("ETCD_HOST", host)
         .env("ETCD_PORT", port);
+    if let Some(path) = credentials {
+        command.env("MESSAGING_CREDENTIALS_FILE", path).env("NATS_CREDENTIALS_FILE", path);
+    }
     let server = Server::spawn(name, command, stack.folder()).unwrap();
     eventually_async("the original listens", async || {
         server.log().contains("listening on all tenants")
@@ -82,6 +104,91 @@ async fn a_member_takes_a_device_over(kind: Kind) -> bool {
     // The original answers from what it saw two seconds ago.
     eventually_async("the device is found", async || !console.get("cam-1").await.is_null()).await;
     console.get("cam-1").await["identity"]["device_type"] == "mine"
+}
+
+/// Where the original is tried that cannot show itself where each tenant has an account: a server with a
+/// user for each.
+async fn shared(stack: &Stack) -> NatsServer {
+    let user = |tenant: &str| {
+        let own = format!("\"device-connect.{tenant}.>\", \"_INBOX.>\"");
+        let permissions = format!("{{ publish: [{own}], subscribe: [{own}] }}");
+        format!("{{ user: {tenant}, password: {tenant}, permissions: {permissions} }}")
+    };
+    let registry = "{ user: registry, password: registry }".to_owned();
+    let users = [user("acme"), user("globex"), registry].join(", ");
+    let config = format!("authorization {{ users: [ {users} ] }}\n");
+    let folder = stack.folder().join("shared");
+    let starting = tokio::task::spawn_blocking(move || {
+        let binary = Tools::open().unwrap().nats_server().unwrap();
+        NatsServer::start(&binary, &folder, &config).unwrap()
+    });
+    starting.await.unwrap()
+}
+
+async fn start_at(stack: &mut Stack, server: Option<&NatsServer>, name: &str) -> Running {
+    let Some(server) = server else { return start(stack, Kind::Ours, name).await };
+    let url = server.client_url().replace("//", "//registry:registry@");
+    start_original(stack, name, &url, None).await
+}
+
+async fn member_at(stack: &Stack, server: Option<&NatsServer>, tenant: &str) -> Party {
+    let Some(server) = server else { return Party::role(stack, tenant, "member").await };
+    let options = ConnectOptions::with_user_and_password(tenant.to_owned(), tenant.to_owned());
+    let actor = Actor::try_connect(server.client_url(), options).await.unwrap();
+    Party { tenant: tenant.to_owned(), actor }
+}
+
+/// 2: an answer goes wherever who asks wants it, also where that one itself may not publish.
+async fn an_answer_goes_into_another_tenant(kind: Kind) -> bool {
+    let mut stack = Stack::new().etcd().start().await;
+    let server = if kind == Kind::Original { Some(shared(&stack).await) } else { None };
+    let _registry = start_at(&mut stack, server.as_ref(), "registry").await;
+    let victim = member_at(&stack, server.as_ref(), "globex").await;
+    let attacker = member_at(&stack, server.as_ref(), "acme").await.actor.client;
+    let mut commands = victim.actor.subscribe("device-connect.globex.*.cmd").await;
+    let request = registration("cam-1").to_string();
+    let (name, elsewhere) = ("device-connect.acme.registry", "device-connect.globex.lock-1.cmd");
+    attacker.publish_with_reply(name, elsewhere, request.into()).await.unwrap();
+    attacker.flush().await.unwrap();
+    tokio::time::timeout(SOON, commands.next()).await.is_ok()
+}
+
+/// 6: a second replica says again that a device came, once it hears its heartbeats.
+async fn two_replicas_say_twice_that_a_device_came(kind: Kind) -> bool {
+    let mut stack = Stack::new().etcd().start().await;
+    let server = if kind == Kind::Original { Some(shared(&stack).await) } else { None };
+    let _first = start_at(&mut stack, server.as_ref(), "first").await;
+    let _second = start_at(&mut stack, server.as_ref(), "second").await;
+    let console = member_at(&stack, server.as_ref(), "acme").await;
+    let mut lifecycle = console.lifecycle().await;
+    // It answers whoever asks who it is, as devices do.
+    let mut asked = console.actor.subscribe("device-connect.acme.cam-1.cmd").await;
+    let device = console.actor.client.clone();
+    let _answering = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Some(message) = asked.next().await {
+            let params = registration("cam-1")["params"].clone();
+            let answer = json!({"jsonrpc": "2.0", "id": 1, "result": params}).to_string();
+            device.publish(message.reply.unwrap(), answer.into()).await.unwrap();
+        }
+    }));
+    eventually_async("it registers", async || {
+        console.register("cam-1", |_| {}).await.get("result").is_some()
+    })
+    .await;
+    let end = Instant::now() + SOON;
+    while Instant::now() < end {
+        console.beat("cam-1", json!({"availability": "idle"})).await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    console.register("cam-2", |_| {}).await;
+    let mut came = 0;
+    loop {
+        match &*lifecycle.next().await {
+            "online cam-1" => came += 1,
+            "online cam-2" => return came > 1,
+            other => panic!("{other}"),
+        }
+    }
 }
 
 /// 3: devices that do not answer hold up another tenant.
@@ -149,6 +256,8 @@ macro_rules! faults {
 
 faults! {
     a_member_takes_a_device_over,
+    an_answer_goes_into_another_tenant,
+    two_replicas_say_twice_that_a_device_came,
     silent_devices_hold_up_another_tenant,
     anything_is_an_id,
     a_restart_leaves_an_immortal_key,
