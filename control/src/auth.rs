@@ -98,7 +98,7 @@ impl Authenticator {
             directory,
             usage,
             limits: AuthLimits::new(&config.limits),
-            rules: ArcSwap::from_pointee(Rules::new(config)),
+            rules: ArcSwap::from_pointee(Rules::new(config, config.brokers())),
             rules_changes: watch::Sender::new(()),
             audit,
             metrics,
@@ -350,7 +350,9 @@ impl Authenticator {
 
     /// Takes over roles and limits of another configuration.
     pub(crate) fn replace_rules(&self, config: &Config) {
-        self.rules.store(Arc::new(Rules::new(config)));
+        // Which brokers there are was decided at the start.
+        let brokers = self.rules.load().brokers.clone();
+        self.rules.store(Arc::new(Rules::new(config, brokers)));
         self.usage.replace_defaults(config.quotas);
         self.rules_changes.send_replace(());
     }
@@ -377,10 +379,10 @@ fn is_clients_fault(reason: DenyReason) -> bool {
 }
 
 impl Rules {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, brokers: Vec<Broker>) -> Self {
         let roles = config.role_set();
         let rights = roles.iter().map(|(name, role)| (name.clone(), Rights::of(role))).collect();
-        let (brokers, quotas) = (config.brokers(), config.quotas);
+        let quotas = config.quotas;
         Self { roles, rights, brokers, quotas, learned: Instant::now() }
     }
 

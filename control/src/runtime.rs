@@ -285,6 +285,11 @@ async fn follow_config(
         if next.is_some() && next == current {
             continue;
         }
+        // What runs goes on running, whatever the file has of it now.
+        if let Err(problem) = config.check_roles(&started_with.brokers()) {
+            tracing::error!(%problem, "the last good configuration stays in use");
+            continue;
+        }
         match auth.verifier().replace(&config.issuers, &tasks, &stop) {
             Ok(()) => {
                 auth.replace_rules(&config);

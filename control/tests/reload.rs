@@ -103,6 +103,24 @@ async fn a_role_of_services_is_no_exception() {
 }
 
 #[tokio::test]
+async fn roles_have_to_fit_the_brokers_that_run_whatever_the_file_has_of_them_now() {
+    let log = Capture::default();
+    let _logging = tracing::subscriber::set_default(log.subscriber());
+    let mqtt = "[mqtt]\nlisteners = [\"tcp://127.0.0.1:0\"]\n";
+    let world = World::start(&config(mqtt, vec![corp()])).await;
+    let token = world.token(common::signer::ISS);
+    let live = enter(world.control.auth(), &token).await.unwrap();
+    // As good as any for NATS.
+    let odd = "[roles.device]\npublish = [\"device-connect/*/{tenant}/**\"]\n";
+    world.site.configure(&config(odd, vec![corp()]));
+    until_true("it is said", || log.text().contains("last good configuration stays")).await;
+    assert!(log.text().contains("roles.device"), "{}", log.text());
+    assert_eq!(world.control.auth().reassess(&live.principal, live.rights), Ok(()));
+    let fitting = "[roles.device]\npublish = [\"device-connect/{tenant}/*/**\"]\n";
+    world.reload(&config(fitting, vec![corp()])).await;
+}
+
+#[tokio::test]
 async fn issuers_come_and_go() {
     let alone = config("", vec![corp()]);
     let world = World::start(&alone).await;

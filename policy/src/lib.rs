@@ -37,7 +37,7 @@ pub use deny::{DenyReason, Verdict};
 pub use grants::Grants;
 pub use keyexpr::{KeyExpr, MAX_KEY_BYTES};
 pub use name::{DeviceId, NameError, RoleName, TenantId, TokenId};
-pub use overlap::{Overlap, keeps_apart};
+pub use overlap::{Beyond, Overlap, keeps_apart};
 pub use pattern::{MAX_PATTERN_BYTES, MAX_SEGMENTS, Pattern, PatternError, Template};
 pub use principal::{Principal, Scope};
 pub use quota::{JetStreamQuota, Quotas, TokenBucket};

@@ -9,22 +9,22 @@ use crate::{Broker, Role, RoleName, RoleSet, Template, TenantId};
 /// Two patterns with a name in common that is one tenant's by the one, and another's by the other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "of '{publish}', to which role '{publisher}' may publish, and '{subscribe}', to which role \
-     '{subscriber}' may subscribe, some names are one tenant's by the one and another tenant's by the other"
+    "of '{pattern}' of role '{role}' and '{other_pattern}' of role '{other}' some names are one tenant's by \
+     the one and another tenant's by the other"
 )]
 pub struct Overlap {
     /// Whose the first pattern is.
-    pub publisher: RoleName,
-    /// Where one tenant may publish.
-    pub publish: Template,
+    pub role: RoleName,
+    /// The first pattern.
+    pub pattern: Template,
     /// Whose the second pattern is.
-    pub subscriber: RoleName,
-    /// Where another may listen.
-    pub subscribe: Template,
+    pub other: RoleName,
+    /// The second pattern.
+    pub other_pattern: Template,
 }
 
-/// Checks that what bearers of these roles publish on a broker reaches nobody of another tenant, and no
-/// service as another tenant's.
+/// Checks that what bearers of these roles publish on a broker, or answer, reaches nobody of another tenant,
+/// and no service as another tenant's.
 ///
 /// Names that hold no tenant by either pattern are nobody's: [`Role::validate`] has them spelt out.
 /// Denied names are not looked at.
@@ -36,22 +36,23 @@ pub fn keeps_apart(roles: &RoleSet, broker: Broker) -> Result<(), Overlap> {
     if broker == Broker::Nats {
         return Ok(());
     }
-    for (publisher, role) in roles {
-        for publish in role.publish_on(broker) {
-            for (subscriber, other) in roles {
-                for subscribe in other.subscribe_on(broker) {
-                    if is_system(publish, broker) != is_system(subscribe, broker) {
-                        continue;
-                    }
-                    if publish.confuses(subscribe) {
-                        return Err(Overlap {
-                            publisher: publisher.clone(),
-                            publish: publish.clone(),
-                            subscriber: subscriber.clone(),
-                            subscribe: subscribe.clone(),
-                        });
-                    }
-                }
+    let listening = || {
+        roles.iter().flat_map(|(name, role)| role.subscribe_on(broker).map(move |own| (name, own)))
+    };
+    let speaking =
+        roles.iter().flat_map(|(name, role)| role.publish_on(broker).map(move |own| (name, own)));
+    // Whoever may listen to names may ask for them on Zenoh, and answer those who ask.
+    let asking = (broker == Broker::Zenoh).then(listening).into_iter().flatten();
+    for (role, pattern) in speaking.chain(asking) {
+        for (other, other_pattern) in listening() {
+            let apart = is_system(pattern, broker) != is_system(other_pattern, broker);
+            if !apart && pattern.confuses(other_pattern) {
+                return Err(Overlap {
+                    role: role.clone(),
+                    pattern: pattern.clone(),
+                    other: other.clone(),
+                    other_pattern: other_pattern.clone(),
+                });
             }
         }
     }
@@ -69,10 +70,19 @@ fn is_system(template: &Template, broker: Broker) -> bool {
     broker == Broker::Zenoh && first.is_some_and(|word| word.starts_with('@'))
 }
 
+/// A pattern that no role has all of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beyond<'a> {
+    /// What the pattern allows: `publish` or `subscribe`.
+    pub verb: &'static str,
+    /// The pattern.
+    pub pattern: &'a Template,
+}
+
 impl Role {
     /// The first pattern of the role that is no part of one that a role of `roles` has. Roles without
     /// any keep tenants apart wherever those do ([`keeps_apart`]), whoever has which.
-    pub fn beyond(&self, roles: &RoleSet, broker: Broker) -> Option<&Template> {
+    pub fn beyond(&self, roles: &RoleSet, broker: Broker) -> Option<Beyond<'_>> {
         if broker == Broker::Nats {
             return None;
         }
@@ -80,12 +90,15 @@ impl Role {
             let mut known = roles.values().flat_map(|role| role.publish_on(broker));
             !known.any(|known| known.has_all_of(own))
         });
-        publish.or_else(|| {
+        let subscribe = || {
             self.subscribe_on(broker).find(|own| {
                 let mut known = roles.values().flat_map(|role| role.subscribe_on(broker));
                 !known.any(|known| known.has_all_of(own))
             })
-        })
+        };
+        publish
+            .map(|pattern| Beyond { verb: "publish", pattern })
+            .or_else(|| subscribe().map(|pattern| Beyond { verb: "subscribe", pattern }))
     }
 }
 
@@ -177,7 +190,7 @@ mod tests {
             assert_eq!(keeps_apart(&all, Broker::Nats), Ok(()));
             for broker in [Broker::Mqtt, Broker::Zenoh] {
                 let error = keeps_apart(&all, broker).unwrap_err();
-                assert!([error.publisher.as_str(), error.subscriber.as_str()].contains(&"odd"));
+                assert!([error.role.as_str(), error.other.as_str()].contains(&"odd"));
             }
         }
         let mut all = Role::built_in().unwrap();
@@ -185,7 +198,7 @@ mod tests {
             r#"
             [plant]
             publish = ["plant/{tenant}/**", "*/{tenant}/{device}/x"]
-            subscribe = ["plant/{tenant}/*/{tenant}"]
+            subscribe = ["plant/{tenant}/*/x"]
             mqtt.publish = ["ack/{literal}"]
             mqtt.subscribe = ["ack/{literal}"]
             "#,
@@ -203,11 +216,27 @@ mod tests {
     }
 
     #[test]
+    fn who_listens_on_zenoh_also_asks_and_answers() {
+        let all = roles(
+            r#"
+            [device]
+            publish = ["plant/{tenant}/{device}/event/**"]
+            [viewer]
+            subscribe = ["plant/{tenant}/**"]
+            [odd]
+            subscribe = ["plant/*/{tenant}"]
+            "#,
+        );
+        assert_eq!(keeps_apart(&all, Broker::Mqtt), Ok(()));
+        assert!(keeps_apart(&all, Broker::Zenoh).is_err());
+    }
+
+    #[test]
     fn a_role_of_a_tenant_is_a_part_of_what_is_known() {
         let known = Role::built_in().unwrap();
         let beyond = |text: &str, broker| {
             let role: Role = toml::from_str(text).unwrap();
-            role.beyond(&known, broker).map(ToString::to_string)
+            role.beyond(&known, broker).map(|beyond| beyond.pattern.to_string())
         };
         for within in [
             r#"publish = ["device-connect/{tenant}/{device}/event/**", "device-connect/{tenant}"]"#,
@@ -231,9 +260,9 @@ mod tests {
     fn template() -> impl Strategy<Value = Template> {
         let word = prop::sample::select(vec!["a", "b", "*", "{literal}", "{tenant}", "{device}"]);
         let words = prop::collection::vec(word, 1..4);
-        (words, any::<bool>()).prop_map(|(words, rest)| {
+        (words, any::<bool>()).prop_filter_map("one tenant", |(words, rest)| {
             let text = words.join("/") + if rest { "/**" } else { "" };
-            text.parse().unwrap()
+            text.parse().ok()
         })
     }
 
@@ -241,7 +270,8 @@ mod tests {
     fn part() -> impl Strategy<Value = (Template, Template)> {
         let word = || prop::sample::select(vec!["a", "b", "{literal}", "{tenant}", "{device}"]);
         let tail = prop::collection::vec(word(), 0..3);
-        (template(), prop::collection::vec(word(), 3), tail).prop_map(|(wide, words, tail)| {
+        let wide = (template(), prop::collection::vec(word(), 3), tail);
+        wide.prop_filter_map("one tenant", |(wide, words, tail)| {
             let text = wide.to_string();
             let narrower = text.split('/').zip(words.into_iter().chain([""])).map(
                 |(before, word)| match before {
@@ -251,8 +281,8 @@ mod tests {
             );
             let tail = if text.ends_with("**") { tail } else { Vec::new() };
             let part: Vec<_> = narrower.filter(|word| *word != "**").chain(tail).collect();
-            let part = part.join("/").parse().unwrap();
-            (wide, part)
+            let part = part.join("/").parse().ok()?;
+            Some((wide, part))
         })
     }
 
@@ -266,6 +296,13 @@ mod tests {
             all.extend(last.clone());
         }
         all.iter().filter_map(|name| name.strip_prefix('/')).map(str::to_owned).collect()
+    }
+
+    /// The tenant that a service takes a name for by a template.
+    fn heard_as<'a>(template: &Template, name: &'a str) -> Option<&'a str> {
+        let pattern = template.fill(None, None)?;
+        let is_one = pattern.matches(&Broker::Mqtt.name(name).unwrap());
+        is_one.then(|| name.split('/').nth(template.tenant_segment()?)).flatten()
     }
 
     /// The tenants of a name by a template.
@@ -289,6 +326,12 @@ mod tests {
                 let right = tenants_of(&right, name);
                 tenants_of(&left, name).iter().any(|a| right.iter().any(|b| a != b))
             });
+            let misheard = names().iter().any(|name| {
+                heard_as(&right, name).is_some_and(|heard| {
+                    tenants_of(&left, name).iter().any(|said| *said != heard)
+                })
+            });
+            prop_assert!(left.confuses(&right) || !misheard, "{left} to a service by {right}");
             // What needs one and the same word to be two different tenants at once is found as well.
             prop_assert!(left.confuses(&right) || !found, "{left} {right}");
             prop_assert_eq!(left.confuses(&right), right.confuses(&left));

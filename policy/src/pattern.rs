@@ -79,6 +79,9 @@ pub enum PatternError {
          '{{device}}', '{{literal}}'"
     )]
     Segment(String),
+    /// `{tenant}` more than once: for a service, whose tenants are all, they could be two.
+    #[error("pattern '{0}' names {{tenant}} twice; put '*' in one of the two places")]
+    TenantTwice(String),
     /// `{tenant}` or `{device}` where nothing fills them.
     #[error("pattern '{0}' has a placeholder, which stands only in a role's grants")]
     Placeholder(String),
@@ -213,6 +216,9 @@ impl FromStr for Template {
         if slots.first() == Some(&Slot::Fixed(Segment::Rest)) {
             slots.insert(0, Slot::Fixed(Segment::Any));
         }
+        if slots.iter().filter(|slot| **slot == Slot::Tenant).count() > 1 {
+            return Err(PatternError::TenantTwice(text.to_owned()));
+        }
         Ok(Self { segments: slots.into() })
     }
 }
@@ -323,6 +329,8 @@ mod tests {
         let deep = vec!["a"; MAX_SEGMENTS + 1].join("/");
         assert_eq!(deep.parse::<Template>(), Err(PatternError::TooLong));
         assert!("x/{tenant}".parse::<Pattern>().is_err());
+        let twice = "{tenant}/x/{tenant}".to_owned();
+        assert_eq!(twice.parse::<Template>(), Err(PatternError::TenantTwice(twice)));
     }
 
     #[test]

@@ -274,7 +274,8 @@ fn show_text(id: &TenantId, tenant: &Tenant, config: &Config) -> String {
         text += &format!("role    {name} is its own\n");
         if let Some(beyond) = config.brokers().iter().find_map(|b| role.beyond(&known, *b)) {
             text += &format!(
-                "        and refused: no role in [roles] has all of '{beyond}'; add one that has\n"
+                "        and refused: no role in [roles] may {} all of '{}'; add one that may\n",
+                beyond.verb, beyond.pattern
             );
         }
     }

@@ -117,6 +117,38 @@ impl Config {
         roles
     }
 
+    /// Checks that roles keep tenants apart on these brokers.
+    pub(crate) fn check_roles(&self, brokers: &[Broker]) -> Result<(), Problem> {
+        let roles = self.role_set();
+        for (name, role) in &self.roles {
+            role.validate(brokers).map_err(|error| {
+                Problem::new(&format!("roles.{name}"), &error.to_string(), "change the role")
+            })?;
+        }
+        for &broker in brokers {
+            keeps_apart(&roles, broker).map_err(|overlap| {
+                // One of the two is configured: the built-in ones go together.
+                let first = self.roles.contains_key(&overlap.role);
+                let name = if first { &overlap.role } else { &overlap.other };
+                let remedy = "put {tenant} at the same place in both, or begin them with different words, at \
+                              {tenant} with one that no tenant can be called, such as _plant";
+                Problem::new(&format!("roles.{name}"), &overlap.to_string(), remedy)
+            })?;
+        }
+        if brokers.contains(&Broker::Zenoh) {
+            for issuer in self.issuers.iter().filter(|issuer| !issuer.service) {
+                for name in &issuer.roles {
+                    let checked = roles.get(name).map_or(Ok(()), Role::validate_for_tenants);
+                    checked.map_err(|error| {
+                        let remedy = format!("or take the role from issuer '{}'", issuer.name);
+                        Problem::new(&format!("roles.{name}"), &error.to_string(), &remedy)
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The brokers that are configured.
     pub fn brokers(&self) -> Vec<Broker> {
         let mut brokers = Vec::new();
@@ -172,33 +204,7 @@ impl Config {
                 ));
             }
         }
-        let brokers = self.brokers();
-        for (name, role) in &self.roles {
-            role.validate(&brokers).map_err(|error| {
-                Problem::new(&format!("roles.{name}"), &error.to_string(), "change the role")
-            })?;
-        }
-        for &broker in &brokers {
-            keeps_apart(&roles, broker).map_err(|overlap| {
-                // One of the two is configured: the built-in ones go together.
-                let first = self.roles.contains_key(&overlap.publisher);
-                let name = if first { &overlap.publisher } else { &overlap.subscriber };
-                let remedy =
-                    "put {tenant} at the same place in both, or begin them with different words";
-                Problem::new(&format!("roles.{name}"), &overlap.to_string(), remedy)
-            })?;
-        }
-        if self.zenoh.is_some() {
-            for issuer in self.issuers.iter().filter(|issuer| !issuer.service) {
-                for name in &issuer.roles {
-                    let checked = roles.get(name).map_or(Ok(()), Role::validate_for_tenants);
-                    checked.map_err(|error| {
-                        let remedy = format!("or take the role from issuer '{}'", issuer.name);
-                        Problem::new(&format!("roles.{name}"), &error.to_string(), &remedy)
-                    })?;
-                }
-            }
-        }
+        self.check_roles(&self.brokers())?;
         self.admin.check(self.dev).map_err(|p| p.under("admin"))?;
         self.limits.check().map_err(|p| p.under("limits"))?;
         if let Some(exchange) = &self.exchange {
@@ -291,6 +297,12 @@ pub(crate) struct Problem {
     setting: String,
     what: String,
     remedy: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}", self.setting, self.what, self.remedy)
+    }
 }
 
 impl Problem {
