@@ -320,6 +320,10 @@ async fn mute_devices_hold_up_no_live_one_of_their_tenant() {
             if device == live {
                 break;
             }
+            // Who is there may be asked twice, if it was slow.
+            if !device.starts_with("mute-") {
+                continue;
+            }
             before += 1;
             *often.entry(device).or_default() += 1;
             assert!(before <= MUTE + MUTE / 8, "in vain: {live} is asked; {often:?}");
@@ -336,7 +340,11 @@ async fn mute_devices_hold_up_no_live_one_of_their_tenant() {
             .await;
         if is_last {
             while often.len() < MUTE {
-                *often.entry(next().await).or_default() += 1;
+                let device = next().await;
+                if !device.starts_with("mute-") {
+                    continue;
+                }
+                *often.entry(device).or_default() += 1;
                 let asked = often.values().sum::<usize>();
                 assert!(asked < MUTE + MUTE / 8, "in vain: all are asked; {often:?}");
             }

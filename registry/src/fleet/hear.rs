@@ -64,16 +64,23 @@ impl Fleet {
     /// Finds out about a device that beats and is not known.
     fn recover(self: &Arc<Self>, device: DeviceId, via: Via) {
         lock(&self.pulls).unknown(device, via, Instant::now());
+        self.find_out_more();
+    }
+
+    /// Goes on finding out about devices, as many at a time as may be.
+    fn find_out_more(self: &Arc<Self>) {
         let Ok(permit) = Arc::clone(&self.pulling).try_acquire_owned() else { return };
         let Some(first) = lock(&self.pulls).next() else { return };
         let fleet = Arc::clone(self);
         tokio::spawn(async move {
-            let _permit = permit;
             let mut next = Some(first);
             while let Some(pull) = next {
                 fleet.find_out(&pull).await;
                 next = lock(&fleet.pulls).next();
             }
+            drop(permit);
+            // Somebody may have come while there was no permit left for it.
+            fleet.find_out_more();
         });
     }
 

@@ -19,7 +19,7 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 
 /// So many of those that did not answer before may be asked at a time while others wait that are new:
-/// names that are made up without end keep nobody out.
+/// names that are made up without end do not keep them out.
 const AGAIN: usize = 2;
 
 /// How often those that are not waited for may be forgotten to make room.
