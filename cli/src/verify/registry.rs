@@ -1,13 +1,13 @@
 //! The row of Device Connect's registry.
 
-use super::probe::{ANSWER, Side};
+use super::probe::{ANSWER, Client, Side};
 use super::report::{Cannot, Seen, Trial};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Each tenant asks for its own devices and for the other's, and has to be answered for its own. Nothing is registered: who is present stays
 /// as it is.
-pub(super) async fn look<C>(
+pub(super) async fn look<C: Client>(
     attacker: &Side<C>,
     victim: &Side<C>,
     wait: Duration,
@@ -20,19 +20,21 @@ pub(super) async fn look<C>(
             "the tenants' names are not those of Device Connect (prefix)".to_owned(),
         ));
     };
-    let devices = async |side: &Side<C>, tenant: &str, within: Duration| {
+    let devices = async |side: &Side<C>, client: &C, tenant: &str, within: Duration| {
         let name = side.space.device_connect(tenant, "discovery");
         let question = json!({"jsonrpc": "2.0", "id": "bulkhead-verify",
             "method": "discovery/listDevices", "params": {"limit": 100}});
-        let answer = ask(&side.sender, &name, &question.to_string(), within).await?;
+        let answer = ask(client, &name, &question.to_string(), within).await?;
         let answer: Value = serde_json::from_slice(&answer).ok()?;
         answer.pointer("/result/devices").and_then(Value::as_array).cloned()
     };
-    let Some(theirs) = devices(victim, tenant, ANSWER).await else {
+    let Some(theirs) = devices(victim, &victim.sender, tenant, ANSWER).await else {
         return Err(Cannot::Apply("no registry answers".to_owned()));
     };
-    let across = devices(attacker, tenant, wait * 2).await;
-    let listed = devices(attacker, own_tenant, ANSWER).await;
+    // A broker may end the connection over the question.
+    let apart = attacker.sender.again().await?;
+    let across = devices(attacker, &apart, tenant, wait * 2).await;
+    let listed = devices(attacker, &attacker.sender, own_tenant, ANSWER).await;
     // Documents hold when a device was registered: no two are alike.
     let mixed = listed.iter().flatten().any(|device| theirs.contains(device));
     let leak = match (&across, mixed) {

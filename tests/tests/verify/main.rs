@@ -117,6 +117,24 @@ async fn our_own_brokers_keep_members_apart() {
     }
 }
 
+/// There, whoever publishes what it may not is cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_closes_what_it_denies_is_no_riddle() {
+    let stack = Stack::mqtt().registry("").start().await;
+    let address = stack.tcp().address;
+    let mut text = format!("[mqtt]\nurls = [\"mqtt://{address}\"]\nversion = \"3.1.1\"\n");
+    for (which, tenant) in [("a", "acme"), ("b", "globex")] {
+        let token = stack.token(&Token::role(tenant, "member"));
+        std::fs::write(stack.folder().join(format!("{tenant}.token")), token).unwrap();
+        text += &format!(
+            "{which} = {{ token_file = \"{tenant}.token\", prefix = \"device-connect/{tenant}\" }}\n"
+        );
+    }
+    let verdict = verify(stack.folder(), &text).await;
+    verdict.is_isolated(MQTT.len() - 1 + UNINVITED.len());
+    assert!(verdict.rows("mqtt", "isolated").contains(&REGISTRY), "{verdict}");
+}
+
 /// Our own front before a mosquitto, which knows no tenants.
 async fn before_a_mosquitto(prefix: &str) -> Verdict {
     let stack = Stack::mqtt_in(Mode::Upstream).upstream_prefix(prefix).start().await;
