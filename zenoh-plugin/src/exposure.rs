@@ -2,7 +2,7 @@
 
 use bulkhead_control::config::ZenohConfig;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zenoh_protocol::core::Locator;
 
 /// How a Unix socket is written among endpoints.
@@ -15,6 +15,8 @@ pub(crate) struct Exposure {
     pub(crate) socket: Option<PathBuf>,
     /// What anybody who can reach the address can use.
     pub(crate) open: Vec<String>,
+    /// What is for routers and for the platform's own programs.
+    trusted: Vec<String>,
 }
 
 impl Exposure {
@@ -35,23 +37,34 @@ impl Exposure {
         let socket = config.router_socket.clone().or_else(|| sockets.first().and_then(path));
         let trusted = |endpoint: &&str| config.trusted_listeners.iter().any(|own| own == endpoint);
         let open = others.into_iter().filter(|e| !trusted(e)).map(str::to_owned).collect();
-        Self { socket, open }
+        Self { socket, open, trusted: config.trusted_listeners.clone() }
     }
 
     /// Whether no router of ours should have come in here: by the gate's socket, or by a listener that is
     /// not trusted.
     pub(crate) fn is_open(&self, own_end: &Locator) -> bool {
-        let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
-        let protocol = own_end.protocol().as_str();
-        let here = port(own_end.address().as_str());
-        format!("{protocol}/") == UNIX
-            || self.open.iter().any(|listener| {
-                let address = listener.split(['?', '#']).next().unwrap_or_default();
-                address
-                    .split_once('/')
-                    .is_some_and(|(by, address)| by == protocol && port(address) == here)
-            })
+        let (protocol, address) = (own_end.protocol().as_str(), own_end.address().as_str());
+        if format!("{protocol}/") == UNIX {
+            return self.socket.as_deref() == Some(Path::new(address));
+        }
+        if self.trusted.iter().any(|own| parts(own) == Some((protocol, address))) {
+            return false;
+        }
+        let here = port(address);
+        self.open.iter().filter_map(|listener| parts(listener)).any(|(by, address)| {
+            let listens = port(address);
+            by == protocol && (listens == here || listens == Some("0"))
+        })
     }
+}
+
+/// Protocol and address of an endpoint.
+fn parts(endpoint: &str) -> Option<(&str, &str)> {
+    endpoint.split(['?', '#']).next()?.split_once('/')
+}
+
+fn port(address: &str) -> Option<&str> {
+    address.rsplit_once(':').map(|(_, port)| port)
 }
 
 #[cfg(test)]
@@ -78,11 +91,15 @@ mod tests {
     #[test]
     fn routers_come_by_trusted_listeners() {
         let found = exposure(
-            r#"["unixsock-stream//run/z.sock", "tcp/[::]:7447?prio=1", "tls/10.0.0.1:7448"]"#,
+            r#"["unixsock-stream//run/z.sock", "tcp/[::]:7447?prio=1", "tls/10.0.0.1:7448",
+                "tls/192.0.2.1:7448", "quic/[::]:0"]"#,
             &["tls/10.0.0.1:7448"],
         );
         for (end, open) in [
             ("unixsock-stream//run/z.sock", true),
+            ("unixsock-stream//run/other.sock", false),
+            ("tls/192.0.2.1:7448", true),
+            ("quic/127.0.0.1:41234", true),
             ("tcp/127.0.0.1:7447", true),
             ("tcp/[::1]:7447", true),
             ("tls/10.0.0.1:7448", false),

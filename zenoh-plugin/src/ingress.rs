@@ -19,8 +19,9 @@ use zenoh_buffers::ZSlice;
 use zenoh_protocol::network::interest::InterestMode;
 use zenoh_protocol::network::{DeclareBody, NetworkBody, NetworkMessage, NetworkMessageExt};
 
-/// How long a session whose tenant is over its rate waits before it asks again.
-const PAUSE: Duration = Duration::from_millis(10);
+/// How long a session whose tenant is over its rate waits before it asks again: first, and at most. All that
+/// wait share what there is, and none waits so long that a burst would be lost.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
 
 /// How often a session that waits for another one's client is said not to be silent.
 const NOTICE: Duration = Duration::from_millis(100);
@@ -200,10 +201,11 @@ impl Door {
         let declared = is_declared(&message);
         let operation = if declared { Operation::Declare } else { Operation::Put };
         self.gate.denied(&self.seat, operation, DenyReason::MessageRateExceeded);
-        let began = Instant::now();
+        let (began, mut pause) = (Instant::now(), PAUSE.0);
         while self.is_early(&message) {
             self.seat.not_read(began);
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(PAUSE.1);
         }
         self.pass(message);
     }
