@@ -38,7 +38,7 @@ pub fn run(session: &mut Session, runtime: &Runtime) {
     while runtime.block_on(crowd::open(&target.endpoint(), tokens[0].clone())).is_ok() {
         assert!(began.elapsed() < HEARD, "a suspended tenant is let in");
     }
-    // The first attempts are looked at, until the address is shut out.
+    // The first time a token's signature is verified; then it is known.
     let first = measure(runtime, &target.endpoint(), target.pid(), &tokens);
     let ours = (0..runs).map(|_| measure(runtime, &target.endpoint(), target.pid(), &tokens));
     let ours = ours.collect();
