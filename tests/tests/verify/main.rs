@@ -137,7 +137,8 @@ async fn a_broker_that_closes_what_it_denies_is_no_riddle() {
 
 /// Our own front before a mosquitto, which knows no tenants.
 async fn before_a_mosquitto(prefix: &str) -> Verdict {
-    let stack = Stack::mqtt_in(Mode::Upstream).upstream_prefix(prefix).start().await;
+    let stack = Stack::mqtt_in(Mode::Upstream).upstream_prefix(prefix).registry("");
+    let stack = stack.start().await;
     let address = stack.tcp().address;
     let mut text = format!("[mqtt]\nurls = [\"mqtt://{address}\"]\n");
     for (which, tenant) in [("a", "acme"), ("b", "globex")] {
@@ -152,8 +153,8 @@ async fn before_a_mosquitto(prefix: &str) -> Verdict {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_own_front_before_a_mosquitto_keeps_members_apart() {
-    before_a_mosquitto("{tenant}/").await.is_isolated(MQTT.len() + UNINVITED.len());
-    before_a_mosquitto("").await.is_isolated(MQTT.len() + UNINVITED.len());
+    before_a_mosquitto("{tenant}/").await.is_isolated(MQTT.len() + UNINVITED.len() + 1);
+    before_a_mosquitto("").await.is_isolated(MQTT.len() + UNINVITED.len() + 1);
 }
 
 /// Credentials as the exchange issues them, to devices, over encrypted links.
