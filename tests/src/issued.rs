@@ -61,6 +61,16 @@ impl Stack {
         code
     }
 
+    /// Lets everything of acme count again that is older than now, and waits until the service knows.
+    pub async fn let_in_again(&self) {
+        self.change("acme", |t| t.tokens_valid_from = None).await;
+        let (acme, directory) = ("acme".parse().unwrap(), self.control().auth().directory());
+        eventually("tokens count again", || {
+            directory.tenant(&acme).is_ok_and(|acme| acme.tokens_valid_from.is_none())
+        })
+        .await;
+    }
+
     /// A certificate of the exchange's own authority with this name in it, and its key, in PEM.
     pub fn certified(&self, uri: Option<&str>) -> (String, String) {
         let read = |name: &str| std::fs::read_to_string(self.folder().join(name)).unwrap();

@@ -126,7 +126,7 @@ async fn they_are_cut_off_and_refused_when_they_are_revoked() {
             assert_eq!(neighbour.closed().await, INVALID, "{cause}");
         }
         if cause == "superseded" {
-            stack.change("acme", |t| t.tokens_valid_from = None).await;
+            stack.let_in_again().await;
         }
     }
     witness.undisturbed().await;
