@@ -263,7 +263,7 @@ async fn who_takes_too_little_is_closed_and_whoever_waited_for_it_goes_on() {
     trickling.sync(NOBODY).await;
     // To wait for somebody is not to be silent.
     let greeting = Greeting {
-        lease: Duration::from_secs(1),
+        lease: Duration::from_secs(5),
         ..stack.greeting(&Token::role("acme", "member"))
     };
     let mut publisher = entrance.enter(&greeting).await;
