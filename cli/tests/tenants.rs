@@ -450,6 +450,9 @@ fn a_tenants_own_role_that_goes_too_far_is_shown_with_why() {
     };
     let shown = own("device-connect/*/*/{tenant}").ok();
     shown.says(&["role    odd", "refused", "'device-connect/*/*/{tenant}'", "[roles]"]);
+    let shown = home.run(["tenant", "show", "acme", "--json"]).ok().json();
+    let why = shown["refused_roles"]["odd"].as_str().unwrap();
+    assert!(why.contains("may subscribe to all of"), "{why}");
     let shown = own("device-connect/{tenant}/*/x").ok();
     assert!(!shown.stdout.contains("refused"), "{shown}");
 }

@@ -82,36 +82,45 @@ const MQTT_JS: Modules = Modules {
     pins: include_str!("../requirements/mqtt-js/package-lock.json"),
 };
 
-const CLIENTS: Environment = Environment {
-    purpose: Purpose { tool: "the environment of the Python clients", alternative: "" },
-    folder: "clients",
-    // What device-connect-edge asks for.
-    python: Version::new(3, 11, 0),
-    package: "the Python clients (PyPI device-connect-edge 0.2.5 and others)",
-    build_requirements: include_str!("../requirements/build.txt"),
-    built: "nkeys",
-    requirements: include_str!("../requirements/clients.txt"),
-};
+const CLIENTS: Environment = of_device_connect(
+    "the environment of the Python clients",
+    "clients",
+    "the Python clients (PyPI device-connect-edge 0.2.5 and others)",
+    include_str!("../requirements/clients.txt"),
+);
 
-const AGENT_TOOLS: Environment = Environment {
-    purpose: Purpose { tool: "the environment of Device Connect's agent tools", alternative: "" },
-    folder: "agent-tools-0.2.5",
-    python: Version::new(3, 11, 0),
-    package: "Device Connect's agent tools (PyPI device-connect-agent-tools 0.2.5)",
-    build_requirements: include_str!("../requirements/build.txt"),
-    built: "nkeys",
-    requirements: include_str!("../requirements/agent-tools.txt"),
-};
+const AGENT_TOOLS: Environment = of_device_connect(
+    "the environment of Device Connect's agent tools",
+    "agent-tools-0.2.5",
+    "Device Connect's agent tools (PyPI device-connect-agent-tools 0.2.5)",
+    include_str!("../requirements/agent-tools.txt"),
+);
 
-const ORIGINAL_REGISTRY: Environment = Environment {
-    purpose: Purpose { tool: "the environment of Device Connect's registry", alternative: "" },
-    folder: "original-registry",
-    python: Version::new(3, 11, 0),
-    package: "Device Connect's registry (PyPI device-connect-server 0.2.5)",
-    build_requirements: include_str!("../requirements/build.txt"),
-    built: "nkeys",
-    requirements: include_str!("../requirements/original-registry.txt"),
-};
+const ORIGINAL_REGISTRY: Environment = of_device_connect(
+    "the environment of Device Connect's registry",
+    "original-registry",
+    "Device Connect's registry (PyPI device-connect-server 0.2.5)",
+    include_str!("../requirements/original-registry.txt"),
+);
+
+/// An environment with some of Device Connect's packages, which all ask for the same Python, and for a
+/// package that has to be built.
+const fn of_device_connect(
+    tool: &'static str,
+    folder: &'static str,
+    package: &'static str,
+    requirements: &'static str,
+) -> Environment {
+    Environment {
+        purpose: Purpose { tool, alternative: "" },
+        folder,
+        python: Version::new(3, 11, 0),
+        package,
+        build_requirements: include_str!("../requirements/build.txt"),
+        built: "nkeys",
+        requirements,
+    }
+}
 
 impl Tools {
     /// Tools in the usual folder: the first of

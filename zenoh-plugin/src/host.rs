@@ -14,7 +14,8 @@ use zenoh_result::{ZResult, bail};
 use zenoh_transport::multicast::TransportMulticast;
 use zenoh_transport::unicast::TransportUnicast;
 use zenoh_transport::{
-    TransportEventHandler, TransportMulticastEventHandler, TransportPeer, TransportPeerEventHandler,
+    DummyTransportPeerEventHandler, TransportEventHandler, TransportMulticastEventHandler,
+    TransportPeer, TransportPeerEventHandler,
 };
 
 /// Hears of every transport that the router opens, and hands those of the gate's sessions to them.
@@ -113,7 +114,7 @@ impl TransportEventHandler for Host {
         let Some(expected) = self.take(&peer.zid) else {
             if peer.whatami != WhatAmI::Router {
                 (self.on_stranger)(&peer, None);
-                return Ok(Arc::new(Unwatched));
+                return Ok(Arc::new(DummyTransportPeerEventHandler));
             }
             let (exposure, report) = (self.exposure.clone(), Arc::clone(&self.on_stranger));
             return Ok(Arc::new(Colleague { peer, exposure, report }));
@@ -182,25 +183,6 @@ impl TransportPeerEventHandler for Colleague {
             (self.report)(&self.peer, Some(&link));
         }
     }
-
-    fn del_link(&self, _: Link) {}
-
-    fn closed(&self) {}
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-/// Who was reported.
-struct Unwatched;
-
-impl TransportPeerEventHandler for Unwatched {
-    fn handle_message(&self, _: NetworkMessageMut<'_>) -> ZResult<()> {
-        Ok(())
-    }
-
-    fn new_link(&self, _: Link) {}
 
     fn del_link(&self, _: Link) {}
 

@@ -6,9 +6,10 @@ use crate::args::{Assignment, Device, Limit, QuotaArgs, QuotaName, Tenant as Com
 use crate::output::{relative, table};
 use bulkhead_control::config::Config;
 use bulkhead_control::usage::{self, Report, UsageError};
-use bulkhead_policy::{Day, JetStreamQuota, Quotas, Resource, Status, Tenant, TenantId};
+use bulkhead_policy::{Day, JetStreamQuota, Quotas, Resource, RoleName, Status, Tenant, TenantId};
 use jiff::Timestamp;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -53,6 +54,10 @@ pub(super) async fn run(context: &Context, command: Command) -> Outcome {
             let mut value = show_json(&id, &tenant);
             if let Some(fields) = value.as_object_mut() {
                 fields.insert("usage".to_owned(), use_of.json());
+                let refused = refused_roles(&tenant, &config);
+                if !refused.is_empty() {
+                    fields.insert("refused_roles".to_owned(), json!(refused));
+                }
             }
             context.output.print(&value, || show_text(&id, &tenant, &config) + &use_of.text())?;
             Ok(ExitCode::SUCCESS)
@@ -269,17 +274,26 @@ fn show_text(id: &TenantId, tenant: &Tenant, config: &Config) -> String {
     for (token, until) in &tenant.revoked_tokens {
         text += &format!("revoked token {token} (expires {})\n", relative(*until, now));
     }
-    let known = config.role_set();
-    for (name, role) in &tenant.roles {
+    let refused = refused_roles(tenant, config);
+    for name in tenant.roles.keys() {
         text += &format!("role    {name} is its own\n");
-        if let Some(beyond) = config.brokers().iter().find_map(|b| role.beyond(&known, *b)) {
-            text += &format!(
-                "        and refused: no role in [roles] may {} all of '{}'; add one that may\n",
-                beyond.verb, beyond.pattern
-            );
+        if let Some(why) = refused.get(name) {
+            text += &format!("        and refused: {why}\n");
         }
     }
     text
+}
+
+/// The tenant's own roles that nobody can come in with, and why.
+fn refused_roles(tenant: &Tenant, config: &Config) -> BTreeMap<RoleName, String> {
+    let known = config.role_set();
+    let refused = tenant.roles.iter().filter_map(|(name, role)| {
+        let beyond = config.brokers().iter().find_map(|b| role.beyond(&known, *b))?;
+        let (verb, pattern) = (beyond.verb, beyond.pattern);
+        let why = format!("no role in [roles] may {verb} to all of '{pattern}'; add one that may");
+        Some((name.clone(), why))
+    });
+    refused.collect()
 }
 
 /// Every limit, and whether it is the tenant's own.

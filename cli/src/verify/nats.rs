@@ -71,16 +71,10 @@ pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
             })
             .await,
     );
-    rows.push(
-        sides
-            .each("see the other tenant's devices in the registry", async |a, v| {
-                registry::look(a, v, wait, async |client: &Nats, subject, question, within| {
-                    client.ask(subject, question, within).await
-                })
-                .await
-            })
-            .await,
-    );
+    let ask = async |client: &Nats, name: &str, question: &str, within| {
+        client.ask(name, question, within).await
+    };
+    rows.push(registry::judge(&sides, ask).await);
     rows.extend(sides.uninvited(Nats::connect).await);
     rows
 }

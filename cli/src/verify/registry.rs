@@ -1,17 +1,29 @@
 //! The row of Device Connect's registry.
 
-use super::probe::{ANSWER, Client, Side};
-use super::report::{Cannot, Seen, Trial};
+use super::probe::{ANSWER, Client, Side, Sides};
+use super::report::{Cannot, Judged, Seen, Trial};
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// The row, for a way to ask: whom, what under which name, and how long to wait for the answer.
+pub(super) async fn judge<C: Client>(
+    sides: &Sides<C>,
+    ask: impl AsyncFn(&C, &str, &str, Duration) -> Option<Vec<u8>>,
+) -> Judged {
+    sides
+        .each("see the other tenant's devices in the registry", async |attacker, victim| {
+            look(attacker, victim, sides.wait, &ask).await
+        })
+        .await
+}
+
 /// Each tenant asks for its own devices and for the other's, and has to be answered for its own. Nothing is registered: who is present stays
 /// as it is.
-pub(super) async fn look<C: Client>(
+async fn look<C: Client>(
     attacker: &Side<C>,
     victim: &Side<C>,
     wait: Duration,
-    ask: impl AsyncFn(&C, &str, &str, Duration) -> Option<Vec<u8>>,
+    ask: &impl AsyncFn(&C, &str, &str, Duration) -> Option<Vec<u8>>,
 ) -> Result<Trial, Cannot> {
     let (Some(own_tenant), Some(tenant)) =
         (attacker.space.device_connect_tenant(), victim.space.device_connect_tenant())

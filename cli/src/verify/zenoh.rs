@@ -40,16 +40,10 @@ pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     rows.push(sides.each("see who is alive", async |a, v| liveliness(a, v, wait).await).await);
     rows.push(sides.each("see who subscribes", async |a, v| matching(a, v, wait).await).await);
     rows.push(sides.each("use the admin space", async |a, v| admin(a, v, wait).await).await);
-    rows.push(
-        sides
-            .each("see the other tenant's devices in the registry", async |a, v| {
-                registry::look(a, v, wait, async |client: &Zenoh, key, question, within| {
-                    client.ask(key, question, within).await
-                })
-                .await
-            })
-            .await,
-    );
+    let ask = async |client: &Zenoh, name: &str, question: &str, within| {
+        client.ask(name, question, within).await
+    };
+    rows.push(registry::judge(&sides, ask).await);
     rows.extend(sides.uninvited(Zenoh::connect).await);
     rows
 }

@@ -1,4 +1,4 @@
-use super::{LastId, Shared};
+use super::{Answered, Shared};
 use crate::declarations::Declaration;
 use crate::seat::TenantUse;
 use crate::wire::{Side, Violation};
@@ -76,10 +76,8 @@ pub(crate) struct InboundRules {
     queryables: HashMap<u32, Declaration>,
     tokens: HashMap<u32, Declaration>,
     interests: HashMap<InterestId, Declaration>,
-    /// The key of the last put that was written out, and whether it was allowed.
-    last_put: Option<(Box<str>, bool)>,
-    /// Whether the last id that was put to is allowed.
-    last_id: Option<LastId>,
+    /// Whether the last key that was put to is allowed.
+    last: Option<Answered>,
     /// What is not counted against the tenant's day yet.
     uncounted: Uncounted,
 }
@@ -109,8 +107,7 @@ impl InboundRules {
             queryables: HashMap::new(),
             tokens: HashMap::new(),
             interests: HashMap::new(),
-            last_put: None,
-            last_id: None,
+            last: None,
             uncounted: Uncounted::default(),
         }
     }
@@ -146,21 +143,9 @@ impl InboundRules {
         if push.payload_size() > self.max_payload() {
             return denied(DenyReason::PayloadQuotaExceeded);
         }
-        let written_out = push.wire_expr.scope == 0;
-        let known = self.last_put.as_ref();
-        let known = known.filter(|(key, _)| written_out && **key == *push.wire_expr.suffix);
-        let allowed = match known {
-            Some((_, allowed)) => *allowed,
-            None => {
-                let Self { shared, last_id, .. } = self;
-                let allowed = shared
-                    .ask(last_id, Side::Client, &push.wire_expr, |key| shared.may_publish(key));
-                if written_out {
-                    self.last_put = Some((push.wire_expr.suffix.as_ref().into(), allowed));
-                }
-                allowed
-            }
-        };
+        let Self { shared, last, .. } = self;
+        let allowed =
+            shared.ask(last, Side::Client, &push.wire_expr, |key| shared.may_publish(key));
         if !allowed {
             return denied(DenyReason::PublishDenied);
         }

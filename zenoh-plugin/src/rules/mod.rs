@@ -30,12 +30,22 @@ pub(crate) struct Shared {
     subscriptions: Mutex<HashMap<u32, Box<str>>>,
 }
 
-/// The answer to a question about an id, good as long as no id has changed.
-#[derive(Clone, Copy, Debug)]
-struct LastId {
-    id: (ExprId, Mapping),
+/// The answer to a question about a key, as it was written. It is good as long as no id has changed.
+#[derive(Debug)]
+struct Answered {
+    scope: ExprId,
+    mapping: Mapping,
+    suffix: Box<str>,
     changes: u64,
     answer: bool,
+}
+
+impl Answered {
+    fn is_of(&self, expr: &WireExpr<'_>, changes: u64) -> bool {
+        self.changes == changes
+            && (self.scope, self.mapping) == (expr.scope, expr.mapping)
+            && *self.suffix == *expr.suffix
+    }
 }
 
 /// Queries that wait for answers.
@@ -100,26 +110,24 @@ impl Shared {
         names.undeclare(sender, id)
     }
 
-    /// What a question about a key is answered with. The answer about an id alone is kept in `last`, for the
-    /// messages that follow: most are about the same one.
+    /// What a question about a key is answered with. The answer is kept in `last`, for the messages that
+    /// follow: most are about the same key.
     fn ask(
         &self,
-        last: &mut Option<LastId>,
+        last: &mut Option<Answered>,
         sender: Side,
         expr: &WireExpr<'_>,
         question: impl FnOnce(&Resolved<'_>) -> bool,
     ) -> bool {
-        if expr.scope == 0 || !expr.suffix.is_empty() {
-            return question(&self.names().resolve(sender, expr));
-        }
-        let (id, changes) = ((expr.scope, expr.mapping), self.changes.load(Ordering::Acquire));
-        if let Some(last) = last.filter(|last| last.id == id && last.changes == changes) {
+        let changes = self.changes.load(Ordering::Acquire);
+        if let Some(last) = last.as_ref().filter(|last| last.is_of(expr, changes)) {
             return last.answer;
         }
         let names = self.names();
         let changes = self.changes.load(Ordering::Acquire);
         let answer = question(&names.resolve(sender, expr));
-        *last = Some(LastId { id, changes, answer });
+        let (scope, mapping, suffix) = (expr.scope, expr.mapping, expr.suffix.as_ref().into());
+        *last = Some(Answered { scope, mapping, suffix, changes, answer });
         answer
     }
 

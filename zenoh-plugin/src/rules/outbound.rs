@@ -1,4 +1,4 @@
-use super::{LastId, Shared};
+use super::{Answered, Shared};
 use crate::wire::{Censor, Head, Resolved, Side};
 use std::sync::Arc;
 use zenoh_protocol::core::WireExpr;
@@ -17,7 +17,7 @@ pub(crate) struct OutboundRules {
     pub(crate) behind: bool,
     /// What it did not get because of that.
     pub(crate) dropped: u64,
-    last: Option<LastId>,
+    last: Option<Answered>,
 }
 
 impl OutboundRules {

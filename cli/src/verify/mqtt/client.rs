@@ -6,7 +6,6 @@ use crate::verify::ear::{Ear, Heard, Mark, random_word};
 use crate::verify::identity::Shown;
 use crate::verify::probe::{ANSWER, Client, Listening};
 use crate::verify::report::Cannot;
-
 use data_encoding::BASE64;
 use rumqttc::v5::mqttbytes::v5::ConnAckProperties;
 use rumqttc::{TlsConfiguration, Transport};

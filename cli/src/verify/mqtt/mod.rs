@@ -72,16 +72,10 @@ pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     rows.push(
         sides.each("use the broker's own topics", async |a, v| system(a, v, wait).await).await,
     );
-    rows.push(
-        sides
-            .each("see the other tenant's devices in the registry", async |a, v| {
-                registry::look(a, v, wait, async |client: &Mqtt, topic, question, within| {
-                    client.ask(topic, question, within).await
-                })
-                .await
-            })
-            .await,
-    );
+    let ask = async |client: &Mqtt, name: &str, question: &str, within| {
+        client.ask(name, question, within).await
+    };
+    rows.push(registry::judge(&sides, ask).await);
     rows.extend(sides.uninvited(connect).await);
     rows
 }
