@@ -32,6 +32,9 @@ const ROOT: &str = "/device-connect/";
 const DEVICES: &str = "/device-connect/acme/devices/";
 const END: &str = "/device-connect/the-end";
 
+/// Largest message of what happened.
+const MAX_EVENTS_BYTES: usize = 64 * 1024 * 1024;
+
 const SEED: u64 = 0x5EED_2026;
 
 /// Time to live and time between beats, in seconds. A broker may be away for longer than a beat, and a
@@ -216,7 +219,9 @@ async fn follow_keys(endpoint: String, from: i64, fallen: Alive) -> BTreeMap<Str
     let mut next = from;
     loop {
         let heard: Result<(), etcd_client::Error> = async {
-            let mut client = Client::connect([&endpoint], None).await?;
+            let client = Client::connect([&endpoint], None).await?;
+            // What was missed comes at once.
+            let mut client = client.watch_client().max_decoding_message_size(MAX_EVENTS_BYTES);
             let options = WatchOptions::new().with_prefix().with_start_revision(next);
             let mut events = client.watch(ROOT, Some(options)).await?;
             while let Some(message) = events.message().await? {

@@ -9,6 +9,9 @@ use tokio::runtime::Runtime;
 /// Operations of one transaction; an etcd takes 128.
 const BATCH: usize = 100;
 
+/// Largest message of what happened.
+const MAX_EVENTS_BYTES: usize = 64 * 1024 * 1024;
+
 /// How long what was heard may take until it is written: the original hears fewer than a hundred changed
 /// heartbeats a second.
 const WRITTEN: Duration = Duration::from_secs(120);
@@ -41,7 +44,8 @@ impl Etcd {
     /// # Panics
     /// If that does not come.
     pub fn until_battery(&self, runtime: &Runtime, after: i64, battery: usize) -> usize {
-        let mut client = self.client.clone();
+        // A thousand revisions may come at once.
+        let mut client = self.client.watch_client().max_decoding_message_size(MAX_EVENTS_BYTES);
         let first = key(&name(0));
         let is_last = |one: &KeyValue| {
             one.key() == first.as_bytes()
