@@ -90,10 +90,10 @@ impl Ingress {
     async fn read(&mut self) -> End {
         loop {
             let batches = &mut self.batches;
-            let read = poll_fn(|cx| batches.poll(cx, |_, whole| whole.to_vec())).await;
-            let Ok(whole) = read else { return End::Client };
+            let read = poll_fn(|cx| batches.poll(cx, |_, whole| whole.keep())).await;
+            let Ok((bytes, len)) = read else { return End::Client };
             self.door.seat.heard();
-            match self.take(whole).await {
+            match self.take(bytes, len).await {
                 Ok(Flow::Open) => {}
                 Ok(Flow::Closed) => return End::Client,
                 Err(violation) => {
@@ -116,11 +116,11 @@ impl Ingress {
         }
     }
 
-    async fn take(&mut self, whole: Vec<u8>) -> Result<Flow, Violation> {
-        let bytes = Arc::new(whole);
-        let mut rest = bytes.as_slice();
+    /// Goes through the batches that a buffer has in its first `len` bytes.
+    async fn take(&mut self, bytes: Arc<Vec<u8>>, len: usize) -> Result<Flow, Violation> {
+        let mut rest = bytes.get(..len).unwrap_or_default();
         while let Some((batch, after)) = split_batch(rest) {
-            let end = bytes.len() - after.len();
+            let end = len - after.len();
             // Both ends are within: they come of the same bytes.
             let Ok(mut slice) = ZSlice::new(Arc::clone(&bytes) as _, end - batch.len(), end) else {
                 return Err(Violation::Malformed);

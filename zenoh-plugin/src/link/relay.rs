@@ -89,9 +89,9 @@ impl Relay {
                 return Poll::Ready(RelayEnd::TooSlow);
             }
             let out = &mut self.out;
-            let read = self.batches.poll(cx, |cx, bytes| {
+            let read = self.batches.poll(cx, |cx, whole| {
                 SCRATCH.with_borrow_mut(|scratch| {
-                    let (passed, ended) = pass(bytes, scratch, filter);
+                    let (passed, ended) = pass(whole.bytes(), scratch, filter);
                     out.write(cx, passed).map(|()| ended)
                 })
             });

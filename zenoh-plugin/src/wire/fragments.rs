@@ -44,7 +44,8 @@ impl Chain {
             self.forget(kept);
         }
         if marks.first && !marks.dropped {
-            *self = Chain::Open(Vec::new());
+            // Most messages in pieces are a little larger than one.
+            *self = Chain::Open(Vec::with_capacity(piece.len() + piece.len() / 4));
         }
         let Chain::Open(bytes) = self else {
             return Piece::Taken;
