@@ -13,6 +13,8 @@ use bulkhead_tests::mqtt::SERVICE_ISSUER;
 use bulkhead_tests::zenoh::{Entrance, Greeting, Link, asked, settle};
 use bulkhead_tests::{Stack, Token, eventually, eventually_async};
 use serde_json::{Value, json};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -194,6 +196,42 @@ async fn a_wrong_configuration_is_named_and_ends_the_router() {
     assert!(log.contains("name the router's configuration file"), "{log}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_that_every_user_could_connect_to_is_refused_unless_that_is_wanted() {
+    let stack = Stack::zenoh().without_service().start().await;
+    let folder = |mode| {
+        let rights = Permissions::from_mode(mode);
+        tempfile::Builder::new().permissions(rights).tempdir_in("/tmp").unwrap()
+    };
+    let (open, closed) = (folder(0o755), folder(0o700));
+    let (mut config, port) = router(&stack);
+    let at = |folder: &Path| json!([format!("unixsock-stream/{}/router.sock", folder.display())]);
+    let file = stack.folder().join("router.json5");
+    let mut start = |umask: &str, endpoints: Value| {
+        config["listen"]["endpoints"] = endpoints;
+        std::fs::write(&file, config.to_string()).unwrap();
+        let script = format!("umask {umask}; exec \"$0\" \"$1\"");
+        spawn("sh", &["-c".as_ref(), script.as_ref(), ZENOHD.as_ref(), &file], &stack)
+    };
+    let said = "every user of this machine could reach the router around the gate by";
+    let log = failed(start("0", at(open.path()))).await;
+    assert!(log.contains(said), "{log}");
+
+    let entrance = entrance(&stack, port);
+    for (umask, folder) in [("022", open.path()), ("0", closed.path())] {
+        let server = start(umask, at(folder));
+        eventually_async("the gate listens", async || entrance.try_knock().await.is_ok()).await;
+        terminate(server).await;
+    }
+    let good = std::fs::read_to_string(stack.config_path()).unwrap();
+    let wanted = good.replace("[zenoh]", "[zenoh]\naround = \"warn\"");
+    std::fs::write(stack.config_path(), wanted).unwrap();
+    let server = start("0", at(open.path()));
+    eventually_async("the gate listens", async || entrance.try_knock().await.is_ok()).await;
+    assert!(server.log().contains(said), "{}", server.log());
+    terminate(server).await;
+}
+
 /// Waits until a program has ended with a failure, and returns what it said.
 async fn failed(server: Server) -> String {
     let ended = tokio::task::spawn_blocking(move || {
@@ -220,7 +258,10 @@ async fn a_router_within_a_service_leaves_nothing_behind() {
     for killed in [true, false] {
         let server = spawn(env!("CARGO_BIN_EXE_replica"), &serve, &stack);
         eventually("it serves", || server.log().contains("serving")).await;
-        assert_eq!(left().len(), 1, "its socket, and what another one left is gone");
+        let folders = left();
+        assert_eq!(folders.len(), 1, "its socket, and what another one left is gone");
+        let rights = temporary(&stack).join(&folders[0]).metadata().unwrap().permissions();
+        assert_eq!(rights.mode() & 0o777, 0o700, "nobody else comes to its socket");
         if killed {
             server.kill().unwrap();
         } else {

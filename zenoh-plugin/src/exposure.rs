@@ -2,11 +2,16 @@
 
 use bulkhead_control::config::ZenohConfig;
 use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zenoh_protocol::core::Locator;
 
 /// How a Unix socket is written among endpoints.
 const UNIX: &str = "unixsock-stream/";
+
+/// What others need of a folder to enter it, and of a socket to connect to it.
+const ENTER: u32 = 0o001;
+const CONNECT: u32 = 0o002;
 
 /// Where the router itself listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +63,26 @@ impl Exposure {
     }
 }
 
+/// Whether every user of the machine can connect to a socket that this process makes: who may enter all
+/// folders above it and may write to it.
+pub(crate) fn is_for_everybody(socket: &Path) -> bool {
+    umask().is_some_and(|umask| umask & CONNECT == 0) && socket.parent().is_some_and(is_entered)
+}
+
+/// Whether everybody may enter a folder and all above it.
+fn is_entered(folder: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    folder.ancestors().all(|one| one.metadata().is_ok_and(|found| found.mode() & ENTER != 0))
+}
+
+/// What is taken from the rights to new files. It can be read only where the system tells it as a file:
+/// to ask the usual way sets another one.
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let octal = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(octal.trim(), 8).ok()
+}
+
 /// Protocol and address of an endpoint.
 fn parts(endpoint: &str) -> Option<(&str, &str)> {
     endpoint.split(['?', '#']).next()?.split_once('/')
@@ -69,8 +94,10 @@ fn port(address: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::Exposure;
+    use super::{Exposure, is_entered};
     use bulkhead_control::config::ZenohConfig;
+    use std::fs::{Permissions, create_dir, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     fn exposure(endpoints: &str, trusted: &[&str]) -> Exposure {
         let mut config = ZenohConfig::new(Vec::new());
@@ -108,6 +135,25 @@ mod tests {
         ] {
             assert_eq!(found.is_open(&end.parse().unwrap()), open, "{end}");
         }
+    }
+
+    #[test]
+    fn one_closed_folder_keeps_others_out() {
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("inner");
+        create_dir(&inner).unwrap();
+        for (above, below, entered) in [
+            (0o755, 0o755, true),
+            (0o700, 0o755, false),
+            (0o755, 0o750, false),
+            (0o711, 0o701, true),
+        ] {
+            set_permissions(outer.path(), Permissions::from_mode(above)).unwrap();
+            set_permissions(&inner, Permissions::from_mode(below)).unwrap();
+            let expected = entered && is_entered(&std::env::temp_dir());
+            assert_eq!(is_entered(&inner), expected, "{above:o} {below:o}");
+        }
+        assert!(!is_entered(&outer.path().join("missing")));
     }
 
     #[test]

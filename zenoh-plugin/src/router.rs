@@ -3,8 +3,9 @@
 use crate::service::{ZenohError, ZenohGate, start};
 use bulkhead_control::Control;
 use serde_json::json;
+use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tempfile::TempDir;
@@ -36,7 +37,10 @@ impl Router {
     /// [`ZenohError`].
     pub async fn start(control: &Control) -> Result<Self, ZenohError> {
         let failed = |error: zenoh::Error| ZenohError::Router(error.to_string());
-        let folder = tempfile::Builder::new().prefix(FOLDER).tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix(FOLDER)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()?;
         sweep(folder.path());
         let config = config(folder.path()).map_err(failed)?;
         let mut runtime = RuntimeBuilder::new(config).build().await.map_err(failed)?;

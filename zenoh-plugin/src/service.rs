@@ -1,6 +1,6 @@
 //! The gate within a running [`Control`], before a router of this process.
 
-use crate::exposure::Exposure;
+use crate::exposure::{Exposure, is_for_everybody};
 use crate::gate::Gate;
 use crate::host::Host;
 use crate::listen::{ListenError, listen};
@@ -15,6 +15,7 @@ use bulkhead_control::identity::{Accepted, IdentityError, Sources};
 use bulkhead_control::listen::Connections;
 use bulkhead_policy::{Broker, Resource};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 use zenoh::internal::runtime::DynamicRuntime;
@@ -42,6 +43,13 @@ pub enum ZenohError {
          it, or set zenoh.around = \"warn\""
     )]
     Exposed(String),
+    /// A way around the gate for whoever is on the machine.
+    #[error(
+        "every user of this machine could reach the router around the gate by {}; start the router with \
+         a umask that leaves others no right to write, such as 022, or put the socket into a folder that \
+         only the router's user can enter, or set zenoh.around = \"warn\"", .0.display()
+    )]
+    OpenSocket(PathBuf),
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -103,6 +111,13 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
                 listeners = open,
                 "tenants that can reach these can do without the gate, and see every other tenant"
             ),
+        }
+    }
+    if is_for_everybody(&socket) {
+        let exposed = ZenohError::OpenSocket(socket.clone());
+        match config.around {
+            Around::Refuse => return Err(exposed),
+            Around::Warn => tracing::warn!("{exposed}"),
         }
     }
     let auth = Arc::clone(control.auth());

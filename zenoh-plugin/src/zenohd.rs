@@ -8,6 +8,9 @@ use std::process::ExitCode;
 use zenoh::internal::plugins::PluginsManager;
 use zenoh::internal::runtime::{Runtime, RuntimeBuilder};
 
+/// What is logged where `RUST_LOG` says nothing: of the router as much as zenohd logs, and as much of the gate.
+const LOG: &str = "z=info,bulkhead=info";
+
 /// Runs it until the system asks the process to end (SIGTERM, SIGINT). The router's configuration is in
 /// the file of the first argument; what goes wrong is said on standard error.
 #[expect(clippy::print_stderr, reason = "there may be no log yet, and a person has started it")]
@@ -26,7 +29,7 @@ pub async fn run() -> ExitCode {
 }
 
 async fn serve(file: &Path) -> zenoh::Result<()> {
-    zenoh::init_log_from_env_or("error");
+    zenoh::init_log_from_env_or(LOG);
     let read = zenoh::Config::from_file(file);
     let mut config = read.map_err(|error| format!("{}: {error}", file.display()))?;
     // As zenohd is where nothing else is said.
