@@ -258,6 +258,27 @@ async fn a_tenants_own_role_changes_nothing_for_others(mode: Mode) {
     acme.nothing().await;
 }
 
+async fn a_role_of_a_tenants_own_has_no_names_but_known_ones(mode: Mode) {
+    let stack = Stack::mqtt_in(mode).start().await;
+    let mut globex = stack.witness("globex").await;
+    let hello = stack.hello("member", &Token::role("acme", "member"));
+    let mut member = stack.tcp().connect(&hello).await;
+    let mut device = stack.device("acme", "cam-1").await;
+    // It holds the tenant, and is globex's all the same.
+    narrow(&stack, json!({"publish": ["device-connect/*/*/{tenant}"]})).await;
+    assert_eq!(member.closed().await, Some(DENIED));
+    eventually("it is counted", || stack.terminations("role_not_confined") == 1).await;
+    assert_eq!(stack.tcp().refuse(&hello).await, DENIED);
+    stack.denied("role_not_confined").await;
+    device.ping().await;
+    globex.published("device-connect/globex/x", "undisturbed").await;
+    assert_eq!(globex.payload().await, "undisturbed");
+
+    narrow(&stack, json!({"publish": ["device-connect/{tenant}/*/x"]})).await;
+    eventually_async("it may come again", async || !stack.tcp().knock(&hello).await.1.is_error())
+        .await;
+}
+
 async fn the_first_message_after_a_right_is_gone_is_refused(mode: Mode) {
     let stack = Stack::mqtt_in(mode).start().await;
     let mut witness = stack.device("acme", "cam-1").await;
@@ -711,6 +732,7 @@ bulkhead_tests::in_both_modes! {
     an_issuer_that_is_taken_out_vouches_for_nobody_any_more,
     a_role_changed_by_a_reload_takes_subscriptions_away_and_leaves_the_rest,
     a_tenants_own_role_changes_nothing_for_others,
+    a_role_of_a_tenants_own_has_no_names_but_known_ones,
     the_first_message_after_a_right_is_gone_is_refused,
     what_waits_for_a_session_is_dropped_with_the_right_to_it,
     a_session_resumed_with_fewer_rights_gets_no_more_than_they_allow,
