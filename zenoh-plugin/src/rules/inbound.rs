@@ -140,7 +140,8 @@ impl InboundRules {
     fn push(&mut self, push: &mut Push) -> Decision {
         push.ext_nodeid = ext::NodeIdType::DEFAULT;
         let denied = |reason| Decision::Deny(reason, Operation::Put, None);
-        if push.payload_size() > self.max_payload() {
+        let bytes = push.payload_size();
+        if bytes > self.max_payload() {
             return denied(DenyReason::PayloadQuotaExceeded);
         }
         let Self { shared, last, .. } = self;
@@ -149,9 +150,7 @@ impl InboundRules {
         if !allowed {
             return denied(DenyReason::PublishDenied);
         }
-        self.tenant
-            .spend(push.payload_size(), &mut self.uncounted)
-            .map_or_else(denied, |()| Decision::Pass)
+        self.tenant.spend(bytes, &mut self.uncounted).map_or_else(denied, |()| Decision::Pass)
     }
 
     /// A query that carries something is a message; one that carries nothing only reads.
@@ -194,7 +193,8 @@ impl InboundRules {
 
     fn response(&mut self, response: &Response) -> Decision {
         let denied = |reason| Decision::Deny(reason, Operation::Reply, None);
-        if response.payload_size() > self.max_payload() {
+        let bytes = response.payload_size();
+        if bytes > self.max_payload() {
             return denied(DenyReason::PayloadQuotaExceeded);
         }
         let names = self.shared.names();
@@ -203,8 +203,7 @@ impl InboundRules {
         if !allowed {
             return denied(DenyReason::PublishDenied);
         }
-        let spent = self.tenant.spend(response.payload_size(), &mut self.uncounted);
-        spent.map_or_else(denied, |()| Decision::Pass)
+        self.tenant.spend(bytes, &mut self.uncounted).map_or_else(denied, |()| Decision::Pass)
     }
 
     fn interest(&mut self, interest: &mut Interest) -> Result<Decision, Violation> {
