@@ -71,7 +71,8 @@ pub(crate) fn is_for_everybody(socket: &Path) -> bool {
 
 /// Whether everybody may enter a folder and all above it.
 fn is_entered(folder: &Path) -> bool {
-    let Ok(folder) = folder.canonicalize() else { return false };
+    // What is above a mere name is where the process is.
+    let Ok(folder) = Path::new(".").join(folder).canonicalize() else { return false };
     folder.ancestors().all(|one| one.metadata().is_ok_and(|found| found.mode() & ENTER != 0))
 }
 
@@ -98,6 +99,7 @@ mod tests {
     use bulkhead_control::config::ZenohConfig;
     use std::fs::{Permissions, create_dir, set_permissions};
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     fn exposure(endpoints: &str, trusted: &[&str]) -> Exposure {
         let mut config = ZenohConfig::new(Vec::new());
@@ -154,6 +156,8 @@ mod tests {
             assert_eq!(is_entered(&inner), expected, "{above:o} {below:o}");
         }
         assert!(!is_entered(&outer.path().join("missing")));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(is_entered(Path::new("")), is_entered(&here), "the folder of a mere name");
     }
 
     #[test]
