@@ -8,7 +8,9 @@ use bulkhead_tests::zenoh::{Link, asked, settle};
 use bulkhead_tests::{Stack, Token, over_all_links};
 use std::sync::{Arc, Mutex};
 use zenoh::Session;
+use zenoh::handlers::FifoChannelHandler;
 use zenoh::qos::CongestionControl;
+use zenoh::query::{Querier, Reply};
 use zenoh::sample::{Locality, Sample};
 use zenoh_protocol::network::NetworkBody;
 
@@ -61,14 +63,52 @@ impl Ears {
     }
 }
 
-/// Who is alive, once all of it has come.
-async fn alive(session: &Session, keys: &str) -> Vec<String> {
-    let answers = session.liveliness().get(keys).await.unwrap();
-    let mut alive = Vec::new();
-    while let Ok(answer) = answers.recv_async().await {
-        alive.push(answer.result().unwrap().key_expr().to_string());
+/// Why the library may answer in the place of others: the question was lost on its way.
+const LOST: &str = "Timeout";
+
+/// How often a question is asked again at most.
+const AGAIN: usize = 5;
+
+/// Asks until nothing is lost. Over TLS the library may lose its connection, and what was on the way with it: it
+/// reads and writes the same connection at a time, without a lock between the two, and what it writes while a
+/// record is being read fails with "handshake not complete". No server can help that; it comes back by itself.
+/// Over other links nothing may be lost.
+async fn answered(link: Link, ask: impl AsyncFn() -> Vec<String>) -> Vec<String> {
+    let mut answers = ask().await;
+    for _ in 0..if link == Link::Tls { AGAIN } else { 0 } {
+        if !answers.iter().any(|answer| answer.contains(LOST)) {
+            break;
+        }
+        answers = ask().await;
     }
-    alive
+    answers
+}
+
+/// What others answer to a query.
+async fn asked_over(link: Link, session: &Session, keys: &str) -> Vec<String> {
+    answered(link, async || asked(session, keys).await).await
+}
+
+/// What others answer to a querier.
+async fn asked_by(link: Link, querier: &Querier<'_>) -> Vec<String> {
+    answered(link, async || all_of(querier.get().payload("attack").await.unwrap()).await).await
+}
+
+/// Who is alive.
+async fn alive(link: Link, session: &Session, keys: &str) -> Vec<String> {
+    answered(link, async || all_of(session.liveliness().get(keys).await.unwrap()).await).await
+}
+
+/// The keys of all answers, or why there is none.
+async fn all_of(answers: FifoChannelHandler<Reply>) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Ok(answer) = answers.recv_async().await {
+        all.push(match answer.result() {
+            Ok(sample) => sample.key_expr().to_string(),
+            Err(error) => format!("error {:?}", error.payload().try_to_string()),
+        });
+    }
+    all
 }
 
 async fn what_is_within_the_tenant_works(link: Link) {
@@ -108,7 +148,7 @@ async fn what_is_within_the_tenant_works(link: Link) {
     acme.hears("put device-connect/acme/cam-1/event/y again").await;
 
     assert_eq!(
-        asked(&one, "device-connect/acme/cam-9/cmd").await,
+        asked_over(link, &one, "device-connect/acme/cam-9/cmd").await,
         ["device-connect/acme/cam-9/cmd witness"]
     );
     let answering = two
@@ -123,17 +163,17 @@ async fn what_is_within_the_tenant_works(link: Link) {
         .unwrap();
     settle(&two, "acme").await;
     assert_eq!(
-        asked(&one, "device-connect/acme/cam-1/state").await,
+        asked_over(link, &one, "device-connect/acme/cam-1/state").await,
         ["device-connect/acme/cam-1/state open"]
     );
     drop(answering);
 
     let token = two.liveliness().declare_token("device-connect/acme/cam-1").await.unwrap();
     acme.hears("alive device-connect/acme/cam-1").await;
-    assert_eq!(alive(&one, keys).await, ["device-connect/acme/cam-1"]);
+    assert_eq!(alive(link, &one, keys).await, ["device-connect/acme/cam-1"]);
     token.undeclare().await.unwrap();
     acme.hears("gone device-connect/acme/cam-1").await;
-    assert!(alive(&one, keys).await.is_empty());
+    assert!(alive(link, &one, keys).await.is_empty());
 
     let expected = [
         "PUT device-connect/acme/cam-1/event/x",
@@ -187,7 +227,7 @@ async fn nobody_listens_beyond_the_tenant(link: Link) {
         let answers = asked(&victim.friend, &key("cam-1/cmd")).await;
         assert_eq!(answers, [format!("{} witness", key("cam-1/cmd"))]);
         victim.hears(&format!("alive {}", key("cam-1"))).await;
-        assert!(alive(&attacker, &key("**")).await.is_empty());
+        assert!(alive(link, &attacker, &key("**")).await.is_empty());
         token.undeclare().await.unwrap();
         victim.hears(&format!("gone {}", key("cam-1"))).await;
         victim
@@ -264,7 +304,7 @@ async fn nobody_sends_beyond_the_tenant(link: Link) {
         attacker.put(keys, "attack").attachment("{\"tenant\":\"globex\"}").await.unwrap();
         attacker.delete(keys).await.unwrap();
         tokens.push(attacker.liveliness().declare_token(keys).await.unwrap());
-        assert_eq!(asked(&attacker, keys).await, [""; 0], "{keys}");
+        assert_eq!(asked_over(link, &attacker, keys).await, [""; 0], "{keys}");
         let declared = attacker.declare_keyexpr(keys.to_owned()).await.unwrap();
         attacker.put(&declared, "attack").await.unwrap();
         attacker.delete(&declared).await.unwrap();
@@ -272,9 +312,7 @@ async fn nobody_sends_beyond_the_tenant(link: Link) {
         let publisher = attacker.declare_publisher(keys.to_owned()).await.unwrap();
         publisher.put("attack").await.unwrap();
         let querier = attacker.declare_querier(declared.clone()).await.unwrap();
-        let answers = querier.get().payload("attack").await.unwrap();
-        while let Ok(answer) = answers.recv_async().await {
-            let key = answer.result().unwrap().key_expr().to_string();
+        for key in asked_by(link, &querier).await {
             assert!(key.starts_with(&format!("@/{}/session/", attacker.zid())), "{key}");
         }
     }
@@ -291,13 +329,12 @@ async fn nobody_sends_beyond_the_tenant(link: Link) {
     witness.undisturbed().await;
     next.undisturbed().await;
     let keys = BEYOND.len() as u64 + 1;
-    // Over TLS the library may lose its connection, and what was on the way with it: it reads and writes
-    // the same connection at a time, without a lock between the two, and what it writes while a record is
-    // being read fails with "handshake not complete". No server can help that; it comes back by itself.
+    // What is lost is refused less often, and what is asked again more often.
     let least = if link == Link::Tls { 1 } else { keys };
+    let asked = if link == Link::Tls { 2 * (1 + AGAIN as u64) } else { 2 };
     assert!((5 * least..=6 * keys).contains(&stack.refusals("put", "publish_denied")));
     assert!(stack.refusals("token", "publish_denied") >= least);
-    assert!((least..=2 * keys).contains(&stack.refusals("query", "publish_denied")));
+    assert!((least..=asked * keys).contains(&stack.refusals("query", "publish_denied")));
     stack.denied("publish_denied").await;
 }
 
