@@ -114,10 +114,12 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
         }
     }
     if is_for_everybody(&socket) {
-        let exposed = ZenohError::OpenSocket(socket.clone());
         match config.around {
-            Around::Refuse => return Err(exposed),
-            Around::Warn => tracing::warn!("{exposed}"),
+            Around::Refuse => return Err(ZenohError::OpenSocket(socket)),
+            Around::Warn => tracing::warn!(
+                socket = %socket.display(),
+                "every user of this machine could reach the router around the gate by its socket"
+            ),
         }
     }
     let auth = Arc::clone(control.auth());

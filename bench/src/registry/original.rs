@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 /// What it is called in the report.
 pub const NAME: &str = "device-connect-server 0.2.5";
 
-/// It, before the same servers as ours.
+/// It, before servers of its own that are like ours.
 pub struct Original {
     // The registry ends before what it needs.
     server: Server,

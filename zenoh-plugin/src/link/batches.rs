@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_kept_stays_as_it_is() {
+    async fn what_is_kept_is_what_was_read() {
         for size in [1, MUCH] {
             let chunk = |byte| [&(size as u16).to_le_bytes()[..], &vec![byte; size]].concat();
             let chunks = (1..=3).map(|byte| Ok(chunk(byte)));
