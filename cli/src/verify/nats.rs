@@ -71,10 +71,7 @@ pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
             })
             .await,
     );
-    let ask = async |client: &Nats, name: &str, question: &str, within| {
-        client.ask(name, question, within).await
-    };
-    rows.push(registry::judge(&sides, ask).await);
+    rows.push(registry::judge(&sides).await);
     rows.extend(sides.uninvited(Nats::connect).await);
     rows
 }
@@ -173,12 +170,6 @@ impl Nats {
         self.settle().await?;
         Ok(!self.is_refused(&subject))
     }
-
-    /// The answer to a request, if there is one.
-    async fn ask(&self, subject: &str, question: &str, within: Duration) -> Option<Vec<u8>> {
-        let asked = self.client.request(subject.to_owned(), question.to_owned().into());
-        Some(timeout(within, asked).await.ok()?.ok()?.payload.to_vec())
-    }
 }
 
 impl Client for Nats {
@@ -193,6 +184,11 @@ impl Client for Nats {
 
     async fn publish(&self, name: &str, mark: &Mark) -> Result<bool, Cannot> {
         self.send(name, None, mark).await
+    }
+
+    async fn ask(&self, subject: &str, question: &str, within: Duration) -> Option<Vec<u8>> {
+        let asked = self.client.request(subject.to_owned(), question.to_owned().into());
+        Some(timeout(within, asked).await.ok()?.ok()?.payload.to_vec())
     }
 }
 

@@ -41,6 +41,9 @@ pub(super) trait Client: Sized {
 
     /// Publishes, and says whether the broker took it, as far as it says so.
     async fn publish(&self, name: &str, mark: &Mark) -> Result<bool, Cannot>;
+
+    /// Asks as Device Connect's clients do; the answer, if there is one.
+    async fn ask(&self, name: &str, question: &str, within: Duration) -> Option<Vec<u8>>;
 }
 
 /// A subscription, as the broker took it.

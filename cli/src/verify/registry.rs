@@ -5,14 +5,11 @@ use super::report::{Cannot, Judged, Seen, Trial};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The row, for a way to ask: whom, what under which name, and how long to wait for the answer.
-pub(super) async fn judge<C: Client>(
-    sides: &Sides<C>,
-    ask: impl AsyncFn(&C, &str, &str, Duration) -> Option<Vec<u8>>,
-) -> Judged {
+/// The row.
+pub(super) async fn judge<C: Client>(sides: &Sides<C>) -> Judged {
     sides
         .each("see the other tenant's devices in the registry", async |attacker, victim| {
-            look(attacker, victim, sides.wait, &ask).await
+            look(attacker, victim, sides.wait).await
         })
         .await
 }
@@ -23,7 +20,6 @@ async fn look<C: Client>(
     attacker: &Side<C>,
     victim: &Side<C>,
     wait: Duration,
-    ask: &impl AsyncFn(&C, &str, &str, Duration) -> Option<Vec<u8>>,
 ) -> Result<Trial, Cannot> {
     let (Some(own_tenant), Some(tenant)) =
         (attacker.space.device_connect_tenant(), victim.space.device_connect_tenant())
@@ -36,7 +32,7 @@ async fn look<C: Client>(
         let name = side.space.device_connect(tenant, "discovery");
         let question = json!({"jsonrpc": "2.0", "id": "bulkhead-verify",
             "method": "discovery/listDevices", "params": {"limit": 100}});
-        let answer = ask(client, &name, &question.to_string(), within).await?;
+        let answer = client.ask(&name, &question.to_string(), within).await?;
         let answer: Value = serde_json::from_slice(&answer).ok()?;
         answer.pointer("/result/devices").and_then(Value::as_array).cloned()
     };

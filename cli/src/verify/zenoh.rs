@@ -40,10 +40,7 @@ pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     rows.push(sides.each("see who is alive", async |a, v| liveliness(a, v, wait).await).await);
     rows.push(sides.each("see who subscribes", async |a, v| matching(a, v, wait).await).await);
     rows.push(sides.each("use the admin space", async |a, v| admin(a, v, wait).await).await);
-    let ask = async |client: &Zenoh, name: &str, question: &str, within| {
-        client.ask(name, question, within).await
-    };
-    rows.push(registry::judge(&sides, ask).await);
+    rows.push(registry::judge(&sides).await);
     rows.extend(sides.uninvited(Zenoh::connect).await);
     rows
 }
@@ -91,13 +88,6 @@ impl Zenoh {
         let _ = timeout(within, collecting).await;
         Ok(marks)
     }
-
-    /// The answer to a question, if there is one.
-    async fn ask(&self, key: &str, question: &str, within: Duration) -> Option<Vec<u8>> {
-        let asked = self.0.get(key).payload(question).timeout(within).await.ok()?;
-        let reply = timeout(within, asked.recv_async()).await.ok()?.ok()?;
-        Some(reply.result().ok()?.payload().to_bytes().into_owned())
-    }
 }
 
 impl Client for Zenoh {
@@ -127,6 +117,12 @@ impl Client for Zenoh {
     async fn publish(&self, name: &str, mark: &Mark) -> Result<bool, Cannot> {
         self.0.put(name, mark.text()).await.map_err(Cannot::tell)?;
         Ok(true)
+    }
+
+    async fn ask(&self, key: &str, question: &str, within: Duration) -> Option<Vec<u8>> {
+        let asked = self.0.get(key).payload(question).timeout(within).await.ok()?;
+        let reply = timeout(within, asked.recv_async()).await.ok()?.ok()?;
+        Some(reply.result().ok()?.payload().to_bytes().into_owned())
     }
 }
 

@@ -140,27 +140,6 @@ impl Mqtt {
         self.send("$CONTROL/dynamic-security/v1", question.to_string(), false).await
     }
 
-    /// Asks as Device Connect's clients do, and waits for the answer.
-    pub(super) async fn ask(
-        &self,
-        name: &str,
-        question: &str,
-        within: Duration,
-    ) -> Option<Vec<u8>> {
-        let id = Uuid::new_v4().simple();
-        let reply_to = format!("_reply/{id}");
-        let (sender, answered) = oneshot::channel();
-        self.ears().asked = Some((reply_to.clone(), sender));
-        let _subscription = match self.subscribe(&reply_to).await {
-            Ok(true) => Subscription { client: self.client.clone(), filter: reply_to.clone() },
-            _ => return None,
-        };
-        let question = json!({"data": BASE64.encode(question.as_bytes()), "reply_to": reply_to,
-            "request_id": id.to_string()});
-        self.send(name, question.to_string(), false).await.ok().filter(|taken| *taken)?;
-        timeout(within, answered).await.ok()?.ok()
-    }
-
     /// Whether the broker grants it.
     async fn subscribe(&self, filter: &str) -> Result<bool, Cannot> {
         let mut answers = self.answers.lock().await;
@@ -216,6 +195,21 @@ impl Client for Mqtt {
 
     async fn publish(&self, name: &str, mark: &Mark) -> Result<bool, Cannot> {
         self.send(name, mark.text().to_owned(), false).await
+    }
+
+    async fn ask(&self, name: &str, question: &str, within: Duration) -> Option<Vec<u8>> {
+        let id = Uuid::new_v4().simple();
+        let reply_to = format!("_reply/{id}");
+        let (sender, answered) = oneshot::channel();
+        self.ears().asked = Some((reply_to.clone(), sender));
+        let _subscription = match self.subscribe(&reply_to).await {
+            Ok(true) => Subscription { client: self.client.clone(), filter: reply_to.clone() },
+            _ => return None,
+        };
+        let question = json!({"data": BASE64.encode(question.as_bytes()), "reply_to": reply_to,
+            "request_id": id.to_string()});
+        self.send(name, question.to_string(), false).await.ok().filter(|taken| *taken)?;
+        timeout(within, answered).await.ok()?.ok()
     }
 }
 

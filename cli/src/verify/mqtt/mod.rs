@@ -72,10 +72,7 @@ pub(super) async fn measure(target: &Target, pace: &Pace) -> Vec<Judged> {
     rows.push(
         sides.each("use the broker's own topics", async |a, v| system(a, v, wait).await).await,
     );
-    let ask = async |client: &Mqtt, name: &str, question: &str, within| {
-        client.ask(name, question, within).await
-    };
-    rows.push(registry::judge(&sides, ask).await);
+    rows.push(registry::judge(&sides).await);
     rows.extend(sides.uninvited(connect).await);
     rows
 }
