@@ -9,13 +9,21 @@ use std::fmt;
 /// and gate and router keep each that a client declares.
 pub const MAX_KEY_BYTES: usize = 4096;
 
+/// Most `**` of a key expression. A router tries all ways in which they can divide the chunks of another
+/// one among them, and whoever waits for its tables waits for that: with fifteen, for hours.
+pub const MAX_RESTS: usize = 2;
+
+/// Longest chunk that has `$*` in it, in bytes. There may be one `$*` in each, since a router tries all
+/// ways of these, too.
+pub const MAX_PARTIAL_BYTES: usize = 128;
+
 /// A canonical key expression: a key, or a set of them that a client asks for.
 ///
-/// Stricter than Zenoh: no chunk is `.` or `..`, which storage backends take for folders, and none
-/// holds control characters.
+/// Stricter than Zenoh: no chunk is `.` or `..`, which storage backends take for folders, none holds
+/// control characters, and there are fewer wildcards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct KeyExpr<'a> {
-    // INVARIANT: 1 to MAX_SEGMENTS chunks, each checked, of MAX_KEY_BYTES at most.
+    // INVARIANT: 1 to MAX_SEGMENTS chunks, each checked, MAX_RESTS of them `**`, of MAX_KEY_BYTES at most.
     text: &'a str,
     wild: bool,
 }
@@ -40,7 +48,7 @@ impl<'a> KeyExpr<'a> {
         if text.len() > MAX_KEY_BYTES {
             return Err(SyntaxError::TooLong);
         }
-        let (mut count, mut wild, mut after_rest) = (0, false, false);
+        let (mut count, mut rests, mut wild, mut after_rest) = (0, 0, false, false);
         for chunk in text.split('/') {
             count += 1;
             if count > MAX_SEGMENTS {
@@ -54,7 +62,8 @@ impl<'a> KeyExpr<'a> {
                     return Err(SyntaxError::Wildcard(Broker::Zenoh));
                 }
                 Chunk::Any => wild = true,
-                Chunk::Rest => (wild, after_rest) = (true, true),
+                Chunk::Rest if rests == MAX_RESTS => return Err(SyntaxError::TooWild),
+                Chunk::Rest => (wild, after_rest, rests) = (true, true, rests + 1),
             }
         }
         Ok(Self { text, wild })
@@ -125,7 +134,11 @@ impl<'a> Chunk<'a> {
         if text.split("$*").any(|part| part.contains(reserved)) || text.contains("$*$*") {
             return Err(SyntaxError::Wildcard(Broker::Zenoh));
         }
-        Ok(if text.contains("$*") { Chunk::Partial(text) } else { Chunk::Literal(text) })
+        match text.matches("$*").count() {
+            0 => Ok(Chunk::Literal(text)),
+            1 if text.len() <= MAX_PARTIAL_BYTES => Ok(Chunk::Partial(text)),
+            _ => Err(SyntaxError::TooWild),
+        }
     }
 
     fn may_be(self, other: Chunk<'_>) -> bool {
@@ -164,20 +177,10 @@ fn past_rests(chunks: &[Chunk<'_>], mut reached: u64) -> u64 {
 
 /// Whether a chunk with `$*` stands for this literal.
 fn covers(partial: &str, literal: &str) -> bool {
-    let Some((head, last)) = partial.rsplit_once("$*") else {
+    let Some((head, tail)) = partial.split_once("$*") else {
         return partial == literal;
     };
-    let mut parts = head.split("$*");
-    let Some(mut left) = parts.next().and_then(|first| literal.strip_prefix(first)) else {
-        return false;
-    };
-    for part in parts {
-        match left.split_once(part) {
-            Some((_, after)) => left = after,
-            None => return false,
-        }
-    }
-    left.ends_with(last)
+    literal.strip_prefix(head).is_some_and(|left| left.ends_with(tail))
 }
 
 impl Pattern {
@@ -261,8 +264,8 @@ impl fmt::Debug for KeyExpr<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::KeyExpr;
-    use crate::Pattern;
+    use super::{KeyExpr, MAX_PARTIAL_BYTES};
+    use crate::{Pattern, SyntaxError};
 
     fn pattern(text: &str) -> Pattern {
         text.parse().unwrap()
@@ -287,6 +290,12 @@ mod tests {
         for text in ["a", "a/*/**", "**/a/**", "a$*/b$*c", "a/@adv/pub/*", "é/x", "a.b"] {
             assert!(KeyExpr::parse(text).is_ok(), "{text:?}");
         }
+        for text in ["**/a/**/b/**", "a$*b$*", "$*a$*b"] {
+            assert_eq!(KeyExpr::parse(text), Err(SyntaxError::TooWild), "{text:?}");
+        }
+        let partial = |len: usize| format!("a/$*{}", "x".repeat(len - 2));
+        assert!(KeyExpr::parse(&partial(MAX_PARTIAL_BYTES)).is_ok());
+        assert_eq!(KeyExpr::parse(&partial(MAX_PARTIAL_BYTES + 1)), Err(SyntaxError::TooWild));
     }
 
     #[test]

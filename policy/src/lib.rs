@@ -35,7 +35,7 @@ pub use claims::{ClaimMap, ClaimPath, Claims, Expectations};
 pub use day::{Amounts, Day, Mark, Tally};
 pub use deny::{DenyReason, Verdict};
 pub use grants::Grants;
-pub use keyexpr::{KeyExpr, MAX_KEY_BYTES};
+pub use keyexpr::{KeyExpr, MAX_KEY_BYTES, MAX_PARTIAL_BYTES, MAX_RESTS};
 pub use name::{DeviceId, NameError, RoleName, TenantId, TokenId};
 pub use overlap::{Beyond, Overlap, keeps_apart};
 pub use pattern::{MAX_PATTERN_BYTES, MAX_SEGMENTS, Pattern, PatternError, Template};

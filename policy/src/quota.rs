@@ -175,6 +175,14 @@ impl TokenBucket {
         enough
     }
 
+    /// Takes `amount`, whether or not it is there: the bucket owes what is not.
+    pub fn owe(&mut self, amount: u64, now: Duration) {
+        self.refill(now);
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
+        let amount = amount as f64;
+        self.level -= amount;
+    }
+
     /// Whether nothing has been taken lately, so that forgetting the bucket loses nothing.
     pub fn is_full(&mut self, now: Duration) -> bool {
         self.refill(now);

@@ -35,6 +35,14 @@ pub enum SyntaxError {
     /// More than [`MAX_SEGMENTS`] segments.
     #[error("the name has more than {MAX_SEGMENTS} segments")]
     TooDeep,
+    /// A key expression with more wildcards than a router can compare in little time: see
+    /// [`MAX_RESTS`](crate::MAX_RESTS) and [`MAX_PARTIAL_BYTES`](crate::MAX_PARTIAL_BYTES).
+    #[error(
+        "the name has more than {} `**`, or a chunk with more than one `$*` or of more than {} bytes with one",
+        crate::MAX_RESTS,
+        crate::MAX_PARTIAL_BYTES
+    )]
+    TooWild,
     /// A key expression of more than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes.
     #[error("the name has more than {} bytes", crate::MAX_KEY_BYTES)]
     TooLong,

@@ -7,12 +7,10 @@
     reason = "a test stops at a surprise"
 )]
 
-use bulkhead_devkit::Server;
 use bulkhead_tests::zenoh::say::{self, key};
-use bulkhead_tests::zenoh::{Entrance, Greeting, Link, Raw, Witness};
+use bulkhead_tests::zenoh::{Apart, Entrance, Greeting, Link, Raw};
 use bulkhead_tests::{Stack, Token, eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,28 +36,6 @@ fn most_sessions() -> usize {
 
 async fn member(entrance: &Entrance, stack: &Stack) -> Raw {
     entrance.enter(&stack.greeting(&Token::role("acme", "member"))).await
-}
-
-/// A gate in a process of its own, so that what it takes can be seen.
-async fn apart(stack: &Stack) -> (Server, Entrance) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_replica"));
-    command.args(["serve", "--config"]).arg(stack.config_path());
-    let server = Server::spawn("gate", command, stack.folder()).unwrap();
-    eventually("the gate says where it is", || server.log().contains("addresses=[")).await;
-    let log = server.log();
-    let address = log.split("addresses=[").nth(1).unwrap().split([',', ']']).next().unwrap();
-    let certificate = stack.folder().join("zenoh.pem");
-    let address = address.parse().unwrap();
-    (server, Entrance { link: Link::Tcp, address, certificate, identity: None, window: None })
-}
-
-/// A figure of `/proc/<pid>/status`, in bytes.
-fn figure(server: &Server, name: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    let kilobytes: u64 =
-        line.trim_matches([':', '\t', ' ']).trim_end_matches(" kB").parse().unwrap();
-    kilobytes * 1024
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,23 +112,21 @@ async fn who_does_not_read_costs_a_bounded_part_of_memory_and_is_closed() {
     const MESSAGES: u32 = 1_000;
     const SIZE: usize = 60_000;
     let stack = Stack::zenoh().without_service().start().await;
-    let (server, entrance) = apart(&stack).await;
-    let hearing = entrance.connect(&stack.token(&Token::role("globex", "member"))).await;
-    let friend = entrance.connect(&stack.token(&Token::role("globex", "member"))).await;
-    let witness = Witness::new("globex", hearing, friend).await;
+    let apart = Apart::start(&stack, env!("CARGO_BIN_EXE_replica"), Link::Tcp).await;
+    let witness = apart.witness(&stack).await;
     let mut deaf = Vec::new();
     for _ in 0..DEAF {
-        let mut raw = member(&entrance, &stack).await;
+        let mut raw = apart.member(&stack).await;
         raw.say([say::subscribe(1, key(FLOOD))]).await;
         raw.sync(NOBODY).await;
         deaf.push(raw);
     }
-    let mut reader = member(&entrance, &stack).await;
+    let mut reader = apart.member(&stack).await;
     reader.say([say::subscribe(1, key(FLOOD))]).await;
     reader.sync(NOBODY).await;
-    let mut publisher = member(&entrance, &stack).await;
+    let mut publisher = apart.member(&stack).await;
     publisher.sync(NOBODY).await;
-    let before = figure(&server, "VmRSS");
+    let before = apart.resident();
     let flood = tokio::spawn(async move {
         for n in 0..MESSAGES {
             let mut payload = vec![b'x'; SIZE];
@@ -187,7 +161,7 @@ async fn who_does_not_read_costs_a_bounded_part_of_memory_and_is_closed() {
         raw.closed().await;
     }
     // All that was for the deaf would be 1.2 GB. Each may have 1 MiB and a bit waiting for it.
-    let grown = figure(&server, "VmHWM").saturating_sub(before);
+    let grown = apart.peak().saturating_sub(before);
     assert!(grown < 128 << 20, "it took {grown} bytes more");
     let audit = stack.audit();
     let cut = audit.iter().filter(|record| record["event"] == "terminate");

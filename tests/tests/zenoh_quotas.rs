@@ -470,9 +470,8 @@ async fn whoever_declares_too_much_per_second_waits_and_loses_nothing() {
     let witness = stack.zenoh_witness("globex").await;
     let began = Instant::now();
     let name = |n: u32| key(&format!("device-connect/acme/{n}"));
-    let interest = |n: u32| {
-        say::interest(n, InterestMode::Current, InterestOptions::SUBSCRIBERS, Some(name(n)))
-    };
+    let interest =
+        |n: u32| say::interest(n, InterestMode::Current, InterestOptions::TOKENS, Some(name(n)));
     let mut sessions = Vec::new();
     // Of one name that comes and goes, of many, and questions for what others have: two sessions together.
     for _ in 0..2 {

@@ -377,7 +377,7 @@ async fn replies_stay_within_the_tenant_and_answer_what_was_asked() {
     ])
     .await;
     assert_eq!(victim.await.unwrap(), ["device-connect/globex/slow real"]);
-    assert_eq!(stack.refusals("reply", "publish_denied"), 400);
+    assert_eq!(stack.refusals("reply", "publish_denied"), 600, "nobody asked");
 
     let friend = own.friend.clone();
     let asking =
@@ -392,7 +392,7 @@ async fn replies_stay_within_the_tenant_and_answer_what_was_asked() {
     ])
     .await;
     assert_eq!(asking.await.unwrap(), ["device-connect/acme/cam-1/state own"]);
-    assert_eq!(stack.refusals("reply", "publish_denied"), 402);
+    assert_eq!(stack.refusals("reply", "publish_denied"), 602);
     own.undisturbed().await;
     witness.undisturbed().await;
 }

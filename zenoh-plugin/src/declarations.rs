@@ -1,5 +1,6 @@
 //! What the sessions of one tenant have declared at the router, together.
 
+use crate::budget::Share;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
@@ -26,6 +27,8 @@ pub(crate) struct Declaration {
     of: Arc<Declarations>,
     name: u64,
     counts: bool,
+    has_left: bool,
+    _bytes: Share,
 }
 
 impl Declarations {
@@ -34,14 +37,19 @@ impl Declarations {
         self.table().counted
     }
 
-    /// One more of this name, if there is room for both. It counts as a declaration where `most` says
-    /// how many there may be, and only as a name, of which there may be `most_names`, without that.
+    /// One more of this name, if there is room for both, and in `bytes` for the name. It counts as a
+    /// declaration where `most` says how many there may be, and only as a name, of which there may be
+    /// `most_names`, without that.
     pub(crate) fn enter(
         self: &Arc<Self>,
         name: &str,
         most: Option<u64>,
         most_names: usize,
+        mut bytes: Share,
     ) -> Option<Declaration> {
+        if !bytes.hold(name.len()) {
+            return None;
+        }
         let name = self.hasher.hash_one(name);
         let mut table = self.table();
         if most.is_some_and(|most| table.counted >= most) {
@@ -54,7 +62,24 @@ impl Declarations {
             Entry::Vacant(_) => return None,
         }
         table.counted += u64::from(most.is_some());
-        Some(Declaration { of: Arc::clone(self), name, counts: most.is_some() })
+        let (of, counts) = (Arc::clone(self), most.is_some());
+        Some(Declaration { of, name, counts, has_left: false, _bytes: bytes })
+    }
+
+    /// Says whether there is no other one of this name.
+    fn take_back(&self, name: u64, counts: bool) -> bool {
+        let mut table = self.table();
+        table.counted -= u64::from(counts);
+        let Entry::Occupied(mut known) = table.names.entry(name) else { return false };
+        *known.get_mut() -= 1;
+        if *known.get() > 0 {
+            return false;
+        }
+        known.remove();
+        if table.names.is_empty() {
+            table.names.shrink_to_fit();
+        }
+        true
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -67,20 +92,18 @@ impl Declaration {
     pub(crate) fn is_of(&self, name: &str) -> bool {
         self.of.hasher.hash_one(name) == self.name
     }
+
+    /// Takes it back. Says whether it was the last one of its name.
+    pub(crate) fn leave(mut self) -> bool {
+        self.has_left = true;
+        self.of.take_back(self.name, self.counts)
+    }
 }
 
 impl Drop for Declaration {
     fn drop(&mut self) {
-        let mut table = self.of.table();
-        table.counted -= u64::from(self.counts);
-        if let Entry::Occupied(mut known) = table.names.entry(self.name) {
-            *known.get_mut() -= 1;
-            if *known.get() == 0 {
-                known.remove();
-            }
-        }
-        if table.names.is_empty() {
-            table.names.shrink_to_fit();
+        if !self.has_left {
+            self.of.take_back(self.name, self.counts);
         }
     }
 }
@@ -88,22 +111,25 @@ impl Drop for Declaration {
 #[cfg(test)]
 mod tests {
     use super::Declarations;
+    use crate::budget::Budget;
     use std::sync::Arc;
 
     #[test]
     fn a_name_takes_one_place_however_often_it_is_declared() {
-        let all = Arc::new(Declarations::default());
-        let enter = |name| all.enter(name, Some(3), 2);
+        let (all, bytes) = (Arc::new(Declarations::default()), Budget::new(4));
+        let enter = |name| all.enter(name, Some(3), 2, bytes.share());
+        let id_of = |name| all.enter(name, None, 2, bytes.share());
         let (first, second) = (enter("a").unwrap(), enter("a").unwrap());
         let other = enter("b").unwrap();
         assert!(enter("a").is_none(), "three are there");
-        assert!(all.enter("c", None, 2).is_none(), "two names are");
-        let id = all.enter("a", None, 2).unwrap();
+        assert!(id_of("c").is_none(), "two names are");
+        let id = id_of("a").unwrap();
         assert!(id.is_of("a") && !id.is_of("b"));
-        drop((first, second));
-        assert!(all.enter("c", None, 2).is_none(), "the id still holds the name");
-        drop(id);
-        assert!(all.enter("c", None, 2).is_some());
+        assert!(!first.leave() && !second.leave());
+        assert!(id_of("c").is_none(), "the id still holds the name");
+        assert!(id.leave(), "nothing else does");
+        assert!(id_of("five").is_none(), "one byte is taken of four");
+        assert!(id_of("abc").is_some_and(|name| name.leave()));
         drop(other);
         assert!(all.table().names.is_empty());
         assert_eq!(all.table().counted, 0);

@@ -4,6 +4,7 @@ use crate::exposure::Exposure;
 use std::any::Any;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ struct Expected {
 pub(crate) struct Attachment {
     handler: Arc<dyn TransportPeerEventHandler>,
     transport: TransportUnicast,
+    has_closed: Arc<AtomicBool>,
 }
 
 impl Host {
@@ -95,8 +97,19 @@ impl Drop for Expectation {
 
 impl Attachment {
     /// Gives the router a message as if it had come over the transport.
+    ///
+    /// # Errors
+    /// What the router says; that it has closed the session, where what is declared would stay for ever.
     pub(crate) fn inject(&self, message: &mut NetworkMessage) -> ZResult<()> {
+        if self.has_closed() {
+            bail!("the router has closed the session");
+        }
         self.handler.handle_message(message.as_mut())
+    }
+
+    /// Whether the router has closed the session.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.has_closed.load(Ordering::Acquire)
     }
 
     /// Sends a message to the client, among those that the router sends.
@@ -122,6 +135,7 @@ impl TransportEventHandler for Host {
         Ok(Arc::new(Watched {
             transport,
             arrival: Mutex::new(Some(expected.arrival)),
+            has_closed: Arc::default(),
             closed: expected.closed,
         }))
     }
@@ -138,6 +152,7 @@ impl TransportEventHandler for Host {
 struct Watched {
     transport: TransportUnicast,
     arrival: Mutex<Option<oneshot::Sender<Attachment>>>,
+    has_closed: Arc<AtomicBool>,
     closed: CancellationToken,
 }
 
@@ -151,13 +166,15 @@ impl TransportPeerEventHandler for Watched {
         let arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(arrival) = arrival else { return };
         if let Ok(Some(handler)) = self.transport.get_callback() {
-            let _ = arrival.send(Attachment { handler, transport: self.transport.clone() });
+            let (transport, has_closed) = (self.transport.clone(), Arc::clone(&self.has_closed));
+            let _ = arrival.send(Attachment { handler, transport, has_closed });
         }
     }
 
     fn del_link(&self, _: Link) {}
 
     fn closed(&self) {
+        self.has_closed.store(true, Ordering::Release);
         self.closed.cancel();
     }
 

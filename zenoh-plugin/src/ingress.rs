@@ -1,30 +1,19 @@
 //! What a client sends, on its way into the router.
 
 use crate::budget::Share;
-use crate::gate::Gate;
-use crate::host::Attachment;
+use crate::door::{Door, is_declared};
 use crate::link::{Batches, Reader, split_batch};
-use crate::pressure::SlowReader;
-use crate::rules::{Decision, InboundRules, Operation};
-use crate::seat::Seat;
+use crate::rules::Operation;
 use crate::session::End;
 use crate::wire::{Found, Inbound, Violation};
 use bulkhead_policy::DenyReason;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-use tokio::time::timeout;
 use zenoh_buffers::ZSlice;
-use zenoh_protocol::network::interest::InterestMode;
-use zenoh_protocol::network::{DeclareBody, NetworkBody, NetworkMessage, NetworkMessageExt};
+use zenoh_protocol::network::NetworkMessage;
 
-/// How long a session whose tenant is over its rate waits before it asks again: first, and at most. All that
-/// wait share what there is, and none waits so long that a burst would be lost.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
-
-/// How often a session that waits for another one's client is said not to be silent.
-const NOTICE: Duration = Duration::from_millis(100);
+/// Messages of one client after which others have their turn.
+const TURN: usize = 256;
 
 /// Reads a client's batches and gives the router what is allowed of them.
 pub(crate) struct Ingress {
@@ -32,19 +21,9 @@ pub(crate) struct Ingress {
     inbound: Inbound,
     /// What the session keeps of messages in pieces.
     pieces: Share,
+    /// Messages since others had their turn.
+    turn: usize,
     door: Door,
-}
-
-/// Where checked messages go through.
-struct Door {
-    rules: InboundRules,
-    attachment: Attachment,
-    seat: Arc<Seat>,
-    gate: Arc<Gate>,
-    /// What went through and is not counted yet.
-    messages: u64,
-    /// Who has to catch up before more is read.
-    waits_for: Option<Arc<SlowReader>>,
 }
 
 /// Whether the client goes on.
@@ -60,23 +39,17 @@ enum Progress {
     End,
     /// To a message that is allowed, but not yet: the tenant publishes more per second than it may.
     Early(NetworkMessage),
+    /// As far as it may before it is others' turn.
+    Turn,
     /// To where the client closes.
     Closed,
 }
 
 impl Ingress {
     /// A way in for one session.
-    pub(crate) fn new(
-        reader: Reader,
-        inbound: Inbound,
-        rules: InboundRules,
-        attachment: Attachment,
-        seat: Arc<Seat>,
-        gate: Arc<Gate>,
-    ) -> Self {
-        let pieces = seat.tenant.kept_bytes();
-        let door = Door { rules, attachment, seat, gate, messages: 0, waits_for: None };
-        Self { batches: Batches::new(reader), inbound, pieces, door }
+    pub(crate) fn new(reader: Reader, inbound: Inbound, door: Door) -> Self {
+        let pieces = door.seat.tenant.kept_bytes();
+        Self { batches: Batches::new(reader), inbound, pieces, turn: 0, door }
     }
 
     /// Reads until the session ends.
@@ -84,6 +57,7 @@ impl Ingress {
         let seat = Arc::clone(&self.door.seat);
         let end = seat.kill.run_until_cancelled(self.read()).await.unwrap_or(End::Killed);
         self.door.count();
+        self.door.leave().await;
         end
     }
 
@@ -99,20 +73,14 @@ impl Ingress {
                 Err(violation) => {
                     let full = [Violation::TooManyDeclarations, Violation::TenantHasTooMany];
                     if full.contains(&violation) {
-                        let Door { gate, seat, .. } = &self.door;
                         let reason = DenyReason::SubscriptionQuotaExceeded;
-                        gate.denied(seat, Operation::Declare, reason);
+                        self.door.denied(Operation::Declare, reason);
                     }
                     return End::Violation(violation);
                 }
             }
             self.door.count();
-            if let Some(reader) = self.door.waits_for.take() {
-                // It catches up, or is closed, within a time of its own.
-                while timeout(NOTICE, reader.eased.cancelled()).await.is_err() {
-                    self.door.seat.heard();
-                }
-            }
+            self.door.wait_for_slow_readers().await;
         }
     }
 
@@ -129,14 +97,14 @@ impl Ingress {
                 match self.read_on(&mut slice)? {
                     Progress::End => break,
                     Progress::Early(message) => self.door.keep_to_rate(message).await,
+                    Progress::Turn => tokio::task::yield_now().await,
                     Progress::Closed => return Ok(Flow::Closed),
                 }
             }
             if !self.pieces.hold(self.inbound.kept()) {
                 self.inbound.forget_pieces();
                 self.pieces.hold(0);
-                let Door { gate, seat, .. } = &self.door;
-                gate.denied(seat, Operation::Put, DenyReason::QueueQuotaExceeded);
+                self.door.denied(Operation::Put, DenyReason::QueueQuotaExceeded);
             }
             rest = after;
         }
@@ -147,107 +115,21 @@ impl Ingress {
         while let Some(found) = self.inbound.next(batch)? {
             match found {
                 Found::Message(message) => {
+                    self.turn += if is_declared(&message) { TURN } else { 1 };
                     if let Some(early) = self.door.message(message)? {
                         return Ok(Progress::Early(early));
                     }
+                    if self.turn >= TURN {
+                        self.turn = 0;
+                        return Ok(Progress::Turn);
+                    }
                 }
                 Found::TooLarge => {
-                    let Door { gate, seat, .. } = &self.door;
-                    gate.denied(seat, Operation::Put, DenyReason::PayloadQuotaExceeded);
+                    self.door.denied(Operation::Put, DenyReason::PayloadQuotaExceeded);
                 }
                 Found::Close => return Ok(Progress::Closed),
             }
         }
         Ok(Progress::End)
     }
-}
-
-impl Door {
-    /// Lets a message through if it is allowed; gives it back if it is, but not yet.
-    fn message(
-        &mut self,
-        mut message: NetworkMessage,
-    ) -> Result<Option<NetworkMessage>, Violation> {
-        if self.seat.kill.is_cancelled() {
-            return Ok(None);
-        }
-        match self.rules.decide(&mut message)? {
-            Decision::Pass if self.is_early(&message) => return Ok(Some(message)),
-            Decision::Pass => self.pass(message),
-            Decision::Deny(reason, operation, answer) => {
-                self.gate.denied(&self.seat, operation, reason);
-                if let Some(mut answer) = answer {
-                    let _ = self.attachment.answer(&mut answer);
-                }
-            }
-            Decision::Ignore => {}
-        }
-        Ok(None)
-    }
-
-    /// Takes what the tenant may publish or declare per second, unless that much has come already.
-    fn is_early(&self, message: &NetworkMessage) -> bool {
-        let tenant = &self.seat.tenant;
-        if is_published(message) {
-            !tenant.publish(message.payload_size().unwrap_or_default())
-        } else {
-            is_declared(message) && !tenant.may_declare()
-        }
-    }
-
-    /// Lets a message through when the tenant's rates do. Nothing behind it is read before.
-    async fn keep_to_rate(&mut self, message: NetworkMessage) {
-        self.count();
-        let declared = is_declared(&message);
-        let operation = if declared { Operation::Declare } else { Operation::Put };
-        self.gate.denied(&self.seat, operation, DenyReason::MessageRateExceeded);
-        let (began, mut pause) = (Instant::now(), PAUSE.0);
-        while self.is_early(&message) {
-            self.seat.not_read(began);
-            tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2).min(PAUSE.1);
-        }
-        self.pass(message);
-    }
-
-    fn pass(&mut self, mut message: NetworkMessage) {
-        self.messages += u64::from(is_published(&message));
-        if self.seat.tenant.pressure.is_any()
-            && let NetworkBody::Push(push) = &message.body
-            && !message.is_droppable()
-            && let Some(key) = self.rules.key_of(&push.wire_expr)
-            && let Some(reader) = self.seat.tenant.pressure.on(&key)
-        {
-            self.waits_for = Some(reader);
-        }
-        if let Err(error) = self.attachment.inject(&mut message) {
-            tracing::debug!(%error, "the router did not take a message");
-        }
-    }
-
-    /// Counts what went through, once for all messages of a read.
-    fn count(&mut self) {
-        self.rules.count();
-        let messages = std::mem::take(&mut self.messages);
-        self.seat.messages.fetch_add(messages, Ordering::Relaxed);
-    }
-}
-
-/// Whether a message is one that the router compares with all names that it has.
-fn is_declared(message: &NetworkMessage) -> bool {
-    use DeclareBody::{DeclareKeyExpr, DeclareQueryable, DeclareSubscriber, DeclareToken};
-    match &message.body {
-        NetworkBody::Interest(interest) => interest.mode != InterestMode::Final,
-        NetworkBody::Declare(declare) => matches!(
-            declare.body,
-            DeclareKeyExpr(_) | DeclareSubscriber(_) | DeclareQueryable(_) | DeclareToken(_)
-        ),
-        _ => false,
-    }
-}
-
-/// Whether a message is one that the tenant's quotas limit.
-fn is_published(message: &NetworkMessage) -> bool {
-    use NetworkBody::{Push, Request, Response};
-    matches!(message.body, Push(_) | Request(_) | Response(_))
 }

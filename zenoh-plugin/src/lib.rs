@@ -12,6 +12,7 @@
 
 mod budget;
 mod declarations;
+mod door;
 mod exposure;
 /// What fuzzers run.
 #[cfg(feature = "fuzzing")]

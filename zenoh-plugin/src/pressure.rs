@@ -6,6 +6,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
+/// How many declarations of slow readers are compared with one message. With more, it waits for the first that was
+/// not: comparing them all would take others' time.
+const LOOKS: usize = 512;
+
+/// A message that may not be dropped, by whom it concerns.
+#[derive(Clone, Copy)]
+pub(crate) enum Passing<'a> {
+    /// Whoever subscribes.
+    Put(KeyExpr<'a>),
+    /// Whoever answers.
+    Query(KeyExpr<'a>),
+    /// Whoever has asked something.
+    Reply,
+}
+
 /// The sessions of one tenant that take less than is sent to them. Whoever publishes to one of them
 /// what may not be dropped has to wait until it has caught up, or is closed; nobody else does.
 #[derive(Debug, Default)]
@@ -28,10 +43,10 @@ impl Pressure {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// A session that has to catch up before more is published under this key.
-    pub(crate) fn on(&self, key: &str) -> Option<Arc<SlowReader>> {
-        let keys = KeyExpr::parse(key).ok()?;
-        self.slow().iter().find(|reader| reader.session.subscribes(&keys)).cloned()
+    /// A session that has to catch up before more like this is let through.
+    pub(crate) fn on(&self, passing: Passing<'_>) -> Option<Arc<SlowReader>> {
+        let mut looks = LOOKS;
+        self.slow().iter().find(|reader| reader.session.gets(passing, &mut looks)).cloned()
     }
 
     /// A session has to catch up from now on.

@@ -3,7 +3,7 @@
 use crate::budget::{Budget, Share};
 use crate::declarations::{Declaration, Declarations};
 use crate::kill::Kill;
-use crate::pressure::Pressure;
+use crate::pressure::{Passing, Pressure, SlowReader};
 use bulkhead_control::usage::{Gauges, Meter, Rates, Uncounted};
 use bulkhead_control::{Admission, Cut};
 use bulkhead_policy::{DenyReason, Principal, Quotas, Resource, TenantId, TokenBucket, Verdict};
@@ -28,6 +28,10 @@ const UNREAD_LEASES: u32 = 6;
 
 /// How long a client that is behind may take to catch up, or to take enough: others wait for it meanwhile.
 pub(crate) const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Processor time that the router may spend on the declarations of one tenant, in microseconds per second. What one
+/// of them costs depends on all that are there.
+const DECLARING: u64 = 250_000;
 
 /// Declarations that a tenant may have where the directory sets no `subscriptions`.
 const DECLARATIONS: u64 = 100_000;
@@ -172,12 +176,21 @@ pub(crate) struct TenantUse {
     waiting: AtomicUsize,
     kept_bytes: Arc<Budget>,
     queries: Arc<Budget>,
-    /// Sessions that have to catch up.
-    pub(crate) pressure: Pressure,
+    /// Its sessions that have to catch up.
+    pub(crate) pressure: Arc<Pressure>,
+    /// Those of the platform's services.
+    services: Arc<Pressure>,
 }
 
 impl TenantUse {
-    fn new(bounds: TenantBounds, quotas: Quotas, meter: Option<Arc<Meter>>, paces: Paces) -> Self {
+    fn new(
+        bounds: TenantBounds,
+        quotas: Quotas,
+        meter: Option<Arc<Meter>>,
+        paces: Paces,
+        pressure: Arc<Pressure>,
+        services: Arc<Pressure>,
+    ) -> Self {
         Self {
             sessions: AtomicUsize::new(0),
             quotas: Mutex::new(quotas),
@@ -188,7 +201,8 @@ impl TenantUse {
             waiting: AtomicUsize::new(usize::MAX),
             kept_bytes: Budget::new(bounds.kept_bytes),
             queries: Budget::new(bounds.queries),
-            pressure: Pressure::default(),
+            pressure,
+            services,
         }
     }
 
@@ -212,12 +226,12 @@ impl TenantUse {
     /// `most_names` have room for it.
     pub(crate) fn declare(&self, key: &str, most_names: usize) -> Option<Declaration> {
         let most = self.quotas().subscriptions.unwrap_or(DECLARATIONS);
-        self.declarations.enter(key, Some(most), most_names)
+        self.declarations.enter(key, Some(most), most_names, self.kept_bytes())
     }
 
     /// One more id for a key.
     pub(crate) fn name(&self, key: &str, most_names: usize) -> Option<Declaration> {
-        self.declarations.enter(key, None, most_names)
+        self.declarations.enter(key, None, most_names, self.kept_bytes())
     }
 
     /// Bytes that a payload may have by the tenant's quota.
@@ -262,9 +276,25 @@ impl TenantUse {
         self.paces.messages.publish(bytes)
     }
 
-    /// Takes a declaration out of those that the tenant may make per second, if it is there.
+    /// Takes a declaration out of those that the tenant may make per second, if it is there, and the time that
+    /// those before it took the router is over.
     pub(crate) fn may_declare(&self) -> bool {
-        self.paces.declarations.publish(0)
+        self.paces.declaring.publish(0) && self.paces.declarations.publish(0)
+    }
+
+    /// A declaration took the router so much processor time.
+    pub(crate) fn declared(&self, took: Duration) {
+        self.paces.declaring.owe(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Whether anybody may have to wait for a client that is behind.
+    pub(crate) fn is_anybody_behind(&self) -> bool {
+        self.pressure.is_any() || self.services.is_any()
+    }
+
+    /// A session, of the tenant or of the platform, that has to catch up before more like this is let through.
+    pub(crate) fn waits_for(&self, passing: Passing<'_>) -> Option<Arc<SlowReader>> {
+        self.pressure.on(passing).or_else(|| self.services.on(passing))
     }
 }
 
@@ -273,6 +303,8 @@ impl TenantUse {
 struct Paces {
     messages: Arc<Rates>,
     declarations: Arc<Rates>,
+    /// Microseconds in the place of bytes.
+    declaring: Arc<Rates>,
 }
 
 impl Paces {
@@ -280,11 +312,13 @@ impl Paces {
         let paces = Self::default();
         let quotas = Quotas { messages_per_second: declarations, ..Quotas::default() };
         paces.declarations.limit(&quotas);
+        let time = declarations.map(|_| DECLARING);
+        paces.declaring.limit(&Quotas { bytes_per_second: time, ..Quotas::default() });
         paces
     }
 
     fn is_full(&self) -> bool {
-        self.messages.is_full() && self.declarations.is_full()
+        [&self.messages, &self.declarations, &self.declaring].iter().all(|pace| pace.is_full())
     }
 }
 
@@ -313,6 +347,8 @@ struct Tables {
     /// Kept when a tenant's last session ends until they are as new ones would be: nobody gets a second
     /// burst by coming again.
     paces: HashMap<Option<TenantId>, Paces>,
+    /// Sessions of the platform's services that have to catch up.
+    services: Arc<Pressure>,
 }
 
 /// A seat that is taken until this is dropped.
@@ -325,7 +361,8 @@ impl Seats {
     /// Nobody yet.
     pub(crate) fn new(bounds: TenantBounds) -> Self {
         let (seats, tenants, paces) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { tables: Mutex::new(Tables { bounds, seats, tenants, paces }) }
+        let services = Arc::default();
+        Self { tables: Mutex::new(Tables { bounds, seats, tenants, paces, services }) }
     }
 
     /// Seats an admitted client. The same client's session before this one has to go first, and is counted
@@ -410,9 +447,11 @@ impl Tables {
         let paces = paces
             .or_insert_with_key(|tenant| Paces::new(tenant.as_ref().map(|_| bounds.declarations)));
         let paces = paces.clone();
-        let tenant = self.tenants.entry(key);
-        let tenant =
-            tenant.or_insert_with(|| Arc::new(TenantUse::new(bounds, quotas, meter, paces)));
+        let services = Arc::clone(&self.services);
+        let pressure = if key.is_some() { Arc::default() } else { Arc::clone(&services) };
+        let tenant = self.tenants.entry(key).or_insert_with(|| {
+            Arc::new(TenantUse::new(bounds, quotas, meter, paces, pressure, services))
+        });
         tenant.set_quotas(quotas);
         let sessions = tenant.sessions.load(Ordering::Relaxed) as u64;
         if quotas.connections.is_some_and(|most| sessions >= most) {

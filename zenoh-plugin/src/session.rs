@@ -1,6 +1,7 @@
 //! One client's session, from its first byte to its last.
 
 use crate::budget::Share;
+use crate::door::Door;
 use crate::gate::{Arrival, BACKEND, Gate};
 use crate::handshake::{HandshakeError, Hello, Opened, greet};
 use crate::host::Attachment;
@@ -14,8 +15,9 @@ use bulkhead_control::Entered;
 use bulkhead_control::listen::Connected;
 use bulkhead_policy::{DenyReason, Requester};
 use secrecy::ExposeSecret;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::{timeout, timeout_at};
@@ -175,8 +177,8 @@ fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted:
     seat.heard();
     let limits = gate.settings.limits();
     let rules = InboundRules::new(Arc::clone(&shared), Arc::clone(&seat.tenant), limits);
-    let (sitting, own) = (Arc::clone(&seat), Arc::clone(&gate));
-    let ingress = Ingress::new(reader, inbound, rules, attachment, sitting, own);
+    let door = Door::new(rules, attachment, Arc::clone(&seat), Arc::clone(&gate));
+    let ingress = Ingress::new(reader, inbound, door);
     let relay = Relay::new(from_router, writer);
     let keeper = Keeper {
         outbound: Outbound::default(),
@@ -215,12 +217,24 @@ impl Session {
             gate.cut(seat, DenyReason::QueueQuotaExceeded);
         }
         seat.kill.cancel();
-        // Nothing may reach the router for a session that it has closed.
-        if read_to_the_end.is_none() {
-            let _ = reading.await;
+        let (mut remains, rest) = relay.end();
+        // Whatever the router is doing for this session may wait for its socket, and everybody for that.
+        let mut forgetting = pin!(async {
+            remains.forget().await;
+            pending::<()>().await;
+        });
+        let leaving = async {
+            // Nothing may reach the router for a session that it has closed.
+            if read_to_the_end.is_none() {
+                let _ = reading.await;
+            }
+            let close = Close { reason: close::reason::GENERIC, session: true };
+            let _ = timeout(FAREWELL, send(&mut to_router, close)).await;
+        };
+        tokio::select! {
+            () = leaving => {}
+            () = &mut forgetting => {}
         }
-        let close = Close { reason: close::reason::GENERIC, session: true };
-        let _ = timeout(FAREWELL, send(&mut to_router, close)).await;
         let reason = match (end, seat.cut_for()) {
             (_, Some((reason, _))) => close_reason(reason),
             (End::Violation(violation), _) => {
@@ -235,13 +249,16 @@ impl Session {
         gate.metrics.dropped.inc_by(keeper.rules.dropped);
         drop(keeper);
         let farewell = async {
-            let mut writer = relay.finish().await?;
+            let mut writer = rest.finish().await?;
             // Of the link, which is the session's only one: a client of the library that is told of the
             // session, and hears at once that the link has ended, notes both, and comes back twice.
             send(&mut writer, Close { reason, session: false }).await?;
             tokio::io::AsyncWriteExt::shutdown(&mut writer).await
         };
-        let _ = timeout(FAREWELL, farewell).await;
+        tokio::select! {
+            _ = timeout(FAREWELL, farewell) => {}
+            () = &mut forgetting => {}
+        }
         if let Some((_, Some(since))) = seat.cut_for() {
             gate.auth.metrics().closed(BACKEND, &since);
         }

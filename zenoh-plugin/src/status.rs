@@ -32,6 +32,8 @@ pub struct SessionStatus {
     pub messages: u64,
     /// Operations of the client that were denied.
     pub denials: u64,
+    /// Whether it takes less than is sent to it: its senders wait, or it loses messages.
+    pub behind: bool,
 }
 
 /// All sessions of one tenant.
@@ -70,6 +72,7 @@ impl Status {
                 seconds: seat.since.elapsed().as_secs(),
                 messages: seat.messages.load(Ordering::Relaxed),
                 denials: seat.denials.load(Ordering::Relaxed),
+                behind: seat.is_behind(),
             };
             if let Some(tenant) = &session.tenant {
                 let sum = status.tenants.entry(tenant.to_string()).or_default();

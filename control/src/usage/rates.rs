@@ -56,6 +56,14 @@ impl Rates {
         self.buckets().publish(bytes, self.started.elapsed())
     }
 
+    /// Takes so many bytes, whether or not they may be: what comes next waits for them.
+    pub fn owe(&self, bytes: u64) {
+        let now = self.started.elapsed();
+        if let Some(rate) = &mut self.buckets().bytes {
+            rate.bucket.owe(bytes, now);
+        }
+    }
+
     /// Whether nothing has been published lately, so that a new one would be the same.
     pub fn is_full(&self) -> bool {
         self.buckets().is_full(self.started.elapsed())
@@ -124,5 +132,14 @@ mod tests {
         assert!(!rates.publish(0), "a rate of nothing lets nothing through");
         rates.limit(&Quotas::default());
         assert!(rates.publish(1) && rates.is_full());
+    }
+
+    #[test]
+    fn what_is_owed_is_waited_for() {
+        let rates = Rates::default();
+        rates.limit(&Quotas { bytes_per_second: Some(100), ..Quotas::default() });
+        assert!(rates.publish(0));
+        rates.owe(1_000_000);
+        assert!(!rates.publish(0) && !rates.is_full());
     }
 }

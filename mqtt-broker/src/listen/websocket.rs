@@ -14,8 +14,12 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 /// The subprotocol (MQTT 5 §6).
 const PROTOCOL: &str = "mqtt";
 
-/// Bytes that wait for the socket before nothing more is taken.
+/// Bytes of one message to a client.
 const WRITE_BYTES: usize = 128 * 1024;
+
+/// Bytes that wait for the socket at most: a message with its frame's head, and what answers pings. A client
+/// that pings and does not read would else have its answers kept.
+const MAX_WAITING: usize = WRITE_BYTES + 1024;
 
 /// MQTT inside the binary messages of a WebSocket, whose bounds mean nothing (MQTT 5 §6).
 pub(super) struct Binary<S> {
@@ -33,7 +37,7 @@ pub(super) async fn accept<S: Stream>(
         .max_message_size(Some(max_packet.saturating_add(16)))
         .max_frame_size(Some(max_packet.saturating_add(16)))
         .write_buffer_size(0)
-        .max_write_buffer_size(usize::MAX);
+        .max_write_buffer_size(MAX_WAITING);
     let mut bearer = None;
     #[expect(clippy::result_large_err, reason = "the library's own type")]
     let check = |request: &Request, response| negotiate(request, response, &mut bearer);
@@ -99,7 +103,8 @@ impl<S: Stream> AsyncWrite for Binary<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(broken)?;
+        // There is room for one message, once all before it is gone.
+        ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(broken)?;
         let taken = bytes.get(..WRITE_BYTES).unwrap_or(bytes);
         let message = Message::Binary(Bytes::copy_from_slice(taken));
         Pin::new(&mut self.socket).start_send(message).map_err(broken)?;

@@ -1,5 +1,6 @@
 //! Zenoh clients of two kinds: those of Zenoh's own library, and a raw one that can say anything.
 
+mod apart;
 mod cast;
 mod entrance;
 mod greeting;
@@ -8,6 +9,7 @@ pub mod say;
 mod wire;
 mod witness;
 
+pub use apart::Apart;
 pub use cast::{asked, open, settle};
 pub use entrance::{Entrance, LINKS};
 pub use greeting::{Authentication, Greeting};

@@ -1,6 +1,7 @@
 use super::{Batches, Reader, Writer, split_batch};
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -104,13 +105,33 @@ impl Relay {
         }
     }
 
-    /// Waits until the client has taken everything, so that it stands between two batches. Returns the
-    /// way to it.
+    /// Ends it: what still comes from the router, and what still goes to the client.
+    pub(crate) fn end(self) -> (Remains, Rest) {
+        (Remains(self.batches), Rest(self.out))
+    }
+}
+
+/// What the router still sends to a session that has ended.
+pub(crate) struct Remains(Batches<Reader>);
+
+impl Remains {
+    /// Reads and forgets it, until the router has closed. It may wait for its socket to be read, and everybody
+    /// for it.
+    pub(crate) async fn forget(&mut self) {
+        while poll_fn(|cx| self.0.poll(cx, |_, _| ())).await.is_ok() {}
+    }
+}
+
+/// What a client has not taken yet of a session that has ended.
+pub(crate) struct Rest(Out);
+
+impl Rest {
+    /// Waits until the client has taken it, so that it stands between two batches. Returns the way to it.
     ///
     /// # Errors
     /// What the system says.
     pub(crate) async fn finish(self) -> io::Result<Writer> {
-        let Out { mut writer, mut waiting, .. } = self.out;
+        let Out { mut writer, mut waiting, .. } = self.0;
         tokio::io::AsyncWriteExt::write_all_buf(&mut writer, &mut waiting).await?;
         tokio::io::AsyncWriteExt::flush(&mut writer).await?;
         Ok(writer)

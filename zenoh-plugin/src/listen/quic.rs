@@ -22,6 +22,12 @@ pub(super) const ALPN: &[&[u8]] = &[b"zenoh", b"hq-29"];
 /// How long a connection may be silent, which Zenoh's own leases are shorter than.
 const IDLE: Duration = Duration::from_secs(600);
 
+/// Bytes that a client may have sent and the gate not read.
+const RECEIVE_WINDOW: u32 = 512 * 1024;
+
+/// Bytes that the client has not acknowledged. More waits where it is counted.
+const SEND_WINDOW: u64 = 1024 * 1024;
+
 /// Listens, for as long as the certificate is looked after.
 pub(super) fn bind(address: SocketAddr, tls: &ServerTls) -> std::io::Result<Endpoint> {
     Endpoint::server(config(tls)?, address)
@@ -35,6 +41,9 @@ pub(super) fn config(tls: &ServerTls) -> std::io::Result<ServerConfig> {
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .send_window(SEND_WINDOW)
         .max_idle_timeout(IDLE.try_into().ok());
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport));

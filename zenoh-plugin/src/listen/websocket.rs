@@ -11,6 +11,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
+/// Largest message: a batch.
+const MAX_MESSAGE: usize = u16::MAX as usize;
+
+/// Bytes that wait for the socket at most: a batch with its frame's head, and what answers pings. A client that
+/// pings and does not read would else have its answers kept.
+const MAX_WAITING: usize = MAX_MESSAGE + 1024;
+
 /// A WebSocket as a stream of batches with their lengths.
 pub(super) struct Batched {
     socket: WebSocketStream<TcpStream>,
@@ -23,12 +30,11 @@ pub(super) struct Batched {
 
 /// Shakes hands.
 pub(super) async fn accept(stream: TcpStream) -> Option<Batched> {
-    let largest = Some(usize::from(u16::MAX));
     let config = WebSocketConfig::default()
-        .max_message_size(largest)
-        .max_frame_size(largest)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
         .write_buffer_size(0)
-        .max_write_buffer_size(usize::MAX);
+        .max_write_buffer_size(MAX_WAITING);
     let socket = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await.ok()?;
     Some(Batched { socket, rest: Bytes::new(), prefix: None, batch: Vec::new() })
 }
@@ -78,7 +84,8 @@ impl AsyncWrite for Batched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(broken)?;
+        // There is room for one batch, once all before it is gone.
+        ready!(Pin::new(&mut self.socket).poll_flush(cx)).map_err(broken)?;
         let missing = match self.batch.first_chunk::<PREFIX>() {
             Some(len) => PREFIX + usize::from(u16::from_le_bytes(*len)) - self.batch.len(),
             None => PREFIX - self.batch.len(),

@@ -75,11 +75,27 @@ pub(crate) struct InboundRules {
     subscribers: HashMap<u32, Declaration>,
     queryables: HashMap<u32, Declaration>,
     tokens: HashMap<u32, Declaration>,
-    interests: HashMap<InterestId, Declaration>,
+    interests: HashMap<InterestId, Asked>,
+    /// The interest that ends with the message that was decided on last.
+    ending: Option<Asked>,
     /// Whether the last key that was put to is allowed.
     last: Option<Answered>,
     /// What is not counted against the tenant's day yet.
     uncounted: Uncounted,
+}
+
+/// An interest, and the key that the router keeps for it, also when it has ended: until it is made to forget it.
+#[derive(Debug)]
+struct Asked {
+    declaration: Declaration,
+    key: Box<str>,
+}
+
+impl Asked {
+    /// The key, if nobody of the tenant has declared anything for it any more.
+    fn leave(self) -> Option<Box<str>> {
+        self.declaration.leave().then_some(self.key)
+    }
 }
 
 /// What bounds a session.
@@ -107,6 +123,7 @@ impl InboundRules {
             queryables: HashMap::new(),
             tokens: HashMap::new(),
             interests: HashMap::new(),
+            ending: None,
             last: None,
             uncounted: Uncounted::default(),
         }
@@ -125,9 +142,9 @@ impl InboundRules {
         keep_below_control(&mut message.body);
         match &mut message.body {
             NetworkBody::Push(push) => Ok(self.push(push)),
-            NetworkBody::Request(request) => Ok(self.request(request)),
+            NetworkBody::Request(request) => self.request(request),
             NetworkBody::Response(response) => Ok(self.response(response)),
-            NetworkBody::ResponseFinal(_) => Ok(Decision::Pass),
+            NetworkBody::ResponseFinal(end) => Ok(known(self.shared.asked().remove(&end.rid))),
             NetworkBody::Interest(interest) => self.interest(interest),
             NetworkBody::Declare(declare) => self.declare(declare),
             // Routers talk about each other in these.
@@ -154,7 +171,7 @@ impl InboundRules {
     }
 
     /// A query that carries something is a message; one that carries nothing only reads.
-    fn request(&mut self, request: &mut Request) -> Decision {
+    fn request(&mut self, request: &mut Request) -> Result<Decision, Violation> {
         request.ext_nodeid = ext::NodeIdType::DEFAULT;
         let longest = request.ext_timeout.map_or(MAX_QUERY_TIME, |asked| asked.min(MAX_QUERY_TIME));
         request.ext_timeout = request.ext_timeout.map(|_| longest);
@@ -170,6 +187,9 @@ impl InboundRules {
             let allowed =
                 self.shared.may_publish(&key) || (!carries && self.shared.may_receive(&key));
             let mut pending = self.shared.queries();
+            if pending.ids.contains(&request.id) {
+                return Err(Violation::QueryRepeated);
+            }
             if !allowed {
                 DenyReason::PublishDenied
             } else if !pending.enter(request.id, self.limits.queries) {
@@ -184,11 +204,11 @@ impl InboundRules {
                     let buffer = ZBuf::from(requester.as_bytes().to_vec());
                     query.ext_attachment = Some(AttachmentType { buffer });
                 }
-                return Decision::Pass;
+                return Ok(Decision::Pass);
             }
         };
         let end = ResponseFinal { rid: request.id, ext_qos: request.ext_qos, ext_tstamp: None };
-        Decision::Deny(reason, Operation::Query, answer(NetworkBody::ResponseFinal(end)))
+        Ok(Decision::Deny(reason, Operation::Query, answer(NetworkBody::ResponseFinal(end))))
     }
 
     fn response(&mut self, response: &Response) -> Decision {
@@ -200,7 +220,7 @@ impl InboundRules {
         let names = self.shared.names();
         let key = names.resolve(Side::Client, &response.wire_expr);
         let allowed = self.shared.may_publish(&key) || self.shared.may_receive(&key);
-        if !allowed {
+        if !allowed || !self.shared.asked().contains(&response.rid) {
             return denied(DenyReason::PublishDenied);
         }
         self.tenant.spend(bytes, &mut self.uncounted).map_or_else(denied, |()| Decision::Pass)
@@ -209,8 +229,8 @@ impl InboundRules {
     fn interest(&mut self, interest: &mut Interest) -> Result<Decision, Violation> {
         interest.ext_nodeid = ext::NodeIdType::DEFAULT;
         if interest.mode == InterestMode::Final {
-            let known = known(self.interests.remove(&interest.id));
-            return Ok(known);
+            self.ending = self.interests.remove(&interest.id);
+            return Ok(known(self.ending.is_some()));
         }
         let allowed = match &interest.wire_expr {
             Some(expr) => {
@@ -229,12 +249,25 @@ impl InboundRules {
             },
         };
         if allowed {
-            if !self.interests.contains_key(&interest.id) {
-                let key = interest.wire_expr.as_ref().and_then(|expr| self.key_of(expr));
-                let declaration = self.declaration(key.as_deref().unwrap_or_default())?;
-                if interest.mode != InterestMode::Current {
-                    self.interests.insert(interest.id, declaration);
-                }
+            let options = interest.options;
+            let is_for_tokens = options.tokens() && !options.subscribers() && !options.queryables();
+            if interest.mode == InterestMode::Current && !is_for_tokens {
+                // A router does nothing with it, but for a line in its log.
+                return Ok(Decision::Ignore);
+            }
+            let key = interest.wire_expr.as_ref().and_then(|expr| self.key_of(expr));
+            let key = key.unwrap_or_default().into_boxed_str();
+            match self.interests.get(&interest.id) {
+                // A router takes no notice of it, either.
+                Some(known) if known.key == key => return Ok(Decision::Ignore),
+                Some(_) => return Err(Violation::Redeclared),
+                None => {}
+            }
+            let asked = Asked { declaration: self.declaration(&key)?, key };
+            if interest.mode == InterestMode::Current {
+                self.ending = Some(asked);
+            } else {
+                self.interests.insert(interest.id, asked);
             }
             return Ok(Decision::Pass);
         }
@@ -282,18 +315,20 @@ impl InboundRules {
             DeclareBody::DeclareToken(new) => self.enter(Operation::Token, new.id, &new.wire_expr),
             DeclareBody::UndeclareSubscriber(old) => {
                 old.ext_wire_expr = WireExprType::null();
-                self.shared.subscriptions().remove(&old.id);
-                Ok(known(self.subscribers.remove(&old.id)))
+                self.shared.listening().subscribers.remove(&old.id);
+                Ok(known(self.subscribers.remove(&old.id).is_some()))
             }
             DeclareBody::UndeclareQueryable(old) => {
                 old.ext_wire_expr = WireExprType::null();
-                Ok(known(self.queryables.remove(&old.id)))
+                self.shared.listening().queryables.remove(&old.id);
+                Ok(known(self.queryables.remove(&old.id).is_some()))
             }
             DeclareBody::UndeclareToken(old) => {
                 old.ext_wire_expr = WireExprType::null();
-                Ok(known(self.tokens.remove(&old.id)))
+                Ok(known(self.tokens.remove(&old.id).is_some()))
             }
-            DeclareBody::DeclareFinal(_) => Ok(Decision::Pass),
+            // Routers ask no client for what it has declared.
+            DeclareBody::DeclareFinal(_) => Ok(Decision::Ignore),
         }
     }
 
@@ -332,13 +367,32 @@ impl InboundRules {
         let declaration = self.declaration(&key)?;
         match operation {
             Operation::Token => drop(self.tokens.insert(id, declaration)),
-            Operation::Queryable => drop(self.queryables.insert(id, declaration)),
+            Operation::Queryable => {
+                self.queryables.insert(id, declaration);
+                self.shared.listening().queryables.insert(id, key);
+            }
             _ => {
                 self.subscribers.insert(id, declaration);
-                self.shared.subscriptions().insert(id, key);
+                self.shared.listening().subscribers.insert(id, key);
             }
         }
         Ok(Decision::Pass)
+    }
+
+    /// The message that was decided on last has passed. Returns a key that the router has to be made to forget.
+    pub(crate) fn passed(&mut self) -> Option<Box<str>> {
+        self.ending.take()?.leave()
+    }
+
+    /// Takes an interest back that is still there: its id, and a key that the router has to be made to forget.
+    pub(crate) fn take_back(&mut self) -> Option<(InterestId, Option<Box<str>>)> {
+        let id = *self.interests.keys().next()?;
+        Some((id, self.interests.remove(&id)?.leave()))
+    }
+
+    /// An id that the client has not declared.
+    pub(crate) fn unused_id(&self) -> Option<ExprId> {
+        self.shared.names().unused()
     }
 
     /// Bytes that a payload may have now.
@@ -380,8 +434,8 @@ fn keep_below_control(body: &mut NetworkBody) {
     }
 }
 
-fn known<T>(removed: Option<T>) -> Decision {
-    if removed.is_some() { Decision::Pass } else { Decision::Ignore }
+fn known(is_known: bool) -> Decision {
+    if is_known { Decision::Pass } else { Decision::Ignore }
 }
 
 fn answer(body: NetworkBody) -> Option<Box<NetworkMessage>> {

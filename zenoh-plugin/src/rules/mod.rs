@@ -7,13 +7,18 @@ pub(crate) use inbound::{Decision, InboundRules, Limits, Operation};
 pub(crate) use outbound::OutboundRules;
 
 use crate::budget::Share;
+use crate::pressure::Passing;
 use crate::wire::{Names, Resolved, Side, Violation};
 use bulkhead_policy::{Grants, KeyExpr, Requester};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zenoh_protocol::core::{ExprId, WireExpr};
-use zenoh_protocol::network::Mapping;
+use zenoh_protocol::network::{Mapping, RequestId};
+
+/// Most queries that a client may leave without an end of its answers. Beyond them the oldest cannot be answered any
+/// more.
+const MAX_ASKED: usize = 16 * 1024;
 
 /// What both directions of a session share.
 #[derive(Debug)]
@@ -26,8 +31,16 @@ pub(crate) struct Shared {
     changes: AtomicU64,
     /// Queries of the client that were not answered to the end.
     queries: Mutex<Queries>,
-    /// What the client subscribes to, by the id of its declaration.
-    subscriptions: Mutex<HashMap<u32, Box<str>>>,
+    /// Queries that the client was asked, and has not ended its answers to.
+    asked: Mutex<BTreeSet<RequestId>>,
+    listening: Mutex<Listening>,
+}
+
+/// What a client listens to, by the ids of its declarations.
+#[derive(Debug, Default)]
+struct Listening {
+    subscribers: HashMap<u32, Box<str>>,
+    queryables: HashMap<u32, Box<str>>,
 }
 
 /// The answer to a question about a key, as it was written. It is good as long as no id has changed.
@@ -54,16 +67,13 @@ impl Answered {
 /// Queries that wait for answers.
 #[derive(Debug)]
 struct Queries {
-    ids: HashSet<u32>,
+    ids: HashSet<RequestId>,
     share: Share,
 }
 
 impl Queries {
     /// One more, if the session may have so many and its tenant has room for it.
-    fn enter(&mut self, id: u32, most: usize) -> bool {
-        if self.ids.contains(&id) {
-            return true;
-        }
+    fn enter(&mut self, id: RequestId, most: usize) -> bool {
         let one_more = self.ids.len().saturating_add(1);
         let has_room = one_more <= most && self.share.hold(one_more);
         if has_room {
@@ -72,7 +82,7 @@ impl Queries {
         has_room
     }
 
-    fn leave(&mut self, id: u32) {
+    fn leave(&mut self, id: RequestId) {
         if self.ids.remove(&id) {
             self.share.hold(self.ids.len());
         }
@@ -88,7 +98,8 @@ impl Shared {
             names: Mutex::default(),
             changes: AtomicU64::new(0),
             queries: Mutex::new(Queries { ids: HashSet::new(), share: queries }),
-            subscriptions: Mutex::default(),
+            asked: Mutex::default(),
+            listening: Mutex::default(),
         }
     }
 
@@ -138,15 +149,37 @@ impl Shared {
         self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn subscriptions(&self) -> MutexGuard<'_, HashMap<u32, Box<str>>> {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn asked(&self) -> MutexGuard<'_, BTreeSet<RequestId>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the client gets what is published under these keys.
-    pub(crate) fn subscribes(&self, keys: &KeyExpr<'_>) -> bool {
-        let subscriptions = self.subscriptions();
-        let mut own = subscriptions.values().filter_map(|own| KeyExpr::parse(own).ok());
-        own.any(|own| own.meets(keys))
+    /// The client is asked a query.
+    fn ask_client(&self, query: RequestId) {
+        let mut asked = self.asked();
+        asked.insert(query);
+        if asked.len() > MAX_ASKED {
+            asked.pop_first();
+        }
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the client gets this. After so many looks at what it has declared, it is taken to.
+    pub(crate) fn gets(&self, passing: Passing<'_>, looks: &mut usize) -> bool {
+        let any = |declared: &HashMap<u32, Box<str>>, keys: &KeyExpr<'_>, looks: &mut usize| {
+            declared.values().any(|own| {
+                let Some(left) = looks.checked_sub(1) else { return true };
+                *looks = left;
+                KeyExpr::parse(own).is_ok_and(|own| own.meets(keys))
+            })
+        };
+        match passing {
+            Passing::Put(keys) => any(&self.listening().subscribers, &keys, looks),
+            Passing::Query(keys) => any(&self.listening().queryables, &keys, looks),
+            Passing::Reply => !self.queries().ids.is_empty(),
+        }
     }
 
     fn may_publish(&self, key: &Resolved<'_>) -> bool {

@@ -2,7 +2,9 @@ use super::{Answered, Shared};
 use crate::wire::{Censor, Head, Resolved, Side};
 use std::sync::Arc;
 use zenoh_protocol::core::WireExpr;
-use zenoh_protocol::network::{Declare, DeclareBody, NetworkBody, NetworkMessage, id as network};
+use zenoh_protocol::network::{
+    Declare, DeclareBody, NetworkBody, NetworkMessage, RequestId, id as network,
+};
 
 /// Decides on what the router sends to one client.
 ///
@@ -35,6 +37,15 @@ impl OutboundRules {
         }
     }
 
+    /// Whether the client may be asked this; then it may answer.
+    fn query_passes(&self, id: Option<RequestId>, expr: &WireExpr<'_>) -> bool {
+        let passes = self.key_passes(network::REQUEST, expr);
+        if let (true, Some(id)) = (passes, id) {
+            self.shared.ask_client(id);
+        }
+        passes
+    }
+
     fn declaration_passes(&self, declare: &Declare) -> bool {
         let named = |expr: &WireExpr<'_>, token: bool| {
             let names = self.shared.names();
@@ -65,7 +76,9 @@ impl OutboundRules {
     fn decide(&self, message: &NetworkMessage) -> bool {
         match &message.body {
             NetworkBody::Push(push) => self.key_passes(network::PUSH, &push.wire_expr),
-            NetworkBody::Request(request) => self.key_passes(network::REQUEST, &request.wire_expr),
+            NetworkBody::Request(request) => {
+                self.query_passes(Some(request.id), &request.wire_expr)
+            }
             NetworkBody::Response(reply) => self.key_passes(network::RESPONSE, &reply.wire_expr),
             NetworkBody::ResponseFinal(end) => {
                 self.shared.queries().leave(end.rid);
@@ -87,11 +100,13 @@ impl Censor for OutboundRules {
             self.dropped += 1;
             return false;
         }
-        let passes = if head.id == network::PUSH {
-            let Self { shared, last, .. } = self;
-            shared.ask(last, Side::Router, &head.expr, |key| shared.is_for(key))
-        } else {
-            self.key_passes(head.id, &head.expr)
+        let passes = match head.id {
+            network::PUSH => {
+                let Self { shared, last, .. } = self;
+                shared.ask(last, Side::Router, &head.expr, |key| shared.is_for(key))
+            }
+            network::REQUEST => self.query_passes(head.rid, &head.expr),
+            id => self.key_passes(id, &head.expr),
         };
         self.cut += u64::from(!passes);
         passes

@@ -8,7 +8,7 @@ use zenoh_buffers::ZSlice;
 use zenoh_buffers::writer::HasWriter;
 use zenoh_codec::{RCodec, WCodec, Zenoh080, Zenoh080Reliability};
 use zenoh_protocol::core::{Bits, CongestionControl, Reliability, WireExpr};
-use zenoh_protocol::network::{NetworkBody, NetworkMessage, id as network};
+use zenoh_protocol::network::{NetworkBody, NetworkMessage, RequestId, id as network};
 
 /// Bytes that messages in pieces may take in [`batches`].
 const MAX_MESSAGE: usize = 1000;
@@ -41,26 +41,26 @@ pub(super) fn read(bytes: &mut &[u8]) -> Option<NetworkMessage> {
 }
 
 fn compare(written: &[u8], message: &NetworkMessage) {
-    let (id, expr) = match &message.body {
-        NetworkBody::Push(push) => (network::PUSH, &push.wire_expr),
-        NetworkBody::Request(request) => (network::REQUEST, &request.wire_expr),
-        NetworkBody::Response(response) => (network::RESPONSE, &response.wire_expr),
+    let (id, rid, expr) = match &message.body {
+        NetworkBody::Push(push) => (network::PUSH, None, &push.wire_expr),
+        NetworkBody::Request(request) => (network::REQUEST, Some(request.id), &request.wire_expr),
+        NetworkBody::Response(reply) => (network::RESPONSE, Some(reply.rid), &reply.wire_expr),
         _ => return,
     };
-    agrees(skip::head(&mut { written }), id, expr);
+    agrees(skip::head(&mut { written }), id, rid, expr);
     if let NetworkBody::Push(push) = &message.body {
         let mut skipped = written;
         let head = skip::push(&mut skipped);
         let droppable = push.ext_qos.get_congestion_control() == CongestionControl::Drop;
         assert_eq!(head.as_ref().map(|head| head.droppable), Some(droppable), "{message:?}");
-        agrees(head, id, expr);
+        agrees(head, id, rid, expr);
         assert!(skipped.is_empty(), "another end: {message:?}");
     }
 }
 
-fn agrees(head: Option<Head<'_>>, id: u8, expr: &WireExpr<'_>) {
-    let found = head.map(|head| (head.id, head.expr));
-    assert_eq!(found, Some((id, expr.clone())), "another key");
+fn agrees(head: Option<Head<'_>>, id: u8, rid: Option<RequestId>, expr: &WireExpr<'_>) {
+    let found = head.map(|head| (head.id, head.rid, head.expr));
+    assert_eq!(found, Some((id, rid, expr.clone())), "another key, or query");
 }
 
 /// Reads batches, each after its length in two bytes, as those of a client and as those of a router. The

@@ -51,6 +51,9 @@ pub(crate) enum Violation {
     /// An id declared again for another key.
     #[error("an id was declared a second time, for something else")]
     Redeclared,
+    /// A query under the id of one that still waits for answers.
+    #[error("a query came under the id of one that is not answered to the end")]
+    QueryRepeated,
     /// More declarations than one session may have.
     #[error("the session has more declarations than one may have")]
     TooManyDeclarations,

@@ -3,6 +3,7 @@ use bulkhead_policy::{Grants, KeyExpr};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
 use zenoh_protocol::core::{ExprId, WireExpr};
 use zenoh_protocol::network::Mapping;
 
@@ -11,6 +12,7 @@ use zenoh_protocol::network::Mapping;
 pub(crate) struct Names {
     client: HashMap<ExprId, Declared>,
     router: HashMap<ExprId, Declared>,
+    hasher: RandomState,
 }
 
 /// Who sends a message.
@@ -25,7 +27,10 @@ pub(crate) enum Side {
 /// What an id stands for.
 #[derive(Debug)]
 pub(crate) struct Declared {
+    /// Nothing of what is of no use.
     key: Box<str>,
+    /// Of the key, whether or not it is kept.
+    hash: u64,
     /// Whether the other end was told of it.
     shared: bool,
     /// Whether the key by itself may be published to, and received.
@@ -93,12 +98,10 @@ impl Names {
         expr: &WireExpr<'_>,
         grants: &Grants,
     ) -> Result<bool, Violation> {
-        let key: Box<str> = match self.resolve(sender, expr).key() {
-            Some(key) => key.into(),
-            // Known, so that a second one is noticed, and of no use.
-            None => "".into(),
-        };
-        let declared = Declared::new(key, grants);
+        // What is of no use is known all the same, so that a second one is noticed.
+        let resolved = self.resolve(sender, expr);
+        let key = resolved.key().unwrap_or_default();
+        let declared = Declared::new(key, self.hasher.hash_one(key), grants);
         let shared = declared.shared;
         let most = match sender {
             Side::Client => Self::OF_CLIENT,
@@ -107,7 +110,9 @@ impl Names {
         let table = self.table_mut(sender);
         let room = table.len() < most;
         match table.entry(id) {
-            Entry::Occupied(known) if known.get().key != declared.key => Err(Violation::Redeclared),
+            Entry::Occupied(known) if known.get().hash != declared.hash => {
+                Err(Violation::Redeclared)
+            }
             Entry::Occupied(_) => Ok(shared),
             Entry::Vacant(_) if !room => Err(Violation::TooManyDeclarations),
             Entry::Vacant(free) => {
@@ -115,6 +120,11 @@ impl Names {
                 Ok(shared)
             }
         }
+    }
+
+    /// An id that the client has not declared.
+    pub(crate) fn unused(&self) -> Option<ExprId> {
+        (1..=ExprId::MAX).rev().find(|id| !self.client.contains_key(id))
     }
 
     /// Forgets an id. Says whether the other end knows it.
@@ -138,15 +148,17 @@ impl Names {
 }
 
 impl Declared {
-    fn new(key: Box<str>, grants: &Grants) -> Self {
-        let Ok(keys) = KeyExpr::parse(&key) else {
-            // Of no use, and of any length: that it is known is all that is kept.
-            return Self { key: "".into(), shared: false, publish: false, subscribe: false };
-        };
+    fn new(key: &str, hash: u64, grants: &Grants) -> Self {
+        let useless =
+            Self { key: "".into(), hash, shared: false, publish: false, subscribe: false };
+        let Ok(keys) = KeyExpr::parse(key) else { return useless };
         let publish = grants.publish_keys(&keys).is_ok();
         let subscribe = grants.subscribe_keys(&keys).is_ok();
         let below = |text: &str| KeyExpr::parse(text).is_ok_and(|all| grants.concerns_keys(&all));
-        let shared = publish || subscribe || below(&format!("{key}/**")) || below(&key);
-        Self { key, shared, publish, subscribe }
+        let shared = publish || subscribe || below(&format!("{key}/**")) || below(key);
+        if !shared {
+            return useless;
+        }
+        Self { key: key.into(), hash, shared, publish, subscribe }
     }
 }

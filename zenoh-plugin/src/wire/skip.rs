@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use zenoh_protocol::common::imsg;
 use zenoh_protocol::core::{ExprId, WireExpr};
-use zenoh_protocol::network::{Mapping, id as network, push, request};
+use zenoh_protocol::network::{Mapping, RequestId, id as network, push, request};
 use zenoh_protocol::zenoh::{del, id as data, put};
 
 /// Header bits that `Push`, `Request` and `Response` share.
@@ -32,6 +32,8 @@ const KEPT: u64 = 1 << 3 | 1 << 5;
 pub(crate) struct Head<'a> {
     /// Which message.
     pub id: u8,
+    /// The query that it is, or that it answers.
+    pub rid: Option<RequestId>,
     /// What it is about.
     pub expr: WireExpr<'a>,
     /// Whether its sender would rather have it dropped than wait.
@@ -42,13 +44,11 @@ pub(crate) struct Head<'a> {
 pub(super) fn head<'a>(bytes: &mut &'a [u8]) -> Option<Head<'a>> {
     let header = byte(bytes)?;
     let id = imsg::mid(header);
-    match id {
-        network::PUSH => {}
-        network::REQUEST | network::RESPONSE => {
-            u32::try_from(integer(bytes)?).ok()?;
-        }
+    let rid = match id {
+        network::PUSH => None,
+        network::REQUEST | network::RESPONSE => Some(RequestId::try_from(integer(bytes)?).ok()?),
         _ => return None,
-    }
+    };
     let scope = ExprId::try_from(integer(bytes)?).ok()?;
     let suffix =
         if header & NAMED == 0 { "" } else { std::str::from_utf8(counted(bytes)?).ok()? };
@@ -56,7 +56,7 @@ pub(super) fn head<'a>(bytes: &mut &'a [u8]) -> Option<Head<'a>> {
     let qos = if header & EXTENDED == 0 { None } else { extensions(bytes)? };
     let droppable = id == network::PUSH && qos.unwrap_or_default() & KEPT == 0;
     let expr = WireExpr { scope, suffix: Cow::Borrowed(suffix), mapping };
-    Some(Head { id, expr, droppable })
+    Some(Head { id, rid, expr, droppable })
 }
 
 /// Reads a whole `Push`; `bytes` then begin with what follows it.
