@@ -111,7 +111,8 @@ pub enum InitWhat {
         #[arg(long, value_parser = address, default_value = "127.0.0.1:4222")]
         listen: String,
     },
-    /// The keys that sign credentials for MQTT, which the first start of the exchange makes otherwise.
+    /// The keys that sign credentials for MQTT and Zenoh, which the first start of the exchange makes
+    /// otherwise.
     Exchange {
         /// The folder to write.
         #[arg(long, default_value = "exchange")]

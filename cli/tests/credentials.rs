@@ -243,6 +243,11 @@ fn with_several_backends_one_has_to_be_named() {
         assert!(with(&["--backend", "nats"]).ok().json()["nats"].is_object());
         let file = with(&["--backend", "mqtt", "--certificate"]).ok().json();
         assert!(file["mqtt"]["tls"]["key_pem"].is_string() && file.get("nats").is_none());
+        // Its password is for MQTT alone.
+        let password = file["mqtt"]["credentials"]["password"].as_str().unwrap();
+        let judged = home.run(["--json", "token", "inspect", password]).ok().json();
+        assert_eq!(judged["principal"], "acme/cam-1, role device, issuer exchange");
+        assert_eq!(judged["refused"], json!({"nats": "issuer_unknown"}));
         with(&["--backend", "nats", "--certificate"]).failed(1).says(&["no client certificate"]);
     }
 }

@@ -282,3 +282,15 @@ fn an_issuer_whose_keys_cannot_be_had_accepts_nothing() {
     let ran = home.run(["token", "inspect", &token]).found();
     ran.says(&["verdict refused: keys_unavailable"]);
 }
+
+#[test]
+fn what_a_tenant_has_used_is_not_asked_for() {
+    let home = Home::of(&["acme"]);
+    home.run(["tenant", "quota", "acme", "messages_per_day=1", "authentications_per_minute=1"])
+        .ok();
+    let mint = ["token", "mint", "--key", "issuer.pem", "--tenant", "acme", "--role", "member"];
+    let token = home.run(mint).ok().stdout.trim().to_owned();
+    for _ in 0..2 {
+        accepted(&home, &token);
+    }
+}

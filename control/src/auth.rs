@@ -204,6 +204,21 @@ impl Authenticator {
         Ok(Admission { principal, grants, quotas, rights, meter })
     }
 
+    /// Whether a principal whose identity has been proven would be let in, but for what its tenant has used of its
+    /// rates and quotas: nothing of them is used up.
+    ///
+    /// # Errors
+    /// The [`DenyReason`].
+    pub fn would_admit(&self, broker: Broker, principal: &Principal) -> Verdict<()> {
+        if principal.expires_at <= Timestamp::now() {
+            return Err(DenyReason::TokenExpired);
+        }
+        let tenant = self.directory.admit(principal)?;
+        let rules = self.rules.load();
+        let (role, _) = rules.role(&tenant, &principal.role)?;
+        Grants::compile(role, broker, principal).map(drop)
+    }
+
     /// Whether a principal that was let in with these rights may stay. An outage of the directory
     /// cuts nobody.
     ///

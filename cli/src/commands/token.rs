@@ -4,10 +4,11 @@ use super::{Context, Outcome};
 use crate::args::{Mint, Token};
 use crate::output::relative;
 use crate::signer::{Signer, TokenRequest};
-use bulkhead_control::Control;
 use bulkhead_control::config::Config;
 use bulkhead_control::files;
-use bulkhead_policy::{Broker, RoleName, Tenant, TokenId};
+use bulkhead_control::identity::{Accepted, Sources};
+use bulkhead_control::{Control, Identified};
+use bulkhead_policy::{Broker, Principal, RoleName, Tenant, TokenId};
 use data_encoding::BASE64URL_NOPAD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -144,14 +145,24 @@ async fn inspect(context: &Context, token: &str) -> Outcome {
             "this is no JSON Web Token; one is three parts of base64, with dots between".into()
         );
     };
-    let (verdict, word) = match context.config() {
+    let (verdicts, word) = match context.config() {
         Ok(config) => (judge(config, token).await?, "refused"),
-        Err(error) => (Err(error.to_string()), "none without a configuration"),
+        Err(error) => (vec![(None, Err(error.to_string()))], "none without a configuration"),
     };
+    let first = verdicts.iter().find(|(_, verdict)| verdict.is_ok()).or(verdicts.first());
+    let verdict = first.map(|(_, verdict)| verdict.clone()).unwrap_or_else(|| Err(String::new()));
+    let refused: Vec<_> = verdicts
+        .iter()
+        .filter_map(|(broker, verdict)| Some(((*broker)?, verdict.as_ref().err()?)))
+        .collect();
+    let by_broker: serde_json::Map<String, Value> = refused
+        .iter()
+        .map(|(broker, reason)| (broker.to_string().to_lowercase(), json!(reason)))
+        .collect();
     let value = json!({
         "header": header, "claims": claims,
         "accepted": verdict.is_ok(), "reason": verdict.as_ref().err(),
-        "principal": verdict.as_ref().ok(),
+        "principal": verdict.as_ref().ok(), "refused": by_broker,
     });
     context.output.print(&value, || {
         let now = Timestamp::now();
@@ -162,19 +173,23 @@ async fn inspect(context: &Context, token: &str) -> Outcome {
                 text += &format!("{name:<7} {time} ({})\n", relative(time, now));
             }
         }
-        text + &match &verdict {
+        text += &match &verdict {
             Ok(principal) => format!("verdict accepted: {principal}"),
             Err(reason) => format!("verdict {word}: {reason}"),
+        };
+        for (broker, reason) in refused.iter().filter(|_| verdict.is_ok()) {
+            text += &format!("\nbut not on {broker}: {reason}");
         }
+        text
     })?;
     Ok(ExitCode::from(if verdict.is_ok() { 0 } else { crate::NOT_AS_IT_SHOULD_BE }))
 }
 
-/// Asks the same code that a broker asks.
-async fn judge(
-    mut config: Config,
-    token: &str,
-) -> Result<Result<String, String>, Box<dyn std::error::Error>> {
+/// What a broker says of a token, where one is asked: who its bearer is, or the code of why it is refused.
+type Judged = (Option<Broker>, Result<String, String>);
+
+/// Asks the same code that the configured brokers ask. What the tenant has used of its quotas is not asked for.
+async fn judge(mut config: Config, token: &str) -> Result<Vec<Judged>, Box<dyn std::error::Error>> {
     // This process serves nobody and leaves no trace of its own.
     config.admin.listen.set_port(0);
     config.admin.token_file = None;
@@ -185,14 +200,27 @@ async fn judge(
     while !control.readiness().missing().is_empty() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let verdict = match control.auth().identify(token, None).await {
-        Ok(principal) => {
-            let shown =
-                format!("{principal}, role {}, issuer {}", principal.role, principal.issuer);
-            control.auth().admit(Broker::Nats, principal).map(|_| shown)
-        }
-        Err(reason) => Err(reason),
-    };
+    let auth = control.auth();
+    let mut brokers = control.config().brokers();
+    if brokers.is_empty() {
+        brokers.push(Broker::Nats);
+    }
+    let mut verdicts = Vec::new();
+    for broker in brokers {
+        // Passwords of MQTT may be the exchange's.
+        let keys = control.config().mqtt_exchange_jwks().filter(|file| file.exists());
+        let sources = Sources { broker, jwks_file: keys.as_deref(), client_ca_file: None };
+        let accepted = Accepted::open(sources, &control)?;
+        let verdict = match auth.identify_client(&accepted, Some(token), None, None).await {
+            Ok(Identified { principal, .. }) => {
+                let Principal { role, issuer, .. } = &*principal;
+                let shown = format!("{principal}, role {role}, issuer {issuer}");
+                auth.would_admit(broker, &principal).map(|()| shown)
+            }
+            Err(reason) => Err(reason),
+        };
+        verdicts.push((Some(broker), verdict.map_err(|reason| reason.code().to_owned())));
+    }
     control.shutdown().await;
-    Ok(verdict.map_err(|reason| reason.code().to_owned()))
+    Ok(verdicts)
 }
