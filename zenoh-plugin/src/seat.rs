@@ -498,3 +498,20 @@ impl Drop for Taken {
         self.seat.gone.send_replace(true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{DECLARING, Paces};
+
+    #[test]
+    fn the_time_that_declarations_took_is_waited_for() {
+        let paces = Paces::new(Some(1_000));
+        assert!(paces.declaring.publish(0) && paces.is_full());
+        paces.declaring.owe(100 * DECLARING);
+        assert!(!paces.declaring.publish(0) && !paces.is_full());
+        // Services are not bounded.
+        let paces = Paces::new(None);
+        paces.declaring.owe(100 * DECLARING);
+        assert!(paces.declaring.publish(0) && paces.declarations.publish(0));
+    }
+}

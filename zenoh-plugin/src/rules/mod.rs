@@ -218,3 +218,41 @@ impl Shared {
         KeyExpr::parse(key).is_ok_and(|keys| question(&keys))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_ASKED, Shared};
+    use crate::budget::Budget;
+    use crate::pressure::Passing;
+    use crate::wire::resources::grants;
+    use bulkhead_policy::KeyExpr;
+
+    fn shared() -> Shared {
+        Shared::new(grants().unwrap(), None, Budget::new(10).share())
+    }
+
+    #[test]
+    fn only_so_many_declarations_are_looked_at() {
+        let shared = shared();
+        for n in 0..100 {
+            let key = format!("device-connect/acme/{n}").into();
+            shared.listening().subscribers.insert(n, key);
+        }
+        let gets =
+            |key, mut looks| shared.gets(Passing::Put(KeyExpr::parse(key).unwrap()), &mut looks);
+        assert!(gets("device-connect/acme/7", 100) && !gets("device-connect/acme/x", 100));
+        assert!(gets("device-connect/acme/x", 99), "what was not looked at may be meant");
+        let query = Passing::Query(KeyExpr::parse("device-connect/acme/7").unwrap());
+        assert!(!shared.gets(query, &mut 100) && !shared.gets(Passing::Reply, &mut 100));
+    }
+
+    #[test]
+    fn only_so_many_queries_wait_for_an_answer() {
+        let shared = shared();
+        for query in 0..=u32::try_from(MAX_ASKED).unwrap() {
+            shared.ask_client(query);
+        }
+        assert_eq!(shared.asked().len(), MAX_ASKED);
+        assert!(!shared.asked().contains(&0) && shared.asked().contains(&1), "the oldest goes");
+    }
+}

@@ -103,7 +103,7 @@ pub fn names(bytes: &[u8]) -> usize {
 }
 
 /// What a member of a tenant may.
-fn grants() -> Option<Grants> {
+pub(crate) fn grants() -> Option<Grants> {
     let role = RoleName::parse("member").ok()?;
     let principal = Principal {
         scope: Scope::Tenant(TenantId::parse("acme").ok()?),
