@@ -48,6 +48,11 @@ impl Door {
         Self { rules, attachment, seat, gate, messages: 0, waits_for: None }
     }
 
+    /// Whether a message takes longer than most.
+    pub(crate) fn compares(&self, message: &NetworkMessage) -> bool {
+        is_declared(message) || self.seat.tenant.is_anybody_behind()
+    }
+
     /// Lets a message through if it is allowed; gives it back if it is, but not yet.
     pub(crate) fn message(
         &mut self,
@@ -209,7 +214,7 @@ fn end_of_interest(id: InterestId) -> NetworkMessage {
 }
 
 /// Whether a message is one that the router compares with all names that it has.
-pub(crate) fn is_declared(message: &NetworkMessage) -> bool {
+fn is_declared(message: &NetworkMessage) -> bool {
     use DeclareBody::{DeclareKeyExpr, DeclareQueryable, DeclareSubscriber, DeclareToken};
     match &message.body {
         NetworkBody::Interest(interest) => interest.mode != InterestMode::Final,

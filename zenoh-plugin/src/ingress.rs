@@ -1,7 +1,7 @@
 //! What a client sends, on its way into the router.
 
 use crate::budget::Share;
-use crate::door::{Door, is_declared};
+use crate::door::Door;
 use crate::link::{Batches, Reader, split_batch};
 use crate::rules::Operation;
 use crate::session::End;
@@ -12,8 +12,9 @@ use std::sync::Arc;
 use zenoh_buffers::ZSlice;
 use zenoh_protocol::network::NetworkMessage;
 
-/// Messages of one client after which others have their turn.
-const TURN: usize = 256;
+/// Messages of one client after which others have their turn: a few milliseconds' worth. One that is compared with
+/// what others have declared counts for all of them.
+const TURN: usize = 4096;
 
 /// Reads a client's batches and gives the router what is allowed of them.
 pub(crate) struct Ingress {
@@ -115,7 +116,7 @@ impl Ingress {
         while let Some(found) = self.inbound.next(batch)? {
             match found {
                 Found::Message(message) => {
-                    self.turn += if is_declared(&message) { TURN } else { 1 };
+                    self.turn += if self.door.compares(&message) { TURN } else { 1 };
                     if let Some(early) = self.door.message(message)? {
                         return Ok(Progress::Early(early));
                     }
