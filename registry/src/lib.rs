@@ -14,12 +14,14 @@
 //! changes is written, gathered for a moment, and what is told to others is told once it is written.
 
 mod backend;
+mod backlog;
 mod fleet;
 mod metrics;
 mod ownership;
 mod presence;
 mod service;
 mod store;
+mod strays;
 mod watch;
 pub mod wire;
 

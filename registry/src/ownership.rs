@@ -56,6 +56,12 @@ pub(crate) struct Fence {
 }
 
 impl Fence {
+    /// The right of whoever made a key.
+    #[cfg(test)]
+    pub(crate) fn of(key: &str, revision: i64) -> Self {
+        Self { key: key.to_owned(), revision, inherited: 0 }
+    }
+
     pub(crate) fn key(&self) -> &str {
         &self.key
     }

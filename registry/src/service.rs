@@ -3,9 +3,10 @@
 use crate::backend::{Backend, BackendError, Mqtt, Nats, Zenoh};
 use crate::fleet::{Common, Fleet};
 use crate::metrics::Metrics;
-use crate::ownership::{self, Owned, Replica, Shares, partition_of};
+use crate::ownership::{self, Fence, Owned, Replica, Shares, partition_of};
 use crate::presence::Limits;
 use crate::store::{REMOVALS, Removed, Store, StoreError};
+use crate::strays::Strays;
 use crate::watch::{self as watching, Changes};
 use bulkhead_control::Control;
 use bulkhead_control::config::{Config, RegistryConfig};
@@ -92,6 +93,7 @@ pub async fn start(control: &Control) -> Result<(), RegistryError> {
             document: own.max_document_bytes,
         },
         window: duration(own.window),
+        written_per_second: own.max_written_bytes_per_second,
     });
     let auth = Arc::clone(control.auth());
     control.extension().serve(watching::routes(changes, auth, elsewhere, stop.clone()));
@@ -107,6 +109,7 @@ pub async fn start(control: &Control) -> Result<(), RegistryError> {
         common,
         served: BTreeMap::new(),
         forgetting: BTreeMap::new(),
+        strays: Strays::new(),
         released,
         removed,
         settled,
@@ -164,6 +167,7 @@ struct Tenants {
     served: BTreeMap<TenantId, Served>,
     /// Tenants that were deleted, and whose devices are being removed.
     forgetting: BTreeMap<TenantId, JoinHandle<()>>,
+    strays: Strays,
     released: Option<mpsc::Sender<u8>>,
     removed: mpsc::Receiver<Removed>,
     settled: Arc<AtomicBool>,
@@ -197,6 +201,9 @@ impl Tenants {
             let given_up: Vec<u8> =
                 before.keys().filter(|partition| !now.contains_key(partition)).copied().collect();
             self.report(given_up).await;
+            if now.keys().any(|partition| !before.contains_key(partition)) {
+                self.strays.expect();
+            }
             self.count();
             before.clone_from(&now);
             let stop = self.stop.clone();
@@ -207,8 +214,15 @@ impl Tenants {
                     Ok(()) = directory.changed() => break,
                     Ok(()) = owned.changed() => break,
                     Some((tenant, device)) = self.removed.recv() => self.look_at(&tenant, device),
-                    _ = count.tick() => self.count(),
-                    _ = tidy.tick() => self.tidy(),
+                    strays = self.strays.next(&self.common) => self.forget_strays(strays, &now),
+                    _ = count.tick() => {
+                        self.count();
+                        self.strays.look(&self.common);
+                    }
+                    _ = tidy.tick() => {
+                        self.tidy();
+                        self.strays.expect();
+                    }
                 }
             }
         }
@@ -262,8 +276,23 @@ impl Tenants {
         for (id, fleet) in futures::future::join_all(all).await {
             if snapshot.get(&id).is_none() {
                 let common = Arc::clone(&self.common);
-                self.forgetting.insert(id, tokio::spawn(forget(common, fleet)));
+                let forgetting = forget(common, id.clone(), move || fleet.fence());
+                self.forgetting.insert(id, tokio::spawn(forgetting));
             }
+        }
+    }
+
+    /// Removes what the store has of tenants that nobody serves, as far as that is this replica's.
+    fn forget_strays(&mut self, strays: Vec<TenantId>, owned: &Owned) {
+        self.forgetting.retain(|_, forgetting| !forgetting.is_finished());
+        for id in strays {
+            let Some(fence) = owned.get(&partition_of(&id)).cloned() else { continue };
+            if self.served.contains_key(&id) || self.forgetting.contains_key(&id) {
+                continue;
+            }
+            tracing::info!(tenant = %id, "a tenant that was deleted meanwhile is forgotten");
+            let forgetting = forget(Arc::clone(&self.common), id.clone(), move || fence.clone());
+            self.forgetting.insert(id, tokio::spawn(forgetting));
         }
     }
 
@@ -320,7 +349,12 @@ impl Tenants {
                 match fleet.common.store.tidy(&id, &fleet.fence(), present).await {
                     Ok(0) => {}
                     Ok(removed) => tracing::info!(tenant = %id, removed, "devices are forgotten"),
-                    Err(error) => tracing::debug!(tenant = %id, %error, "not tidied"),
+                    Err(StoreError::Fenced) => {
+                        tracing::debug!(tenant = %id, "another replica tidies")
+                    }
+                    Err(error) => tracing::warn!(
+                        tenant = %id, %error, "what is remembered of devices could not be tidied"
+                    ),
                 }
             });
         }
@@ -335,12 +369,12 @@ impl Tenants {
 
 /// Removes what the store has of a tenant that was deleted. What stays nevertheless is removed before
 /// another of the name is served.
-async fn forget(common: Arc<Common>, fleet: Arc<Fleet>) {
+async fn forget(common: Arc<Common>, tenant: TenantId, fence: impl Fn() -> Fence) {
     for _ in 0..FORGET_TRIES {
-        match common.store.forget(&fleet.tenant, &fleet.fence()).await {
+        match common.store.forget(&tenant, &fence()).await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(tenant = %fleet.tenant, %error, "a deleted tenant's devices are still in the store");
+                tracing::warn!(%tenant, %error, "a deleted tenant's devices are still in the store");
             }
         }
         tokio::time::sleep(FORGET_PAUSE).await;

@@ -2,6 +2,7 @@
 
 use crate::fleet::Fleet;
 use crate::ownership::{Elsewhere, partition_of};
+use crate::presence::Sight;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -178,23 +179,17 @@ async fn devices(
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
-    let view = match watching.view(asked, &headers).await {
-        Ok(view) => view,
+    let (view, fleet) = match watching.asked(asked, &headers).await {
+        Ok(found) => found,
         Err(refused) => return refused,
     };
-    let fleets = match &view.tenant {
-        Some(tenant) => watching.fleet(tenant).map(|fleet| vec![fleet]),
-        None => Ok(watching.changes.fleets()),
-    };
-    let fleets = match fleets {
-        Ok(fleets) => fleets,
-        Err(absent) => return absent.into_response(),
-    };
+    let fleets = fleet.map_or_else(|| watching.changes.fleets(), |fleet| vec![fleet]);
     let mut all = Vec::new();
     let mut behind = None;
     for fleet in fleets {
         if let Some(discover) = view.discovers(&fleet.tenant) {
-            all.extend(fleet.listing(&discover, view.principal.device.as_ref()));
+            let sight = Sight::new(discover, view.principal.device.clone());
+            all.extend(fleet.listing(&sight).await);
             behind = behind.into_iter().chain(fleet.behind_since()).min();
         }
     }
@@ -214,13 +209,9 @@ async fn events(
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
-    let view = match watching.view(asked, &headers).await {
-        Ok(view) => view,
+    let (view, fleet) = match watching.asked(asked, &headers).await {
+        Ok(found) => found,
         Err(refused) => return refused,
-    };
-    let fleet = match view.tenant.as_ref().map(|tenant| watching.fleet(tenant)).transpose() {
-        Ok(fleet) => fleet,
-        Err(absent) => return absent.into_response(),
     };
     let Some(receiver) = watching.changes.listen(view.tenant.as_ref()) else {
         let text = "too many watch this tenant already; end another watch".to_owned();
@@ -235,6 +226,17 @@ async fn events(
 }
 
 impl Watching {
+    /// What the bearer may see, and the devices of the tenant if it is one that is asked for.
+    async fn asked(
+        &self,
+        asked: Asked,
+        headers: &HeaderMap,
+    ) -> Result<(View, Option<Arc<Fleet>>), Response> {
+        let view = self.view(asked, headers).await?;
+        let fleet = view.tenant.as_ref().map(|tenant| self.fleet(tenant)).transpose();
+        Ok((view, fleet.map_err(IntoResponse::into_response)?))
+    }
+
     async fn view(&self, asked: Asked, headers: &HeaderMap) -> Result<View, Response> {
         let refuse = |status: StatusCode, text: &'static str| {
             let ask = [(header::WWW_AUTHENTICATE, "Bearer")];

@@ -502,6 +502,26 @@ async fn a_tenant_that_was_created_again_while_the_registry_was_away_finds_nothi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_was_deleted_while_the_registry_was_away_leaves_nothing() {
+    let (mut stack, mut replicas) = with_replicas(&["first"]).await;
+    for tenant in ["acme", "globex"] {
+        let console = Party::role(&stack, tenant, "member").await;
+        register(&console, "cam-1", 600).await;
+    }
+    let mut keys = Keys::of(&mut stack).await;
+    let remembered = "/bulkhead/registry/remembered/acme/old";
+    keys.client().put(remembered, "{}", None).await.unwrap();
+    replicas.pop().unwrap().kill().unwrap();
+    stack.store().await.delete(&"acme".parse().unwrap()).await.unwrap();
+    let _second = stack.registry_replica(PROGRAM, "second").await;
+    for left in ["/device-connect/acme/", remembered, "/bulkhead/registry/tenants/acme"] {
+        eventually_async(&format!("{left} is gone"), async || keys.count(left).await == 0).await;
+    }
+    assert_eq!(keys.count("/device-connect/globex/").await, 1);
+    assert_eq!(keys.count("/bulkhead/registry/tenants/").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whose_key_somebody_removes_is_gone_and_comes_back_if_it_is_alive() {
     let mut stack = Stack::new().etcd().registry("").start().await;
     let console = Party::role(&stack, "acme", "member").await;

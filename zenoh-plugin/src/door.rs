@@ -22,6 +22,10 @@ use zenoh_protocol::network::{
 /// wait share what there is, and none waits so long that a burst would be lost.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
 
+/// Messages of one client after which others have their turn: a few milliseconds' worth. One that is compared with
+/// what others have declared counts for all of them.
+const TURN: usize = 4096;
+
 /// How often a session that waits for another one's client is said not to be silent.
 const NOTICE: Duration = Duration::from_millis(100);
 
@@ -33,6 +37,8 @@ pub(crate) struct Door {
     gate: Arc<Gate>,
     /// What went through and is not counted yet.
     messages: u64,
+    /// Messages since others had their turn.
+    turn: usize,
     /// Who has to catch up before more is read.
     waits_for: Option<Arc<SlowReader>>,
 }
@@ -45,12 +51,16 @@ impl Door {
         seat: Arc<Seat>,
         gate: Arc<Gate>,
     ) -> Self {
-        Self { rules, attachment, seat, gate, messages: 0, waits_for: None }
+        Self { rules, attachment, seat, gate, messages: 0, turn: 0, waits_for: None }
     }
 
-    /// Whether a message takes longer than most.
-    pub(crate) fn compares(&self, message: &NetworkMessage) -> bool {
-        is_declared(message) || self.seat.tenant.is_anybody_behind()
+    /// Whether others should have their turn before the next message, which it then is once they had.
+    pub(crate) fn is_others_turn(&mut self) -> bool {
+        let is_others = self.turn >= TURN;
+        if is_others {
+            self.turn = 0;
+        }
+        is_others
     }
 
     /// Lets a message through if it is allowed; gives it back if it is, but not yet.
@@ -102,17 +112,27 @@ impl Door {
 
     fn pass(&mut self, mut message: NetworkMessage) {
         self.messages += u64::from(is_published(&message));
+        self.turn += 1;
         if self.seat.tenant.is_anybody_behind() && !message.is_droppable() {
+            self.turn = TURN;
             self.waits_for = self.slow_reader_of(&message).or(self.waits_for.take());
         }
-        let began = is_declared(&message).then(processor_time);
-        self.inject(&mut message);
+        if matches!(message.body, NetworkBody::Declare(_) | NetworkBody::Interest(_)) {
+            self.turn = TURN;
+            self.declare(&mut message);
+        } else {
+            self.inject(&mut message);
+        }
+    }
+
+    /// Lets a declaration, or an interest, through. The time that it takes the router is its tenant's to pay.
+    fn declare(&mut self, message: &mut NetworkMessage) {
+        let began = processor_time();
+        self.inject(message);
         if let Some(key) = self.rules.passed() {
             self.forget(&key);
         }
-        if let Some(began) = began {
-            self.seat.tenant.declared(processor_time().saturating_sub(began));
-        }
+        self.seat.tenant.declared(processor_time().saturating_sub(began));
     }
 
     fn inject(&self, message: &mut NetworkMessage) {

@@ -12,18 +12,12 @@ use std::sync::Arc;
 use zenoh_buffers::ZSlice;
 use zenoh_protocol::network::NetworkMessage;
 
-/// Messages of one client after which others have their turn: a few milliseconds' worth. One that is compared with
-/// what others have declared counts for all of them.
-const TURN: usize = 4096;
-
 /// Reads a client's batches and gives the router what is allowed of them.
 pub(crate) struct Ingress {
     batches: Batches<Reader>,
     inbound: Inbound,
     /// What the session keeps of messages in pieces.
     pieces: Share,
-    /// Messages since others had their turn.
-    turn: usize,
     door: Door,
 }
 
@@ -50,7 +44,7 @@ impl Ingress {
     /// A way in for one session.
     pub(crate) fn new(reader: Reader, inbound: Inbound, door: Door) -> Self {
         let pieces = door.seat.tenant.kept_bytes();
-        Self { batches: Batches::new(reader), inbound, pieces, turn: 0, door }
+        Self { batches: Batches::new(reader), inbound, pieces, door }
     }
 
     /// Reads until the session ends.
@@ -116,12 +110,10 @@ impl Ingress {
         while let Some(found) = self.inbound.next(batch)? {
             match found {
                 Found::Message(message) => {
-                    self.turn += if self.door.compares(&message) { TURN } else { 1 };
                     if let Some(early) = self.door.message(message)? {
                         return Ok(Progress::Early(early));
                     }
-                    if self.turn >= TURN {
-                        self.turn = 0;
+                    if self.door.is_others_turn() {
                         return Ok(Progress::Turn);
                     }
                 }

@@ -36,6 +36,10 @@ pub struct RegistryConfig {
     /// Largest document of a device, in bytes. Default 256 KiB.
     #[serde(default = "max_document_bytes")]
     pub max_document_bytes: usize,
+    /// Bytes that one tenant's devices may have written per second, on average over a minute or so: what
+    /// changes beyond that is gathered for longer. Default 1 MiB.
+    #[serde(default = "max_written_bytes_per_second")]
+    pub max_written_bytes_per_second: usize,
     /// How long a device that cannot be asked for its document (over MQTT) is remembered after its
     /// last registration or its end. Default 30 days.
     #[serde(default = "remember")]
@@ -130,6 +134,10 @@ fn max_document_bytes() -> usize {
     256 * 1024
 }
 
+fn max_written_bytes_per_second() -> usize {
+    1024 * 1024
+}
+
 fn remember() -> SignedDuration {
     SignedDuration::from_hours(30 * 24)
 }
@@ -151,6 +159,7 @@ impl RegistryConfig {
             max_devices: max_devices(),
             max_bytes: max_bytes(),
             max_document_bytes: max_document_bytes(),
+            max_written_bytes_per_second: max_written_bytes_per_second(),
             remember: remember(),
         }
     }
@@ -257,6 +266,7 @@ impl RegistryConfig {
             ("max_devices", self.max_devices, 1),
             ("max_bytes", self.max_bytes, 1024),
             ("max_document_bytes", self.max_document_bytes, 1024),
+            ("max_written_bytes_per_second", self.max_written_bytes_per_second, 1024),
         ];
         for (name, value, least) in counts {
             if value < least {
@@ -369,5 +379,7 @@ mod tests {
     fn what_etcd_would_refuse_is_refused() {
         assert_eq!(check("max_document_bytes = 1000000"), Err("max_document_bytes".to_owned()));
         assert_eq!(check("takeover_after = \"1s\""), Err("takeover_after".to_owned()));
+        let none = check("max_written_bytes_per_second = 0");
+        assert_eq!(none, Err("max_written_bytes_per_second".to_owned()));
     }
 }

@@ -5,6 +5,7 @@
 
 mod mqtt;
 mod nats;
+mod request_info;
 mod zenoh;
 
 pub(crate) use mqtt::Mqtt;

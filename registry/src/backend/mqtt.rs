@@ -5,12 +5,12 @@
 //! (`$tenant/<tenant>/…`), and whether it tells who publishes.
 
 use super::{Backend, BackendError, Connections, Hearing};
-use crate::fleet::{Asked, Asker, Fleet};
+use crate::fleet::{Asked, Asker, Fleet, Who};
 use crate::presence::Via;
 use crate::wire::{Subject, is_reply_topic};
 use bulkhead_control::config::RegistryMqtt;
 use bulkhead_control::files::read_text;
-use bulkhead_policy::{Broker, DeviceId, Requester, TenantId, service};
+use bulkhead_policy::{Broker, DeviceId, TenantId, service};
 use data_encoding::BASE64;
 use futures::future::BoxFuture;
 use rumqttc::v5::mqttbytes::QoS;
@@ -341,7 +341,9 @@ fn hear(shared: &Arc<Shared>, connection: &Connection, message: Publish) {
 
 /// Answers a request; one that says nowhere to answer, or somewhere that is no reply topic, is left.
 fn request(connection: &Connection, fleet: &Arc<Fleet>, message: &Publish, asked: Asked) {
-    let Some(permit) = fleet.try_permit(asked, Via::Mqtt) else { return };
+    let admitted = fleet.admit(asked, message.payload.len(), Via::Mqtt);
+    // Where the answer goes has not been read yet.
+    let Ok(mut permit) = admitted else { return };
     let Ok(envelope) = serde_json::from_slice::<Envelope>(&message.payload) else { return };
     if !is_reply_topic(&envelope.reply_to) {
         tracing::debug!(tenant = %fleet.tenant, "an answer was wanted where none goes");
@@ -350,12 +352,12 @@ fn request(connection: &Connection, fleet: &Arc<Fleet>, message: &Publish, asked
     let Ok(request) = BASE64.decode(envelope.data.as_bytes()) else { return };
     let asker = Asker {
         broker: Broker::Mqtt,
-        requester: connection.identifies.then(|| requester(message)).flatten(),
+        who: if connection.identifies { who(message) } else { Who::Untold },
         most: connection.most,
     };
     let (connection, fleet) = (connection.clone(), Arc::clone(fleet));
     tokio::spawn(async move {
-        let answer = fleet.answer(asked, &request, &asker, Via::Mqtt).await;
+        let answer = fleet.answer(asked, &request, &asker, Via::Mqtt, &mut permit).await;
         let topic = if connection.addresses_tenants {
             service::in_tenant(&fleet.tenant, &envelope.reply_to)
         } else {
@@ -369,11 +371,15 @@ fn request(connection: &Connection, fleet: &Arc<Fleet>, message: &Publish, asked
     });
 }
 
-/// Who published, as the broker says.
-fn requester(message: &Publish) -> Option<Requester> {
-    let properties = message.properties.as_ref()?;
-    let told = properties.user_properties.iter().find(|(name, _)| name == service::PUBLISHER)?;
-    told.1.parse().ok()
+/// Who published, as the broker says: nothing of a service of the platform.
+fn who(message: &Publish) -> Who {
+    let all = message.properties.iter().flat_map(|properties| &properties.user_properties);
+    let mut told = all.filter(|(name, _)| name == service::PUBLISHER);
+    match (told.next(), told.next()) {
+        (None, _) => Who::Untold,
+        (Some((_, told)), None) => told.parse().map_or(Who::Unreadable, Who::Known),
+        (Some(_), Some(_)) => Who::Unreadable,
+    }
 }
 
 impl Connection {

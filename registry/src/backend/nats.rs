@@ -2,21 +2,20 @@
 //!
 //! The servers keep tenants apart, answers included: a request that crosses accounts has a reply name
 //! that leads back there and nowhere else. What a tenant is asked, it is asked with an inbox of its own
-//! part. Who asks is told by the server in a header, which no client can write across accounts.
+//! part. Who asks is told by the server in a header (`request_info`).
 
-use super::{Backend, BackendError, Connections, Hearing};
+use super::{Backend, BackendError, Connections, Hearing, request_info};
+use crate::backlog::{Unheard, backlog};
 use crate::fleet::{Asked, Asker, Fleet};
 use crate::presence::Via;
 use crate::wire::Subject;
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message};
+use async_nats::{Client, ConnectOptions, Event, Message};
 use bulkhead_control::config::{Config, RegistryNats};
 use bulkhead_control::files::read_text;
-use bulkhead_control::identity::Session;
-use bulkhead_policy::{Broker, DeviceId, Requester, TenantId};
-use futures::StreamExt;
+use bulkhead_policy::{Broker, DeviceId, TenantId};
 use futures::future::BoxFuture;
-use serde::Deserialize;
+use futures::{FutureExt, StreamExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +23,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Messages of one tenant's kind that wait; beyond that the connection counts as deaf for a moment.
 const WAITING: usize = 65_536;
+
+/// Bytes of a tenant's heartbeats that wait, likewise.
+const WAITING_BYTES: usize = 32 * 1024 * 1024;
 
 /// How often the server is asked for a sign of life.
 const PING: Duration = Duration::from_secs(2);
@@ -33,17 +35,6 @@ const PULSE: Duration = Duration::from_millis(500);
 
 /// What stands around the answer in the server's accounting of a message.
 const ENVELOPE: usize = 1024;
-
-/// The header with which a server tells another account who sent a request.
-const INFO: &str = "Nats-Request-Info";
-
-/// What of that is of use.
-#[derive(Deserialize)]
-struct Info {
-    /// The user's name, which the callout has given.
-    #[serde(default)]
-    user: String,
-}
 
 /// The way over NATS.
 pub(crate) struct Nats {
@@ -196,20 +187,37 @@ impl Connection {
         };
         let (fleet, client, stop) = (Arc::clone(fleet), self.client.clone(), stop.clone());
         let kind = Kind::of(subject);
+        // The library counts messages, whatever their size: they are taken from it as they come.
+        let (waiting, unheard) = backlog(WAITING, WAITING_BYTES);
+        if matches!(kind, Kind::Heartbeat) {
+            let (fleet, stop) = (Arc::clone(&fleet), stop.clone());
+            tokio::spawn(async move { stop.run_until_cancelled(hear(fleet, unheard)).await });
+        }
         tokio::spawn(async move {
             while let Some(Some(message)) = stop.run_until_cancelled(messages.next()).await {
                 match kind {
                     Kind::Heartbeat => {
-                        let device = Subject::beating(&message.subject, Broker::Nats);
-                        fleet.beat(device, &message.payload, Via::Nats);
-                        tokio::task::consume_budget().await;
+                        let bytes = message.payload.len();
+                        if fleet.may_be_beat(bytes, Via::Nats) && !waiting.push(message, bytes) {
+                            fleet.lost(Via::Nats);
+                        }
                     }
-                    Kind::Asked(asked) => answer(&client, &fleet, asked, message).await,
+                    Kind::Asked(asked) => answer(&client, &fleet, asked, message),
                 }
+                tokio::task::consume_budget().await;
             }
             // The server would go on sending.
             let _ = messages.unsubscribe().await;
         });
+    }
+}
+
+/// Hears heartbeats in their turn, until no more can come.
+async fn hear(fleet: Arc<Fleet>, mut unheard: Unheard<Message>) {
+    while let Some(message) = unheard.next().await {
+        let device = Subject::beating(&message.subject, Broker::Nats);
+        fleet.beat(device, &message.payload, Via::Nats);
+        tokio::task::consume_budget().await;
     }
 }
 
@@ -229,37 +237,48 @@ impl Kind {
     }
 }
 
-/// Answers a request, once there is room; one that says nowhere to answer is left.
-async fn answer(client: &Client, fleet: &Arc<Fleet>, asked: Asked, message: Message) {
+/// Whether an answer may go somewhere: across accounts, or to an inbox, also of clients that are to have
+/// inboxes of their own (`_INBOX_acme`). Within one account it goes with the registry's rights, and what
+/// whoever asks may not say is not to be said for it.
+fn is_inbox(reply: &str) -> bool {
+    reply.starts_with(request_info::CROSSED) || reply.starts_with("_INBOX")
+}
+
+/// Answers a request; one that says nowhere to answer, or nowhere that is an inbox, is left. Nothing is
+/// waited for here: what has not been heard would heap up meanwhile.
+fn answer(client: &Client, fleet: &Arc<Fleet>, asked: Asked, message: Message) {
     let Some(reply) = message.reply else { return };
-    let Some(permit) = fleet.permit(asked).await else { return };
+    if !is_inbox(&reply) {
+        tracing::debug!(tenant = %fleet.tenant, "an answer was wanted where none goes");
+        return;
+    }
+    let bytes = message.payload.len();
+    let admitted = match fleet.refuse_large(asked, bytes, Via::Nats) {
+        Some(refusal) => Err(refusal),
+        None => fleet.admit(asked, bytes, Via::Nats),
+    };
+    let mut permit = match admitted {
+        Ok(permit) => permit,
+        Err(refusal) => {
+            // One that cannot be sent at once is not sent.
+            let _ = client.publish(reply, refusal.into()).now_or_never();
+            return;
+        }
+    };
     let most = client.server_info().max_payload;
     let asker = Asker {
         broker: Broker::Nats,
-        requester: message.headers.as_ref().and_then(|headers| requester(headers, &fleet.tenant)),
+        who: request_info::who(&reply, message.headers.as_ref(), &fleet.tenant),
         most: most.saturating_sub(ENVELOPE),
     };
     let (client, fleet) = (client.clone(), Arc::clone(fleet));
     tokio::spawn(async move {
-        let answer = fleet.answer(asked, &message.payload, &asker, Via::Nats).await;
+        let answer = fleet.answer(asked, &message.payload, &asker, Via::Nats, &mut permit).await;
         if let Err(error) = client.publish(reply, answer.into()).await {
             tracing::debug!(%error, "an answer could not be sent");
         }
         drop(permit);
     });
-}
-
-/// Who asks, if a server says so. A name that the callout has not given is nobody's.
-fn requester(headers: &HeaderMap, tenant: &TenantId) -> Option<Requester> {
-    let info: Info = serde_json::from_str(headers.get(INFO)?.as_str()).ok()?;
-    let principal = Session::parse(&info.user)?.principal;
-    let own = principal.tenant().cloned();
-    Some(Requester {
-        // A service is of no tenant, and may what it may in each.
-        tenant: own.unwrap_or_else(|| tenant.clone()),
-        device: principal.device,
-        role: principal.role,
-    })
 }
 
 fn named(cause: std::io::Error, path: &std::path::Path) -> std::io::Error {
@@ -337,5 +356,27 @@ impl Backend for Nats {
             let is_answer = answer.status.is_none_or(|status| status.as_u16() == 200);
             is_answer.then(|| answer.payload.to_vec())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_inbox;
+
+    #[test]
+    fn answers_go_to_inboxes_alone() {
+        for inbox in ["_INBOX.a.b", "_INBOX_acme.a.b", "_R_.a.b"] {
+            assert!(is_inbox(inbox), "{inbox}");
+        }
+        for other in [
+            "device-connect.acme.registry",
+            "device-connect.globex.lock-1.cmd",
+            "$SYS.REQ.SERVER.PING",
+            "$JS.API.STREAM.PURGE.x",
+            "_R",
+            "",
+        ] {
+            assert!(!is_inbox(other), "{other}");
+        }
     }
 }

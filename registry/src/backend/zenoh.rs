@@ -4,13 +4,13 @@
 //! query's attachment, which it writes over whatever a client had there.
 
 use super::{Backend, BackendError, Hearing};
-use crate::fleet::{Asked, Asker, Fleet};
+use crate::fleet::{Asked, Asker, Fleet, Permit, Who};
 use crate::presence::Via;
 use crate::wire::Subject;
 use bulkhead_control::config::RegistryZenoh;
 use bulkhead_control::files::read_text;
 use bulkhead_policy::service::is_told_who_asks;
-use bulkhead_policy::{Broker, DeviceId, Requester, TenantId};
+use bulkhead_policy::{Broker, DeviceId, TenantId};
 use futures::future::BoxFuture;
 use serde_json::json;
 use std::collections::HashMap;
@@ -213,12 +213,10 @@ async fn try_listen(
             .declare_queryable(name)
             .complete(true)
             .callback(move |query| {
-                let Some(permit) = fleet.try_permit(asked, Via::Zenoh) else { return };
+                let bytes = query.payload().map_or(0, |payload| payload.len());
+                let Ok(permit) = fleet.admit(asked, bytes, Via::Zenoh) else { return };
                 let fleet = Arc::clone(&fleet);
-                runtime.spawn(async move {
-                    answer(&fleet, query, asked).await;
-                    drop(permit);
-                });
+                runtime.spawn(async move { answer(&fleet, query, asked, permit).await });
             })
             .await?;
         hold_until(until, session, queryable);
@@ -245,16 +243,18 @@ async fn closed(session: Session) {
 }
 
 /// Answers a query for exactly this name: the gate says who asks of no other.
-async fn answer(fleet: &Fleet, query: Query, asked: Asked) {
+async fn answer(fleet: &Fleet, query: Query, asked: Asked, mut permit: Permit) {
     if !is_told_who_asks(query.key_expr().as_str()) {
         return;
     }
     let payload =
         query.payload().map(|payload| payload.to_bytes().into_owned()).unwrap_or_default();
-    let told = query.attachment().and_then(|told| told.try_to_string().ok()?.parse().ok());
-    let requester: Option<Requester> = told;
-    let asker = Asker { broker: Broker::Zenoh, requester, most: MAX_ANSWER };
-    let answer = fleet.answer(asked, &payload, &asker, Via::Zenoh).await;
+    let who = query.attachment().map_or(Who::Untold, |told| {
+        let told = told.try_to_string().ok().and_then(|told| told.parse().ok());
+        told.map_or(Who::Unreadable, Who::Known)
+    });
+    let asker = Asker { broker: Broker::Zenoh, who, most: MAX_ANSWER };
+    let answer = fleet.answer(asked, &payload, &asker, Via::Zenoh, &mut permit).await;
     let key = query.key_expr().clone();
     if let Err(error) = query.reply(key, answer).await {
         tracing::debug!(%error, "an answer could not be sent");

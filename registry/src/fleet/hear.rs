@@ -16,14 +16,30 @@ const MAX_BEAT: usize = 64 * 1024;
 impl Fleet {
     /// Hears a heartbeat in its turn. It comes from where those of other tenants come too.
     pub(crate) fn post(&self, device: Option<DeviceId>, payload: Vec<u8>, via: Via) {
-        let is_lost = payload.len() > MAX_BEAT
-            || self.inbox.try_send(Heard { device, payload, via }).is_err();
-        if is_lost {
-            *lock(&self.gap) = Some(Instant::now());
-            self.common.metrics.beats.with_label_values(&[via.label(), "lost"]).inc();
+        if !self.may_be_beat(payload.len(), via) {
+            return;
         }
-        let waiting = self.inbox.max_capacity().saturating_sub(self.inbox.capacity());
-        self.inbox_peak.fetch_max(waiting, Ordering::Relaxed);
+        let bytes = payload.len();
+        if !self.inbox.push(Heard { device, payload, via }, bytes) {
+            self.lost(via);
+        }
+        self.inbox_peak.fetch_max(self.inbox.len(), Ordering::Relaxed);
+    }
+
+    /// Notes that a heartbeat was lost: nobody can be blamed for silence before now.
+    pub(crate) fn lost(&self, via: Via) {
+        *lock(&self.gap) = Some(Instant::now());
+        self.common.metrics.beats.with_label_values(&[via.label(), "lost"]).inc();
+    }
+
+    /// Whether something is small enough to be a heartbeat. If not it is nobody's sign of life, and what one
+    /// device sends keeps no other from falling silent.
+    pub(crate) fn may_be_beat(&self, bytes: usize, via: Via) -> bool {
+        let may = bytes <= MAX_BEAT;
+        if !may {
+            self.common.metrics.beats.with_label_values(&[via.label(), "refused"]).inc();
+        }
+        may
     }
 
     /// Hears a heartbeat that came under a device's name.
@@ -34,9 +50,6 @@ impl Fleet {
 
     fn hear(self: &Arc<Self>, device: Option<DeviceId>, payload: &[u8], via: Via) -> &'static str {
         let Some(device) = device else { return "refused" };
-        if payload.len() > MAX_BEAT {
-            return "refused";
-        }
         let Some(beat) = Heartbeat::parse(payload, &device) else { return "refused" };
         if let Some(sent) = beat.sent {
             // A device whose clock is ahead is not older than new.

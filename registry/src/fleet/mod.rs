@@ -1,28 +1,34 @@
 //! One tenant that is served: its devices, what they say, and what is written and told about them.
 
 mod answer;
+mod budget;
 mod hear;
 mod pulls;
+mod room;
+mod scan;
 
-pub(crate) use answer::{Asked, Asker};
+pub(crate) use answer::{Asked, Asker, Who};
+pub(crate) use room::Permit;
 
 use crate::backend::Backend;
+use crate::backlog::{Backlog, Unheard, backlog};
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
-use crate::presence::{Device, Event, Limits, Presence, Via, Written};
+use crate::presence::{Event, Limits, Memory, Presence, Turn, Via, Write, Written};
 use crate::store::{Store, StoreError};
 use crate::watch::{Change, Changes};
-use crate::wire::{Transition, lifecycle, seconds};
+use crate::wire::{Transition, lifecycle};
+use budget::Budget;
 use bulkhead_control::Authenticator;
-use bulkhead_policy::{DeviceId, Discover, TenantId};
+use bulkhead_policy::{DeviceId, TenantId};
 use jiff::Timestamp;
 use pulls::Pulls;
-use serde_json::{Value, json};
+use room::Room;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Devices of one write; etcd takes 128 operations, and some devices need two.
@@ -43,12 +49,18 @@ const STALL: Duration = Duration::from_secs(3);
 /// Devices of a tenant that are asked for their registration at a time.
 const PULLS: usize = 16;
 
-/// Registrations and questions of a tenant that are worked on at a time.
-const REGISTRATIONS: usize = 1024;
-const DISCOVERIES: usize = 16;
+/// Registrations of a tenant that are worked on at a time, and bytes of them: those of a whole fleet that
+/// comes back at once.
+const REGISTRATIONS: (usize, usize) = (16_384, 32 * 1024 * 1024);
 
-/// Heartbeats of a tenant that wait; more are lost.
-const INBOX: usize = 4096;
+/// The same of questions.
+const DISCOVERIES: (usize, usize) = (256, 8 * 1024 * 1024);
+
+/// Large answers of a tenant that are on their way at a time.
+const LARGE_ANSWERS: usize = 16;
+
+/// Heartbeats of a tenant that wait, and bytes of them; more are lost.
+const INBOX: (usize, usize) = (4096, 32 * 1024 * 1024);
 
 /// What all tenants share.
 pub(crate) struct Common {
@@ -60,6 +72,8 @@ pub(crate) struct Common {
     pub(crate) limits: Limits,
     /// How long changes of a status are gathered.
     pub(crate) window: Duration,
+    /// Bytes per second that a tenant may write.
+    pub(crate) written_per_second: usize,
 }
 
 /// A tenant that is served.
@@ -71,12 +85,17 @@ pub(crate) struct Fleet {
     wake: Notify,
     /// Of the tenants that have had the name, which one it is.
     created: Option<Timestamp>,
-    registrations: Arc<Semaphore>,
-    discoveries: Arc<Semaphore>,
+    registrations: Room,
+    discoveries: Room,
+    /// All devices are looked at for one question at a time.
+    scanning: Semaphore,
+    memory: Mutex<Memory>,
+    /// It was said that a device is in no page.
+    has_left_out: AtomicBool,
     pulling: Arc<Semaphore>,
     /// Heartbeats that came where one tenant must not hold up another.
-    inbox: mpsc::Sender<Heard>,
-    unheard: Mutex<Option<mpsc::Receiver<Heard>>>,
+    inbox: Backlog<Heard>,
+    unheard: Mutex<Option<Unheard<Heard>>>,
     /// The most that waited there since that was last counted.
     inbox_peak: AtomicUsize,
     /// When heartbeats were last lost because there were too many.
@@ -85,6 +104,9 @@ pub(crate) struct Fleet {
     pulls: Mutex<Pulls>,
     /// When the process was last known not to have slept.
     awake_since: Mutex<Instant>,
+    budget: Mutex<Budget>,
+    /// It was said that the budget is used up, and it still is.
+    is_over_budget: AtomicBool,
     /// What waits to be written could not be for this long already.
     unwritten_since: Mutex<Option<Instant>>,
     is_refenced: AtomicBool,
@@ -122,7 +144,7 @@ impl Fleet {
         common: Arc<Common>,
         fence: Fence,
     ) -> Arc<Self> {
-        let (inbox, unheard) = mpsc::channel(INBOX);
+        let (inbox, unheard) = backlog(INBOX.0, INBOX.1);
         Arc::new(Self {
             created,
             inbox,
@@ -132,11 +154,17 @@ impl Fleet {
             has_loaded: AtomicBool::new(false),
             tenant,
             presence: Mutex::new(Presence::new(common.limits)),
+            budget: Mutex::new(Budget::new(common.written_per_second, Instant::now())),
+            is_over_budget: AtomicBool::new(false),
             common,
             fence: Mutex::new(fence),
             wake: Notify::new(),
-            registrations: Arc::new(Semaphore::new(REGISTRATIONS)),
-            discoveries: Arc::new(Semaphore::new(DISCOVERIES)),
+            // The answer to a registration is never large.
+            registrations: Room::new(REGISTRATIONS.0, REGISTRATIONS.1, REGISTRATIONS.0),
+            discoveries: Room::new(DISCOVERIES.0, DISCOVERIES.1, LARGE_ANSWERS),
+            scanning: Semaphore::new(1),
+            memory: Mutex::default(),
+            has_left_out: AtomicBool::new(false),
             pulling: Arc::new(Semaphore::new(PULLS)),
             pulls: Mutex::default(),
             awake_since: Mutex::new(Instant::now()),
@@ -191,13 +219,13 @@ impl Fleet {
             }
             lock(&self.presence).close();
             // One try: who comes after has what is in the store, and asks the devices for the rest.
-            let _ = self.write_all().await;
+            let _ = self.write(|_| Some(Turn::All)).await;
         }
         self.common.changes.gone(&self);
     }
 
-    async fn listen(self: Arc<Self>, mut unheard: mpsc::Receiver<Heard>) {
-        while let Some(Heard { device, payload, via }) = unheard.recv().await {
+    async fn listen(self: Arc<Self>, mut unheard: Unheard<Heard>) {
+        while let Some(Heard { device, payload, via }) = unheard.next().await {
             self.beat(device, &payload, via);
             tokio::task::consume_budget().await;
         }
@@ -248,14 +276,14 @@ impl Fleet {
             {
                 return;
             }
-            let (next_write, deadline) = {
+            let deadline = {
                 let mut presence = lock(&self.presence);
                 presence.expire(now, |via| self.heard(via));
-                let next_write = presence.next_write(self.window());
-                (next_write.map(|at| at.max(not_before)), presence.next_deadline())
+                presence.next_deadline()
             };
+            let next_write = self.next_write(now).map(|at| at.max(not_before));
             if next_write.is_some_and(|at| at <= now) {
-                match self.write_all().await {
+                match self.write(|now| self.turn(now)).await {
                     Ok(()) => {
                         pause = None;
                         *lock(&self.unwritten_since) = None;
@@ -324,18 +352,60 @@ impl Fleet {
         Some((since, until))
     }
 
-    /// Writes what waited when it began, and tells what can be told then.
-    async fn write_all(&self) -> Result<(), StoreError> {
+    /// When something has its turn to be written.
+    fn next_write(&self, now: Instant) -> Option<Instant> {
+        let (urgent, changed) = {
+            let presence = lock(&self.presence);
+            (presence.urgent_since(), presence.changed_since())
+        };
+        let mut budget = lock(&self.budget);
+        let urgent = urgent.map(|since| since.max(budget.from(true, now)));
+        let due = changed.map(|since| since + self.window());
+        let may = budget.from(false, now);
+        if budget.is_full(now) {
+            self.is_over_budget.store(false, Ordering::Relaxed);
+        }
+        drop(budget);
+        if due.is_some_and(|due| due <= now) && may > now {
+            self.warn_of_budget();
+        }
+        urgent.into_iter().chain(due.map(|due| due.max(may))).min()
+    }
+
+    /// What has its turn now.
+    fn turn(&self, now: Instant) -> Option<Turn> {
+        let mut budget = lock(&self.budget);
+        if budget.from(false, now) <= now {
+            return Some(now.checked_sub(self.window()).map_or(Turn::Urgent, Turn::ChangedBy));
+        }
+        (budget.from(true, now) <= now).then_some(Turn::Urgent)
+    }
+
+    fn warn_of_budget(&self) {
+        if !self.is_over_budget.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                tenant = %self.tenant,
+                "a tenant's devices change more than may be written, and are written more rarely; see \
+                 which of them do, or raise registry.max_written_bytes_per_second"
+            );
+        }
+    }
+
+    /// Writes as much as waited when it began, of what has its turn, and tells what can be told then.
+    async fn write(&self, turn: impl Fn(Instant) -> Option<Turn>) -> Result<(), StoreError> {
         let mut left = lock(&self.presence).waiting();
         while left > 0 {
-            let writes = lock(&self.presence).writes(BATCH);
+            let Some(turn) = turn(Instant::now()) else { return Ok(()) };
+            let writes = lock(&self.presence).writes(BATCH, turn);
             if writes.is_empty() {
                 return Ok(());
             }
             left = left.saturating_sub(writes.len());
             let fence = self.fence();
             let leases = self.common.store.commit(&self.tenant, &fence, &writes).await?;
-            let written = lock(&self.presence).written(writes, leases, Instant::now());
+            let now = Instant::now();
+            lock(&self.budget).spend(writes.iter().map(Write::bytes).sum(), now);
+            let written = lock(&self.presence).written(writes, leases, now);
             for Written { event, waiting } in written {
                 if let Some(event) = event {
                     self.tell(&event).await;
@@ -394,7 +464,7 @@ impl Fleet {
 
     /// Who is present.
     pub(crate) fn present(&self) -> HashSet<DeviceId> {
-        lock(&self.presence).visible(|_, _| true).map(|(id, _)| id.clone()).collect()
+        lock(&self.presence).present().cloned().collect()
     }
 
     /// How many there are of everything; what waited in the inbox is counted from now on.
@@ -408,18 +478,6 @@ impl Fleet {
             inbox_peak: self.inbox_peak.swap(0, Ordering::Relaxed),
             pulls,
         }
-    }
-
-    /// What people see of the devices: type, location, and when each was last heard of.
-    pub(crate) fn listing(&self, discover: &Discover, own: Option<&DeviceId>) -> Vec<Value> {
-        let presence = lock(&self.presence);
-        let visible = presence
-            .visible(|id, device| discover.admits(device.device_type.as_deref(), own == Some(id)));
-        let entry = |(id, device): (&DeviceId, &Device)| {
-            json!({"tenant": self.tenant, "device": id, "type": device.device_type,
-                "location": device.location, "seen": seconds(device.seen_at())})
-        };
-        visible.map(entry).collect()
     }
 }
 

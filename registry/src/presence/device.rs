@@ -76,8 +76,13 @@ impl Device {
         }
     }
 
-    pub(super) fn replace(&mut self, document: Document, via: Via, now: Instant) {
+    /// Takes another document for its own. Returns whether it is found elsewhere now.
+    pub(super) fn replace(&mut self, document: Document, via: Via, now: Instant) -> bool {
         let new = Self::new(document, via, now);
+        let has_moved = self.leaving
+            || self.device_type != new.device_type
+            || self.location != new.location
+            || self.functions != new.functions;
         *self = Self {
             lease: self.lease.take(),
             told: self.told,
@@ -87,6 +92,7 @@ impl Device {
             pending: self.pending.take(),
             ..new
         };
+        has_moved
     }
 
     /// When it was last heard of, by the clock on the wall.
@@ -100,8 +106,10 @@ impl Device {
         self.last_seen + Duration::from_secs(self.document.ttl().into())
     }
 
-    /// Looks at its status again.
-    pub(super) fn look(&mut self) {
-        self.location = self.document.location();
+    /// Looks at its status again. Returns whether it is somewhere else now.
+    pub(super) fn look(&mut self) -> bool {
+        let location = self.document.location();
+        let before = std::mem::replace(&mut self.location, location);
+        before != self.location
     }
 }

@@ -1,4 +1,4 @@
-use crate::wire::Registration;
+use crate::wire::{MAX_FACT, Registration};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -94,7 +94,7 @@ impl Document {
     /// What of it is asked for: type, location, number of functions.
     pub(super) fn facts(&self) -> (Option<Box<str>>, Option<Box<str>>, u32) {
         let whole: Value = serde_json::from_str(&self.text()).unwrap_or_default();
-        let text = |part: &str, name: &str| whole.get(part)?.get(name)?.as_str().map(Box::from);
+        let text = |part: &str, name: &str| searchable(whole.get(part)?.get(name)?);
         let functions = whole.get("capabilities").and_then(|c| c.get("functions")?.as_array());
         let functions = functions.map_or(0, |all| u32::try_from(all.len()).unwrap_or(u32::MAX));
         (text("identity", "device_type"), text("status", "location"), functions)
@@ -103,14 +103,19 @@ impl Document {
     /// The location that the status names.
     pub(super) fn location(&self) -> Option<Box<str>> {
         let status: Value = serde_json::from_str(&self.status).ok()?;
-        status.get("location")?.as_str().map(Box::from)
+        searchable(status.get("location")?)
     }
+}
+
+/// A type or a location that devices are found by. What a heartbeat says beyond that stays in the document.
+fn searchable(value: &Value) -> Option<Box<str>> {
+    value.as_str().filter(|text| text.len() <= MAX_FACT).map(Box::from)
 }
 
 #[cfg(test)]
 mod tests {
     use super::Document;
-    use crate::wire::Registration;
+    use crate::wire::{MAX_FACT, Registration};
     use jiff::Timestamp;
     use serde_json::{Value, json};
     use uuid::Uuid;
@@ -159,5 +164,12 @@ mod tests {
         );
         assert_eq!(value["status"]["ts"], "t");
         assert_eq!(document.location(), None);
+        for (len, is_found) in [(MAX_FACT, true), (MAX_FACT + 1, false)] {
+            let long = "x".repeat(len);
+            document.status = document.merged(&news(json!({"location": long}))).unwrap().into();
+            assert_eq!(document.location().is_some(), is_found);
+            assert_eq!(document.facts().1, document.location());
+            assert!(document.text().contains(&long), "nothing is lost");
+        }
     }
 }

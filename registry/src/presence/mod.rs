@@ -5,23 +5,29 @@
 //! is then: however often it changes meanwhile, and however long the store is away, it stands there
 //! once, so the queue is bounded by the devices.
 
+mod description;
 mod device;
 mod document;
 mod fleet;
+mod listing;
+mod memory;
 #[cfg(test)]
 mod tests;
 mod writes;
 
+pub(crate) use description::Describer;
 pub(crate) use device::{Device, Via};
 pub(crate) use document::Document;
-pub(crate) use writes::{Event, Write, Written};
+pub(crate) use listing::Lister;
+pub(crate) use memory::{Memory, Sight};
+pub(crate) use writes::{Event, MAX_WRITE_BYTES, Turn, Write, Written};
 
 use crate::store::{Lease, Stored};
 use crate::wire::Registration;
 use bulkhead_policy::DeviceId;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -75,20 +81,28 @@ pub(crate) struct Presence {
     /// Not before when each device can have been silent for too long. A beat leaves it as it is: when
     /// the time comes it is looked at again.
     deadlines: BTreeSet<(Instant, DeviceId)>,
-    /// Devices whose state is to be written, the first that changed first.
-    queue: VecDeque<DeviceId>,
-    /// Of how many of them others wait.
-    urgent: usize,
+    /// Devices whose state is to be written, in the order of their places.
+    queue: BTreeMap<Place, DeviceId>,
+    /// How many places there have been.
+    places: u64,
     bytes: usize,
+    /// Changes with who is there, of which type and where.
+    membership: u64,
     limits: Limits,
     is_closed: bool,
+}
+
+/// A place in the queue: who comes or goes is before whoever merely changes, and the first that does first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    may_wait: bool,
+    number: u64,
 }
 
 /// What stands in the queue about a device.
 pub(crate) struct Pending {
     since: Instant,
-    /// Somebody waits for it.
-    is_urgent: bool,
+    place: Place,
     /// Others are to be told that it is there, once this version is written.
     announce: Option<u64>,
     /// Who waits until a version is written.
@@ -100,9 +114,10 @@ impl Presence {
         Self {
             devices: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            queue: VecDeque::new(),
-            urgent: 0,
+            queue: BTreeMap::new(),
+            places: 0,
             bytes: 0,
+            membership: 0,
             limits,
             is_closed: false,
         }
@@ -169,16 +184,20 @@ impl Presence {
             return Err(Full::Bytes);
         }
         self.bytes = bytes;
-        match self.devices.get_mut(&id) {
+        let has_moved = match self.devices.get_mut(&id) {
             Some(device) => device.replace(document, via, now),
             None => {
                 self.devices.insert(id.clone(), Device::new(document, via, now));
+                true
             }
-        }
+        };
+        self.membership += u64::from(has_moved);
         self.schedule_end(&id);
         let (sender, receiver) = oneshot::channel();
         let version = self.devices.get(&id).map_or(0, |device| device.version);
-        self.mark(&id, now, true, |pending| {
+        // Whoever registers again and again is there already: that is a change as any other.
+        let is_new = self.devices.get(&id).is_some_and(|device| !device.told);
+        self.mark(&id, now, is_new, |pending| {
             pending.announce = Some(version);
             // Whoever has gone on without is not kept, or a store that is away would let them heap up.
             pending.waiting.retain(|(_, waiting)| !waiting.is_closed());
@@ -201,6 +220,7 @@ impl Presence {
         if device.leaving {
             // It was silent for too long, and is back before that was written.
             device.leaving = false;
+            self.membership += 1;
             self.schedule_end(id);
         }
         let Some(device) = self.devices.get_mut(id) else { return Beat::Unknown };
@@ -216,7 +236,7 @@ impl Presence {
         }
         self.bytes = bytes;
         device.document.status = merged.into();
-        device.look();
+        self.membership += u64::from(device.look());
         device.version += 1;
         self.mark(id, now, false, |_| {});
         Beat::Changed
@@ -228,7 +248,8 @@ impl Presence {
         self.devices.clear();
         self.deadlines.clear();
         self.queue.clear();
-        (self.urgent, self.bytes) = (0, 0);
+        self.bytes = 0;
+        self.membership += 1;
     }
 
     /// Takes over what the store has, as heard of just now; what is here already is newer. Returns how
@@ -239,6 +260,7 @@ impl Presence {
         needs_lease: bool,
         now: Instant,
     ) -> usize {
+        self.membership += 1;
         let mut known: BTreeMap<DeviceId, Option<Arc<Lease>>> = BTreeMap::new();
         for Stored { device: id, document, lease } in stored {
             known.insert(id.clone(), lease.clone());
@@ -266,7 +288,7 @@ impl Presence {
             }
         }
         for id in lost {
-            self.mark(&id, now, false, |_| {});
+            self.mark(&id, now, true, |_| {});
         }
         self.devices.len()
     }
@@ -280,7 +302,7 @@ impl Presence {
             if let Some(device) = self.devices.get_mut(id) {
                 device.lease = None;
             }
-            self.mark(id, now, false, |_| {});
+            self.mark(id, now, true, |_| {});
         }
         lost.len()
     }
@@ -324,6 +346,7 @@ impl Presence {
                 self.schedule(&id, now + RECHECK);
             } else {
                 device.leaving = true;
+                self.membership += 1;
                 gone += 1;
                 self.mark(&id, now, true, |_| {});
             }
@@ -349,22 +372,23 @@ impl Presence {
 
     fn mark(&mut self, id: &DeviceId, now: Instant, urgent: bool, note: impl FnOnce(&mut Pending)) {
         let Some(device) = self.devices.get_mut(id) else { return };
-        let pending = match &mut device.pending {
-            Some(pending) => pending,
+        let place = match &device.pending {
+            Some(pending) if !urgent || !pending.place.may_wait => pending.place,
+            // It goes before those that may wait.
+            Some(pending) => {
+                self.queue.remove(&pending.place);
+                self.places += 1;
+                Place { may_wait: false, number: self.places }
+            }
             None => {
-                self.queue.push_back(id.clone());
-                device.pending.insert(Box::new(Pending {
-                    since: now,
-                    is_urgent: false,
-                    announce: None,
-                    waiting: Vec::new(),
-                }))
+                self.places += 1;
+                Place { may_wait: !urgent, number: self.places }
             }
         };
-        if urgent && !pending.is_urgent {
-            pending.is_urgent = true;
-            self.urgent += 1;
-        }
+        let fresh = || Box::new(Pending { since: now, place, announce: None, waiting: Vec::new() });
+        let pending = device.pending.get_or_insert_with(fresh);
+        pending.place = place;
+        self.queue.entry(place).or_insert_with(|| id.clone());
         note(pending);
     }
 }

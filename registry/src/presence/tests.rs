@@ -1,6 +1,7 @@
 //! Random operations against a simple account of what has to be true.
 
-use super::{Beat, Event, Full, Limits, Presence, Via};
+use super::{Beat, Document, Event, Full, Limits, Presence, Turn, Via};
+use crate::store::Stored;
 use crate::wire::Registration;
 use bulkhead_policy::DeviceId;
 use jiff::Timestamp;
@@ -21,6 +22,10 @@ enum Step {
     Write(usize, bool),
     /// Something happens to a device while it is being written.
     WriteWhile(Box<Step>),
+    /// Somebody removes a device from the store.
+    Evict(usize),
+    /// What the store has is looked at again, after another had the tenant or not.
+    Restore(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -33,6 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => simple.clone(),
         2 => (1..4_usize, any::<bool>()).prop_map(|(most, works)| Step::Write(most, works)),
         1 => simple.prop_map(|step| Step::WriteWhile(Box::new(step))),
+        1 => (0..DEVICES).prop_map(Step::Evict),
+        1 => any::<bool>().prop_map(Step::Restore),
     ]
 }
 
@@ -81,8 +88,8 @@ impl World {
                     status.insert("battery".to_owned(), json!(value));
                 }
                 if self.presence.beat(&id(*n), &status, Via::Nats, self.now) != Beat::Unknown {
-                    let heard = self.last_heard.get_mut(&id(*n)).unwrap();
-                    heard.0 = self.now;
+                    let ttl = self.presence.devices[&id(*n)].document.ttl();
+                    self.last_heard.insert(id(*n), (self.now, ttl));
                 }
             }
             Step::Pass(seconds) => {
@@ -92,12 +99,41 @@ impl World {
             }
             Step::Write(most, works) => self.write(*most, *works, None),
             Step::WriteWhile(step) => self.write(2, true, Some(step)),
+            Step::Evict(n) => {
+                if self.presence.devices.get(&id(*n)).is_some_and(|device| device.pending.is_none())
+                {
+                    self.store.remove(&id(*n));
+                    self.presence.evict(&id(*n), self.now);
+                    self.last_heard.insert(id(*n), (self.now, 0));
+                }
+            }
+            Step::Restore(was_anothers) => {
+                if *was_anothers {
+                    self.presence.clear();
+                    self.last_heard.clear();
+                    // Whoever removed a key meanwhile has told nobody here.
+                    self.told = self.store.keys().cloned().collect();
+                }
+                self.restore();
+            }
         }
         self.check();
     }
 
+    fn restore(&mut self) {
+        let mut stored = Vec::new();
+        for (device, text) in &self.store {
+            let document = Document::parse(text.as_bytes()).unwrap();
+            if !self.presence.has(device) {
+                self.last_heard.insert(device.clone(), (self.now, document.ttl()));
+            }
+            stored.push(Stored { device: device.clone(), document, lease: None });
+        }
+        self.presence.restore(stored, false, self.now);
+    }
+
     fn write(&mut self, most: usize, works: bool, meanwhile: Option<&Step>) {
-        let writes = self.presence.writes(most);
+        let writes = self.presence.writes(most, Turn::All);
         if let Some(step) = meanwhile {
             self.apply(step);
         }
@@ -130,19 +166,26 @@ impl World {
     /// What holds at any time.
     fn check(&self) {
         let presence = &self.presence;
-        let queued: BTreeSet<_> = presence.queue.iter().collect();
+        let queued: BTreeSet<_> = presence.queue.values().collect();
         assert_eq!(queued.len(), presence.queue.len(), "a device waits once");
         for (id, device) in &presence.devices {
-            assert_eq!(device.pending.is_some(), queued.contains(id), "{id}");
+            let place = device.pending.as_ref().map(|pending| pending.place);
+            assert_eq!(place.and_then(|place| presence.queue.get(&place)), place.map(|_| id));
+            assert_eq!(place.is_some(), queued.contains(id), "{id}");
+            let comes_or_goes = device.leaving || !device.told;
+            assert!(
+                place.is_none_or(|place| !place.may_wait || !comes_or_goes),
+                "{id} may not wait"
+            );
             assert!(device.leaving || device.scheduled.is_some(), "{id} would stay for ever");
         }
-        let urgent = presence.devices.values().filter_map(|d| d.pending.as_ref());
-        assert_eq!(urgent.filter(|p| p.is_urgent).count(), presence.urgent);
         let scheduled = presence.devices.values().filter(|d| d.scheduled.is_some()).count();
         assert_eq!(scheduled, presence.deadlines.len(), "a device is looked at once");
         let bytes: usize = presence.devices.values().map(|d| d.document.len()).sum();
         assert_eq!(bytes, presence.bytes);
         assert!(presence.len() <= LIMITS.devices);
+        let visible = presence.devices.values().filter(|device| !device.leaving).count();
+        assert_eq!(presence.present().count(), visible);
     }
 
     /// Everything is written, and nobody speaks any more.
@@ -222,7 +265,7 @@ fn whoever_has_gone_on_without_is_not_kept() {
         |presence: &Presence| presence.devices[&id(0)].pending.as_ref().unwrap().waiting.len();
     assert!(waiting(&presence) <= 1);
     let (_, mut last) = presence.register(registration(0, 9), Via::Nats, now, at).unwrap();
-    let writes = presence.writes(9);
+    let writes = presence.writes(9, Turn::All);
     for written in presence.written(writes, vec![None], now) {
         for waiting in written.waiting {
             let _ = waiting.send(());
@@ -241,4 +284,46 @@ fn a_presence_that_is_given_away_takes_nobody_in() {
         Full::Closed
     );
     assert_eq!((presence.len(), presence.waiting()), (0, 0));
+}
+
+#[test]
+fn who_comes_and_goes_is_written_before_and_without_what_merely_changes() {
+    let mut presence = Presence::new(Limits { devices: 9, ..LIMITS });
+    let (began, at) = (Instant::now(), Timestamp::UNIX_EPOCH);
+    let after = |millis| began + Duration::from_millis(millis);
+    let write = |presence: &mut Presence, turn, now| -> Vec<String> {
+        let writes = presence.writes(9, turn);
+        let ids = writes.iter().map(|write| write.device.to_string()).collect();
+        let leases = vec![None; writes.len()];
+        presence.written(writes, leases, now);
+        ids
+    };
+    let change = |presence: &mut Presence, n, now| {
+        let status = Map::from_iter([("battery".to_owned(), json!(presence.places))]);
+        assert_eq!(presence.beat(&id(n), &status, Via::Nats, now), Beat::Changed);
+    };
+    for n in 0..3 {
+        drop(presence.register(registration(n, 9), Via::Nats, began, at).unwrap());
+    }
+    assert_eq!(presence.urgent_since(), Some(began));
+    assert_eq!(write(&mut presence, Turn::Urgent, began), ["cam-0", "cam-1", "cam-2"]);
+    assert_eq!((presence.urgent_since(), presence.changed_since()), (None, None));
+
+    change(&mut presence, 0, after(1));
+    change(&mut presence, 1, after(5));
+    // Whoever registers again is there already.
+    drop(presence.register(registration(2, 9), Via::Nats, after(7), at).unwrap());
+    assert_eq!((presence.urgent_since(), presence.changed_since()), (None, Some(after(1))));
+    drop(presence.register(registration(3, 9), Via::Nats, after(8), at).unwrap());
+    assert_eq!(presence.urgent_since(), Some(after(8)));
+    assert_eq!(write(&mut presence, Turn::Urgent, after(9)), ["cam-3"]);
+    assert_eq!(write(&mut presence, Turn::ChangedBy(after(4)), after(9)), ["cam-0"]);
+    assert_eq!(write(&mut presence, Turn::ChangedBy(after(4)), after(9)), [""; 0]);
+
+    // Who falls silent goes before whoever changed earlier, itself among them.
+    change(&mut presence, 0, after(10));
+    presence.expire(after(9_006), |_| Some((began, after(9_006))));
+    assert_eq!(write(&mut presence, Turn::Urgent, after(9_006)), ["cam-1"]);
+    assert_eq!(write(&mut presence, Turn::All, after(9_006)), ["cam-2", "cam-0"]);
+    assert_eq!(presence.waiting(), 0);
 }

@@ -1,13 +1,13 @@
-use super::Presence;
+use super::{Place, Presence};
 use crate::store::Lease;
 use crate::wire::Transition;
 use bulkhead_policy::DeviceId;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Bytes of documents in one write: etcd takes 1.5 MiB in all.
-const MAX_WRITE_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_WRITE_BYTES: usize = 1024 * 1024;
 
 /// What is to be written about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,14 @@ pub(crate) enum Event {
     Changed { device: DeviceId },
 }
 
+impl Write {
+    /// Bytes that the store takes, but for what it adds itself.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.device.as_str().len() + of(&self.document) + of(&self.remember)
+    }
+}
+
 impl Event {
     /// What others are told of it; a change of status is not.
     pub(crate) fn transition(&self) -> Option<Transition> {
@@ -50,12 +58,32 @@ impl Event {
     }
 }
 
+/// What has its turn to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Who comes and goes.
+    Urgent,
+    /// The same, and what has changed by then.
+    ChangedBy(Instant),
+    /// Everything that waits.
+    All,
+}
+
 impl Presence {
-    /// When what waits is to be written: now, if somebody waits for it, else a window after it changed.
-    pub(crate) fn next_write(&self, window: Duration) -> Option<Instant> {
-        let first = self.queue.front()?;
-        let since = self.devices.get(first)?.pending.as_ref()?.since;
-        Some(if self.urgent > 0 { since } else { since + window })
+    /// Since when somebody waits who comes or goes.
+    pub(crate) fn urgent_since(&self) -> Option<Instant> {
+        let (place, first) = self.queue.first_key_value()?;
+        (!place.may_wait).then(|| self.pending_since(first))?
+    }
+
+    /// Since when something waits that has merely changed.
+    pub(crate) fn changed_since(&self) -> Option<Instant> {
+        let (_, first) = self.queue.range(Place { may_wait: true, number: 0 }..).next()?;
+        self.pending_since(first)
+    }
+
+    fn pending_since(&self, id: &DeviceId) -> Option<Instant> {
+        Some(self.devices.get(id)?.pending.as_ref()?.since)
     }
 
     /// How many devices wait.
@@ -63,23 +91,32 @@ impl Presence {
         self.queue.len()
     }
 
-    /// The first of what waits, at most so many. They go on waiting until they are
+    /// The first of what has its turn, at most so many. They go on waiting until they are
     /// [`written`](Self::written).
-    pub(crate) fn writes(&mut self, most: usize) -> Vec<Write> {
+    pub(crate) fn writes(&mut self, most: usize, turn: Turn) -> Vec<Write> {
         let mut writes = Vec::new();
         let mut bytes = 0;
         let mut settled = Vec::new();
-        for id in &self.queue {
+        for (place, id) in &self.queue {
             if writes.len() >= most || bytes > MAX_WRITE_BYTES {
                 break;
             }
+            let is_due = match turn {
+                _ if !place.may_wait => true,
+                Turn::Urgent => false,
+                Turn::ChangedBy(at) => self.pending_since(id).is_none_or(|since| since <= at),
+                Turn::All => true,
+            };
+            if !is_due {
+                break;
+            }
             let Some(device) = self.devices.get(id) else {
-                settled.push(id.clone());
+                settled.push(*place);
                 continue;
             };
             if device.leaving && !device.told && !device.handed {
                 // It came and went while nothing could be written.
-                settled.push(id.clone());
+                settled.push(*place);
                 continue;
             }
             let remember = (device.via.is_deaf()).then(|| device.document.text());
@@ -98,8 +135,10 @@ impl Presence {
                 version: device.version,
             });
         }
-        for id in settled {
-            self.remove(&id);
+        for place in settled {
+            if let Some(id) = self.queue.remove(&place) {
+                self.remove(&id);
+            }
         }
         for write in &writes {
             if let Some(device) = self.devices.get_mut(&write.device) {
@@ -187,14 +226,12 @@ impl Presence {
     fn requeue(&mut self, id: &DeviceId, now: Instant) {
         let Some(device) = self.devices.get_mut(id) else { return };
         let Some(pending) = &mut device.pending else { return };
-        let is_urgent = device.leaving || pending.announce.is_some() || !pending.waiting.is_empty();
-        let was_urgent = std::mem::replace(&mut pending.is_urgent, is_urgent);
+        self.queue.remove(&pending.place);
+        self.places += 1;
+        let may_wait = device.told && !device.leaving;
+        pending.place = Place { may_wait, number: self.places };
         pending.since = now;
-        self.urgent = self.urgent + usize::from(is_urgent) - usize::from(was_urgent);
-        if let Some(at) = self.queue.iter().position(|waiting| waiting == id) {
-            self.queue.remove(at);
-        }
-        self.queue.push_back(id.clone());
+        self.queue.insert(pending.place, id.clone());
     }
 
     /// The lease of a device of which the store has what is here.
@@ -208,6 +245,7 @@ impl Presence {
         let Some(device) = self.devices.get_mut(id) else { return };
         if device.pending.is_none() {
             device.leaving = true;
+            self.membership += 1;
             self.mark(id, now, true, |_| {});
         }
     }
@@ -215,25 +253,19 @@ impl Presence {
     /// Takes a device out of the queue. Whoever still waits for it hears that in vain.
     fn settle(&mut self, id: &DeviceId) {
         let pending = self.devices.get_mut(id).and_then(|device| device.pending.take());
-        let Some(pending) = pending else { return };
-        if pending.is_urgent {
-            self.urgent = self.urgent.saturating_sub(1);
-        }
-        // What is written is nearly always at the front.
-        if let Some(at) = self.queue.iter().position(|waiting| waiting == id) {
-            self.queue.remove(at);
+        if let Some(pending) = pending {
+            self.queue.remove(&pending.place);
         }
     }
 
     fn remove(&mut self, id: &DeviceId) {
         self.settle(id);
         if let Some(device) = self.devices.remove(id) {
+            self.membership += 1;
             self.bytes = self.bytes.saturating_sub(device.document.len());
             if let Some(at) = device.scheduled {
                 self.deadlines.remove(&(at, id.clone()));
             }
-        } else if let Some(at) = self.queue.iter().position(|waiting| waiting == id) {
-            self.queue.remove(at);
         }
     }
 }

@@ -1,7 +1,7 @@
 use super::contact::Contact;
 use super::leases::{Lease, Leases};
 use super::space::Space;
-use super::{Outlook, Remembered, StoreError, Stored};
+use super::{Remembered, StoreError, Stored};
 use crate::metrics::Metrics;
 use crate::ownership::Fence;
 use crate::presence::{Document, Write};
@@ -10,22 +10,19 @@ use bulkhead_control::etcd::{self, keep_alive};
 use bulkhead_policy::{DeviceId, TenantId};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Keys of one page when everything of a tenant is read.
-const PAGE: i64 = 1000;
+pub(super) const PAGE: i64 = 1000;
 
 /// Largest answer: a page of documents.
-const MAX_ANSWER_BYTES: usize = 512 * 1024 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 512 * 1024 * 1024;
 
 /// How often it is looked which leases are due.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// When each tenant was created whose devices are here.
-const TENANTS: &str = "/bulkhead/registry/tenants";
 
 /// What is remembered stands under this.
 const REMEMBERED: &str = "/bulkhead/registry/remembered";
@@ -33,7 +30,7 @@ const REMEMBERED: &str = "/bulkhead/registry/remembered";
 /// Presence in etcd.
 pub(crate) struct EtcdStore {
     config: EtcdConfig,
-    remember: SignedDuration,
+    pub(super) remember: SignedDuration,
     client: Mutex<Option<Client>>,
     leases: Leases,
     space: Space,
@@ -43,11 +40,11 @@ pub(crate) struct EtcdStore {
     metrics: Metrics,
 }
 
-fn prefix(tenant: &TenantId) -> String {
+pub(super) fn prefix(tenant: &TenantId) -> String {
     format!("/device-connect/{tenant}/devices/")
 }
 
-fn remembered_prefix(tenant: &TenantId) -> String {
+pub(super) fn remembered_prefix(tenant: &TenantId) -> String {
     format!("{REMEMBERED}/{tenant}/")
 }
 
@@ -62,7 +59,7 @@ impl EtcdStore {
             config,
             remember,
             client: Mutex::new(None),
-            leases: Leases::new(),
+            leases: Leases::new(replica_ttl),
             space: Space::default(),
             contact: Contact::new(replica_ttl),
             granting: tokio::sync::Mutex::new(()),
@@ -166,9 +163,9 @@ impl EtcdStore {
             let key = format!("{prefix}{}", write.device);
             match &write.document {
                 Some(document) => {
-                    let class = Leases::class(write.ttl);
+                    let class = self.leases.class(write.ttl);
                     let own = write.lease.clone();
-                    let own = own.filter(|lease| !lease.is_lost() && lease.suits(write.ttl));
+                    let own = own.filter(|lease| !lease.is_lost() && lease.suits(class));
                     let lease = match (own, of_class.get(&class)) {
                         (Some(lease), _) => lease,
                         (None, Some(lease)) => Arc::clone(lease),
@@ -217,79 +214,8 @@ impl EtcdStore {
         Ok(text.and_then(|text| Remembered::read(text.value(), self.remember)))
     }
 
-    pub(super) async fn forget(&self, tenant: &TenantId, fence: &Fence) -> Result<(), StoreError> {
-        let whole = |prefix: String| {
-            let options = etcd_client::DeleteOptions::new().with_prefix();
-            TxnOp::delete(prefix, Some(options))
-        };
-        let operations = vec![whole(prefix(tenant)), whole(remembered_prefix(tenant))];
-        self.transact("forget", fence, operations).await
-    }
-
-    /// Of the tenants that have had the name, the one whose devices these are: removes those of another.
-    pub(super) async fn enter(
-        &self,
-        tenant: &TenantId,
-        created: Timestamp,
-        fence: &Fence,
-    ) -> Result<(), StoreError> {
-        let key = format!("{TENANTS}/{tenant}");
-        let mut client = self.client().await?;
-        self.asked("range");
-        let found = client.get(key.as_str(), None).await?;
-        let own = created.to_string();
-        let known = found.kvs().first().map(etcd_client::KeyValue::value);
-        if known == Some(own.as_bytes()) {
-            return Ok(());
-        }
-        // Whoever is found before this was written down may be of the tenant of now.
-        if known.is_some() {
-            self.forget(tenant, fence).await?;
-        }
-        self.transact("enter", fence, vec![TxnOp::put(key, own, None)]).await
-    }
-
-    pub(super) async fn tidy(
-        &self,
-        tenant: &TenantId,
-        fence: &Fence,
-        present: &HashSet<DeviceId>,
-    ) -> Result<usize, StoreError> {
-        let client = self.client().await?;
-        let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
-        let prefix = remembered_prefix(tenant);
-        let end = after(&prefix);
-        let mut from = prefix.into_bytes();
-        let mut removed = 0;
-        loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE / 20);
-            self.asked("range");
-            let answer = kv.get(from, Some(options)).await?;
-            let mut operations = Vec::new();
-            for one in answer.kvs() {
-                let name = one.key().rsplit(|byte| *byte == b'/').next();
-                let name = name.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
-                match Remembered::outlook(one.value(), self.remember, present.contains(name)) {
-                    Outlook::Stays => {}
-                    Outlook::Renewed(text) => operations.push(TxnOp::put(one.key(), text, None)),
-                    Outlook::Over => {
-                        removed += 1;
-                        operations.push(TxnOp::delete(one.key(), None));
-                    }
-                }
-            }
-            if !operations.is_empty() {
-                self.transact("tidy", fence, operations).await?;
-            }
-            let Some(last) = answer.kvs().last().filter(|_| answer.more()) else { break };
-            from = last.key().to_vec();
-            from.push(0);
-        }
-        Ok(removed)
-    }
-
     /// Does these if the tenant is still this replica's.
-    async fn transact(
+    pub(super) async fn transact(
         &self,
         what: &'static str,
         fence: &Fence,
@@ -358,7 +284,7 @@ fn is_lease_not_found(error: &etcd_client::Error) -> bool {
 }
 
 /// The end of everything that begins with a prefix, whose last byte is a slash.
-fn after(prefix: &str) -> Vec<u8> {
+pub(super) fn after(prefix: &str) -> Vec<u8> {
     let mut end = prefix.trim_end_matches('/').as_bytes().to_vec();
     end.push(b'0');
     end

@@ -2,7 +2,7 @@ use super::{Lease, Outlook, Remembered, StoreError, Stored};
 use crate::presence::{Document, Write};
 use bulkhead_policy::{DeviceId, TenantId};
 use jiff::{SignedDuration, Timestamp};
-use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -141,14 +141,30 @@ impl FileStore {
         self.run(move |database| {
             let write = database.begin_write().map_err(failed)?;
             let known = {
-                let mut tenants = write.open_table(TENANTS).map_err(failed)?;
-                let known = tenants.insert(tenant.as_str(), created.as_str()).map_err(failed)?;
+                let tenants = write.open_table(TENANTS).map_err(failed)?;
+                let known = tenants.get(tenant.as_str()).map_err(failed)?;
                 known.map(|known| known.value().to_owned())
             };
             if known.is_some_and(|known| known != created) {
                 forget(&write, &tenant)?;
             }
+            let mut tenants = write.open_table(TENANTS).map_err(failed)?;
+            tenants.insert(tenant.as_str(), created.as_str()).map_err(failed)?;
+            drop(tenants);
             write.commit().map_err(failed)
+        })
+        .await
+    }
+
+    pub(super) async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        self.run(|database| {
+            let read = database.begin_read().map_err(failed)?;
+            let table = read.open_table(TENANTS).map_err(failed)?;
+            let mut all = Vec::new();
+            for entry in table.range::<&str>(..).map_err(failed)? {
+                all.extend(TenantId::parse(entry.map_err(failed)?.0.value()).ok());
+            }
+            Ok(all)
         })
         .await
     }
@@ -203,5 +219,7 @@ fn forget(write: &WriteTransaction, tenant: &TenantId) -> Result<(), StoreError>
         let mut table = write.open_table(table).map_err(failed)?;
         table.retain_in(whole(tenant), |_, _| false).map_err(failed)?;
     }
+    let mut tenants = write.open_table(TENANTS).map_err(failed)?;
+    tenants.remove(tenant.as_str()).map_err(failed)?;
     Ok(())
 }

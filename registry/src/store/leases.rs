@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The shortest time that a lease lasts, in seconds; the others are this doubled and doubled again.
+/// The shortest time that a lease lasts, in seconds, at the least; the others are doubled and doubled again.
 const SHORTEST: i64 = 30;
+
+/// By how much a lease outlasts the time after which another replica takes over, which keeps it alive then.
+const OUTLASTS: u32 = 3;
 
 /// Devices under one lease: when it is lost, so many are written again.
 const MAX_DEVICES: usize = 10_000;
@@ -26,9 +29,9 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Whether it lasts long enough for a device with this time to live.
-    pub(super) fn suits(&self, ttl: u32) -> bool {
-        self.ttl >= Leases::class(ttl)
+    /// Whether it lasts as long as those of a class.
+    pub(super) fn suits(&self, class: i64) -> bool {
+        self.ttl >= class
     }
 
     /// Whether etcd no longer knows it, and what was under it is gone.
@@ -47,6 +50,8 @@ impl Eq for Lease {}
 
 /// The leases of one process.
 pub(crate) struct Leases {
+    /// Seconds.
+    shortest: i64,
     known: Mutex<Known>,
     losses: watch::Sender<u64>,
 }
@@ -60,8 +65,11 @@ struct Known {
 }
 
 impl Leases {
-    pub(super) fn new() -> Self {
-        Self { known: Mutex::default(), losses: watch::Sender::new(0) }
+    /// None yet, of replicas that take over after so long.
+    pub(super) fn new(takeover_after: Duration) -> Self {
+        let outlasts = takeover_after.saturating_mul(OUTLASTS).as_secs();
+        let shortest = i64::try_from(outlasts).unwrap_or(i64::MAX).max(SHORTEST);
+        Self { shortest, known: Mutex::default(), losses: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -79,8 +87,8 @@ impl Leases {
     }
 
     /// How long a lease lasts for a device with this time to live, in seconds.
-    pub(super) fn class(ttl: u32) -> i64 {
-        let mut class = SHORTEST;
+    pub(super) fn class(&self, ttl: u32) -> i64 {
+        let mut class = self.shortest;
         while class < 2 * i64::from(ttl) {
             class *= 2;
         }
@@ -116,7 +124,7 @@ impl Leases {
     pub(super) fn adopt_unknown(&self, id: i64) -> Arc<Lease> {
         let mut known = self.lock();
         let fresh = || {
-            let lease = Lease { id, ttl: SHORTEST, is_lost: AtomicBool::new(false) };
+            let lease = Lease { id, ttl: self.shortest, is_lost: AtomicBool::new(false) };
             (Arc::new(lease), None)
         };
         Arc::clone(&known.all.entry(id).or_insert_with(fresh).0)
@@ -164,23 +172,36 @@ mod tests {
     use super::Leases;
     use std::time::{Duration, Instant};
 
+    fn leases(takeover_after: u64) -> Leases {
+        Leases::new(Duration::from_secs(takeover_after))
+    }
+
     #[test]
     fn a_lease_outlasts_its_devices() {
-        assert_eq!([1, 15, 16, 86_400].map(Leases::class), [30, 30, 60, 245_760]);
-        let short = Leases::new().granted(7, 30);
-        assert!(short.suits(15) && !short.suits(16));
+        let leases = leases(10);
+        assert_eq!([1, 15, 16, 86_400].map(|ttl| leases.class(ttl)), [30, 30, 60, 245_760]);
+        let short = leases.granted(7, 30);
+        assert!(short.suits(leases.class(15)) && !short.suits(leases.class(16)));
+    }
+
+    #[test]
+    fn a_lease_outlasts_a_takeover() {
+        for (takeover_after, shortest) in [(2, 30), (10, 30), (11, 33), (600, 1_800)] {
+            assert_eq!(leases(takeover_after).class(1), shortest, "{takeover_after}");
+        }
+        assert_eq!(leases(60).class(200), 720);
     }
 
     #[test]
     fn one_that_is_found_is_kept_alive_at_once() {
-        let leases = Leases::new();
+        let leases = leases(10);
         let found = leases.adopt_unknown(7);
         assert_eq!(leases.due(Instant::now()), [found.id]);
     }
 
     #[test]
     fn what_nobody_holds_is_let_go() {
-        let leases = Leases::new();
+        let leases = leases(10);
         let held = leases.granted(7, 30);
         drop(leases.granted(8, 60));
         let later = Instant::now() + Duration::from_secs(11);

@@ -10,6 +10,8 @@ mod file;
 mod leases;
 mod removals;
 mod space;
+mod tenants;
+mod tidy;
 
 pub(crate) use etcd::EtcdStore;
 pub(crate) use file::FileStore;
@@ -175,6 +177,14 @@ impl Store {
         }
     }
 
+    /// Every tenant whose devices may be here.
+    pub(crate) async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        match self {
+            Self::Etcd(etcd) => etcd.tenants().await,
+            Self::File(file) => file.tenants().await,
+        }
+    }
+
     /// Whether a key that is under no lease would stay for ever.
     pub(crate) fn needs_leases(&self) -> bool {
         matches!(self, Self::Etcd(_))
@@ -241,24 +251,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Outlook, Remembered};
-    use jiff::{SignedDuration, Timestamp};
-
-    #[test]
-    fn who_is_present_is_remembered_without_changing() {
-        let keep = SignedDuration::from_hours(10);
-        let aged = |hours| {
-            let at = Timestamp::now() - SignedDuration::from_hours(hours);
-            Remembered::write(r#"{"device_ttl":9,"status":{}}"#, at).unwrap().into_bytes()
-        };
-        let outlook = |hours, is_present| Remembered::outlook(&aged(hours), keep, is_present);
-        assert!(matches!(outlook(9, false), Outlook::Stays));
-        assert!(matches!(outlook(11, false), Outlook::Over));
-        assert!(matches!(outlook(4, true), Outlook::Stays));
-        let Outlook::Renewed(text) = outlook(11, true) else { panic!("it is renewed") };
-        assert!(Remembered::read(text.as_bytes(), keep).is_some());
-        assert!(Remembered::read(&aged(11), keep).is_none());
-        assert!(matches!(Remembered::outlook(b"{", keep, true), Outlook::Over));
-    }
-}
+mod tests;

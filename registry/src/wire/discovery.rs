@@ -59,6 +59,12 @@ impl Question {
 }
 
 impl Filter {
+    /// Bytes of what it asks for.
+    pub fn bytes(&self) -> usize {
+        let of = |part: &Option<String>| part.as_ref().map_or(0, String::len);
+        of(&self.device_type) + of(&self.location)
+    }
+
     /// Whether a device is among them.
     pub fn admits(&self, device_type: Option<&str>, location: Option<&str>) -> bool {
         let contains = |wanted: &Option<String>, has: Option<&str>| {

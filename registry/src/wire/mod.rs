@@ -14,6 +14,6 @@ pub use discovery::{Filter, MAX_PAGE, Page, Question};
 pub use heartbeat::Heartbeat;
 pub(crate) use lifecycle::seconds;
 pub use lifecycle::{Transition, lifecycle};
-pub use registration::{MAX_TTL, Registration};
-pub use rpc::{Code, Request, RpcError, fitting, pull_request, pulled, with_result};
+pub use registration::{MAX_FACT, MAX_TTL, Registration};
+pub use rpc::{Code, Request, RpcError, fitting, pull_request, pulled, too_large, with_result};
 pub use subject::{Subject, is_reply_topic};

@@ -4,6 +4,9 @@ use serde_json::{Map, Value, json};
 /// Longest time to live, in seconds: a day. A device that beats more rarely is not present.
 pub const MAX_TTL: u32 = 86_400;
 
+/// Longest type, and longest location, by which a device is found, in bytes.
+pub const MAX_FACT: usize = 256;
+
 /// Most functions, and most events, of one device.
 const MAX_CAPABILITIES: usize = 10_000;
 
@@ -26,6 +29,8 @@ pub struct Registration {
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
+    /// A text that devices are found by.
+    Fact,
     Integer,
     Number,
     Flag,
@@ -39,7 +44,7 @@ const IDENTITY: &[Field] = &[
     ("arch", Kind::Text, false),
     ("host_cpu", Kind::Text, false),
     ("dram_mb", Kind::Integer, false),
-    ("device_type", Kind::Text, true),
+    ("device_type", Kind::Fact, true),
     ("manufacturer", Kind::Text, true),
     ("model", Kind::Text, true),
     ("serial_number", Kind::Text, true),
@@ -49,7 +54,7 @@ const IDENTITY: &[Field] = &[
 
 const STATUS: &[Field] = &[
     ("ts", Kind::Text, false),
-    ("location", Kind::Text, true),
+    ("location", Kind::Fact, true),
     ("busy_score", Kind::Number, true),
     ("availability", Kind::Text, true),
     ("task_stack", Kind::Texts, true),
@@ -114,6 +119,10 @@ fn check(part: &Map<String, Value>, fields: &[Field], under: &str) -> Result<(),
         }
         let (holds, wanted) = match kind {
             Kind::Text => (value.is_string(), "a text"),
+            Kind::Fact => (
+                value.as_str().is_some_and(|text| text.len() <= MAX_FACT),
+                "a text of at most 256 bytes",
+            ),
             Kind::Integer => (value.is_i64() || value.is_u64(), "a whole number"),
             Kind::Number => (value.is_number(), "a number"),
             Kind::Flag => (value.is_boolean(), "true or false"),
@@ -209,6 +218,16 @@ mod tests {
             ("status", json!({}), "status.ts: "),
             ("status", json!({"ts": null}), "status.ts: "),
             ("status", json!({"ts": "t", "online": "yes"}), "status.online: "),
+            (
+                "identity",
+                json!({"device_type": "x".repeat(257)}),
+                "identity.device_type: a text of",
+            ),
+            (
+                "status",
+                json!({"ts": "t", "location": "x".repeat(257)}),
+                "status.location: a text of",
+            ),
             ("capabilities", json!({"functions": {}}), "capabilities.functions: "),
             ("capabilities", json!({"events": [{}]}), "capabilities.events.0.name: "),
         ] {

@@ -102,11 +102,13 @@ pub fn with_result(id: &Value, result: &str) -> Vec<u8> {
 
 /// An answer, or an error in its place if it has more than `most` bytes.
 pub fn fitting(answer: Vec<u8>, id: &Value, most: usize) -> Vec<u8> {
-    if answer.len() <= most {
-        return answer;
-    }
+    if answer.len() <= most { answer } else { too_large().answer(id) }
+}
+
+/// What is said in place of an answer that is larger than a message may be.
+pub fn too_large() -> RpcError {
     let message = "the answer is larger than a message may be; ask for pages with limit";
-    RpcError::new(Code::Failed, message).answer(id)
+    RpcError::new(Code::Failed, message)
 }
 
 /// The question to a device for its registration; `nonce` tells one question from another.
