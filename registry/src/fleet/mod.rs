@@ -283,7 +283,9 @@ impl Fleet {
             };
             let next_write = self.next_write(now).map(|at| at.max(not_before));
             if next_write.is_some_and(|at| at <= now) {
-                match self.write(|now| self.turn(now)).await {
+                // When a change is due, all that wait with it are written: in one go they cost less.
+                let with_changes = self.is_change_due(now);
+                match self.write(|now| self.turn(now, with_changes)).await {
                     Ok(()) => {
                         pause = None;
                         *lock(&self.unwritten_since) = None;
@@ -372,11 +374,16 @@ impl Fleet {
         urgent.into_iter().chain(due.map(|due| due.max(may))).min()
     }
 
+    fn is_change_due(&self, now: Instant) -> bool {
+        let changed = lock(&self.presence).changed_since();
+        changed.is_some_and(|since| since + self.window() <= now)
+    }
+
     /// What has its turn now.
-    fn turn(&self, now: Instant) -> Option<Turn> {
+    fn turn(&self, now: Instant, with_changes: bool) -> Option<Turn> {
         let mut budget = lock(&self.budget);
-        if budget.from(false, now) <= now {
-            return Some(now.checked_sub(self.window()).map_or(Turn::Urgent, Turn::ChangedBy));
+        if with_changes && budget.from(false, now) <= now {
+            return Some(Turn::All);
         }
         (budget.from(true, now) <= now).then_some(Turn::Urgent)
     }

@@ -63,8 +63,6 @@ impl Event {
 pub(crate) enum Turn {
     /// Who comes and goes.
     Urgent,
-    /// The same, and what has changed by then.
-    ChangedBy(Instant),
     /// Everything that waits.
     All,
 }
@@ -101,13 +99,7 @@ impl Presence {
             if writes.len() >= most || bytes > MAX_WRITE_BYTES {
                 break;
             }
-            let is_due = match turn {
-                _ if !place.may_wait => true,
-                Turn::Urgent => false,
-                Turn::ChangedBy(at) => self.pending_since(id).is_none_or(|since| since <= at),
-                Turn::All => true,
-            };
-            if !is_due {
+            if place.may_wait && turn == Turn::Urgent {
                 break;
             }
             let Some(device) = self.devices.get(id) else {
