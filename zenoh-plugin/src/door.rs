@@ -63,16 +63,16 @@ impl Door {
         is_others
     }
 
-    /// Lets a message through if it is allowed; gives it back if it is, but not yet.
-    pub(crate) fn message(
-        &mut self,
-        mut message: NetworkMessage,
-    ) -> Result<Option<NetworkMessage>, Violation> {
+    /// Lets a message through if it is allowed. Says whether it is, but not yet.
+    ///
+    /// # Errors
+    /// [`Violation`] if the session has to end.
+    pub(crate) fn message(&mut self, message: &mut NetworkMessage) -> Result<bool, Violation> {
         if self.seat.kill.is_cancelled() {
-            return Ok(None);
+            return Ok(false);
         }
-        match self.rules.decide(&mut message)? {
-            Decision::Pass if self.is_early(&message) => return Ok(Some(message)),
+        match self.rules.decide(message)? {
+            Decision::Pass if self.is_early(message) => return Ok(true),
             Decision::Pass => self.pass(message),
             Decision::Deny(reason, operation, answer) => {
                 self.denied(operation, reason);
@@ -82,7 +82,7 @@ impl Door {
             }
             Decision::Ignore => {}
         }
-        Ok(None)
+        Ok(false)
     }
 
     /// Takes what the tenant may publish or declare per second, unless that much has come already.
@@ -96,7 +96,7 @@ impl Door {
     }
 
     /// Lets a message through when the tenant's rates do. Nothing behind it is read before.
-    pub(crate) async fn keep_to_rate(&mut self, message: NetworkMessage) {
+    pub(crate) async fn keep_to_rate(&mut self, mut message: NetworkMessage) {
         self.count();
         let declared = is_declared(&message);
         let operation = if declared { Operation::Declare } else { Operation::Put };
@@ -107,21 +107,21 @@ impl Door {
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(PAUSE.1);
         }
-        self.pass(message);
+        self.pass(&mut message);
     }
 
-    fn pass(&mut self, mut message: NetworkMessage) {
-        self.messages += u64::from(is_published(&message));
+    fn pass(&mut self, message: &mut NetworkMessage) {
+        self.messages += u64::from(is_published(message));
         self.turn += 1;
         if self.seat.tenant.is_anybody_behind() && !message.is_droppable() {
             self.turn = TURN;
-            self.waits_for = self.slow_reader_of(&message).or(self.waits_for.take());
+            self.waits_for = self.slow_reader_of(message).or(self.waits_for.take());
         }
         if matches!(message.body, NetworkBody::Declare(_) | NetworkBody::Interest(_)) {
             self.turn = TURN;
-            self.declare(&mut message);
+            self.declare(message);
         } else {
-            self.inject(&mut message);
+            self.inject(message);
         }
     }
 

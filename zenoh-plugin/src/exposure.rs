@@ -18,6 +18,8 @@ const CONNECT: u32 = 0o002;
 pub(crate) struct Exposure {
     /// The socket for the gate.
     pub(crate) socket: Option<PathBuf>,
+    /// All sockets that are not trusted, that one among them.
+    pub(crate) sockets: Vec<PathBuf>,
     /// What anybody who can reach the address can use.
     pub(crate) open: Vec<String>,
     /// What is for routers and for the platform's own programs.
@@ -42,7 +44,9 @@ impl Exposure {
         let socket = config.router_socket.clone().or_else(|| sockets.first().and_then(path));
         let trusted = |endpoint: &&str| config.trusted_listeners.iter().any(|own| own == endpoint);
         let open = others.into_iter().filter(|e| !trusted(e)).map(str::to_owned).collect();
-        Self { socket, open, trusted: config.trusted_listeners.clone() }
+        let mut sockets: Vec<_> = sockets.iter().filter(|e| !trusted(e)).filter_map(path).collect();
+        sockets.extend(socket.clone().filter(|own| !sockets.contains(own)));
+        Self { socket, sockets, open, trusted: config.trusted_listeners.clone() }
     }
 
     /// Whether no router of ours should have come in here: by the gate's socket, or by a listener that is
@@ -115,6 +119,11 @@ mod tests {
         );
         assert_eq!(found.socket.as_deref(), Some(std::path::Path::new("/run/z.sock")));
         assert_eq!(found.open, ["tcp/[::]:7447"]);
+        let found = exposure(
+            r#"["unixsock-stream/a.sock", "unixsock-stream/b.sock", "unixsock-stream/c.sock"]"#,
+            &["unixsock-stream/b.sock"],
+        );
+        assert_eq!(found.sockets, [Path::new("a.sock"), Path::new("c.sock")]);
     }
 
     #[test]

@@ -109,9 +109,9 @@ impl Ingress {
     fn read_on(&mut self, batch: &mut ZSlice) -> Result<Progress, Violation> {
         while let Some(found) = self.inbound.next(batch)? {
             match found {
-                Found::Message(message) => {
-                    if let Some(early) = self.door.message(message)? {
-                        return Ok(Progress::Early(early));
+                Found::Message(mut message) => {
+                    if self.door.message(&mut message)? {
+                        return Ok(Progress::Early(message));
                     }
                     if self.door.is_others_turn() {
                         return Ok(Progress::Turn);

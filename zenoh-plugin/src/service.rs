@@ -113,9 +113,9 @@ pub fn start(control: &Control, router: &DynamicRuntime) -> Result<ZenohGate, Ze
             ),
         }
     }
-    if is_for_everybody(&socket) {
+    for socket in exposure.sockets.iter().filter(|socket| is_for_everybody(socket)) {
         match config.around {
-            Around::Refuse => return Err(ZenohError::OpenSocket(socket)),
+            Around::Refuse => return Err(ZenohError::OpenSocket(socket.clone())),
             Around::Warn => tracing::warn!(
                 socket = %socket.display(),
                 "every user of this machine could reach the router around the gate by its socket"
