@@ -4,7 +4,7 @@ use crate::client::Actor;
 use crate::stack::{Stack, Token};
 use crate::wait::{WITHIN, eventually_async};
 use async_nats::{ConnectOptions, Subscriber};
-use bulkhead_devkit::Server;
+use bulkhead_devkit::{NatsServer, Server, Tools};
 use etcd_client::{Client, GetOptions};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -240,4 +240,23 @@ impl Keys {
     pub fn client(&mut self) -> &mut Client {
         &mut self.client
     }
+}
+
+/// A nats-server whose users are all of one account, each tenant with names of its own, and with more lines of
+/// configuration.
+pub async fn one_account(stack: &Stack, more: &str) -> NatsServer {
+    let user = |tenant: &str| {
+        let own = format!("\"device-connect.{tenant}.>\", \"_INBOX.>\"");
+        let permissions = format!("{{ publish: [{own}], subscribe: [{own}] }}");
+        format!("{{ user: {tenant}, password: {tenant}, permissions: {permissions} }}")
+    };
+    let registry = "{ user: registry, password: registry }".to_owned();
+    let users = [user("acme"), user("globex"), registry].join(", ");
+    let config = format!("authorization {{ users: [ {users} ] }}\n{more}");
+    let folder = stack.folder().join("shared");
+    let starting = tokio::task::spawn_blocking(move || {
+        let binary = Tools::open().unwrap().nats_server().unwrap();
+        NatsServer::start(&binary, &folder, &config).unwrap()
+    });
+    starting.await.unwrap()
 }

@@ -15,7 +15,7 @@
 
 use async_nats::ConnectOptions;
 use bulkhead_devkit::{NatsServer, Server, Tools};
-use bulkhead_tests::registry::{Keys, Party, registration};
+use bulkhead_tests::registry::{Keys, Party, one_account, registration};
 use bulkhead_tests::{Actor, Replica, Stack, eventually_async};
 use futures::StreamExt;
 use serde_json::json;
@@ -106,25 +106,6 @@ async fn a_member_takes_a_device_over(kind: Kind) -> bool {
     console.get("cam-1").await["identity"]["device_type"] == "mine"
 }
 
-/// Where the original is tried that cannot show itself where each tenant has an account: a server with a
-/// user for each.
-async fn shared(stack: &Stack) -> NatsServer {
-    let user = |tenant: &str| {
-        let own = format!("\"device-connect.{tenant}.>\", \"_INBOX.>\"");
-        let permissions = format!("{{ publish: [{own}], subscribe: [{own}] }}");
-        format!("{{ user: {tenant}, password: {tenant}, permissions: {permissions} }}")
-    };
-    let registry = "{ user: registry, password: registry }".to_owned();
-    let users = [user("acme"), user("globex"), registry].join(", ");
-    let config = format!("authorization {{ users: [ {users} ] }}\n");
-    let folder = stack.folder().join("shared");
-    let starting = tokio::task::spawn_blocking(move || {
-        let binary = Tools::open().unwrap().nats_server().unwrap();
-        NatsServer::start(&binary, &folder, &config).unwrap()
-    });
-    starting.await.unwrap()
-}
-
 async fn start_at(stack: &mut Stack, server: Option<&NatsServer>, name: &str) -> Running {
     let Some(server) = server else { return start(stack, Kind::Ours, name).await };
     let url = server.client_url().replace("//", "//registry:registry@");
@@ -141,7 +122,7 @@ async fn member_at(stack: &Stack, server: Option<&NatsServer>, tenant: &str) -> 
 /// 2: an answer goes wherever who asks wants it, also where that one itself may not publish.
 async fn an_answer_goes_into_another_tenant(kind: Kind) -> bool {
     let mut stack = Stack::new().etcd().start().await;
-    let server = if kind == Kind::Original { Some(shared(&stack).await) } else { None };
+    let server = if kind == Kind::Original { Some(one_account(&stack, "").await) } else { None };
     let _registry = start_at(&mut stack, server.as_ref(), "registry").await;
     let victim = member_at(&stack, server.as_ref(), "globex").await;
     let attacker = member_at(&stack, server.as_ref(), "acme").await.actor.client;
@@ -156,7 +137,7 @@ async fn an_answer_goes_into_another_tenant(kind: Kind) -> bool {
 /// 6: a second replica says again that a device came, once it hears its heartbeats.
 async fn two_replicas_say_twice_that_a_device_came(kind: Kind) -> bool {
     let mut stack = Stack::new().etcd().start().await;
-    let server = if kind == Kind::Original { Some(shared(&stack).await) } else { None };
+    let server = if kind == Kind::Original { Some(one_account(&stack, "").await) } else { None };
     let _first = start_at(&mut stack, server.as_ref(), "first").await;
     let _second = start_at(&mut stack, server.as_ref(), "second").await;
     let console = member_at(&stack, server.as_ref(), "acme").await;

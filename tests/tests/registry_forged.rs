@@ -10,9 +10,9 @@
 
 use async_nats::ConnectOptions;
 use bulkhead_control::identity::Session;
-use bulkhead_devkit::{NatsServer, Server, Tools};
+use bulkhead_devkit::Server;
 use bulkhead_policy::{Principal, Scope};
-use bulkhead_tests::registry::{Party, registration};
+use bulkhead_tests::registry::{Party, one_account, registration};
 use bulkhead_tests::{Actor, Stack, Token};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -132,29 +132,15 @@ async fn whoever_forges_or_hides_who_asks_is_refused() {
     assert_eq!(console.get("cam-1").await, before);
 }
 
-/// A server whose users are all of one account, each tenant with names of its own.
-async fn shared(stack: &Stack) -> NatsServer {
-    let user = |tenant: &str| {
-        let own = format!("\"device-connect.{tenant}.>\", \"_INBOX.>\"");
-        let permissions = format!("{{ publish: [{own}], subscribe: [{own}] }}");
-        format!("{{ user: {tenant}, password: {tenant}, permissions: {permissions} }}")
-    };
-    let registry = "{ user: registry, password: registry }".to_owned();
-    let users = [user("acme"), user("globex"), registry].join(", ");
-    // The registry's credentials are nobody's here.
-    let config = format!("authorization {{ users: [ {users} ] }}\nno_auth_user: registry\n");
-    let folder = stack.folder().join("shared");
-    let starting = tokio::task::spawn_blocking(move || {
-        let binary = Tools::open().unwrap().nats_server().unwrap();
-        NatsServer::start(&binary, &folder, &config).unwrap()
-    });
-    starting.await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn within_one_account_nobody_is_answered_where_it_may_not_speak_itself() {
     let stack = Stack::new().etcd().start().await;
-    let server = shared(&stack).await;
+    let server = one_account(
+        &stack,
+        "no_auth_user: registry
+",
+    )
+    .await;
     // The configuration of a replica, but for where NATS is.
     let elsewhere = stack.registry_replica(PROGRAM, "elsewhere").await;
     let text = std::fs::read_to_string(stack.folder().join("registry-elsewhere.toml")).unwrap();

@@ -54,7 +54,7 @@ impl Door {
         Self { rules, attachment, seat, gate, messages: 0, turn: 0, waits_for: None }
     }
 
-    /// Whether others should have their turn before the next message, which it then is once they had.
+    /// Whether others should have their turn before the next message. Asked once for each turn: a new one begins.
     pub(crate) fn is_others_turn(&mut self) -> bool {
         let is_others = self.turn >= TURN;
         if is_others {
@@ -155,8 +155,8 @@ impl Door {
         tenant.waits_for(if is_query { Passing::Query(keys) } else { Passing::Put(keys) })
     }
 
-    /// Makes the router forget the key of an interest that has ended. It does so by itself with all other
-    /// declarations; here it does when an id of the key is taken back.
+    /// Makes the router forget the key of an interest that has ended. By itself it does so with all other declarations,
+    /// but with this only when an id of the key is taken back.
     fn forget(&self, key: &str) {
         let Some(id) = self.rules.unused_id() else { return };
         let name = DeclareKeyExpr { id, wire_expr: key.to_owned().into() };
