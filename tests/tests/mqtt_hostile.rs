@@ -222,7 +222,7 @@ async fn denied_publishes_of_version_3_are_dropped_where_it_is_configured(mode: 
 }
 
 async fn slow_handshakes_end_and_hold_nobody_up(mode: Mode) {
-    let stack = Stack::mqtt_in(mode).mqtt("handshake_timeout = \"1s\"").start().await;
+    let stack = Stack::mqtt_in(mode).mqtt("handshake_timeout = \"4s\"").start().await;
     let mut witness = stack.witness("globex").await;
     let hello = stack.hello("slow", &Token::role("acme", "member"));
     let connect = hello.packet();

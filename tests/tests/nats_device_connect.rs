@@ -277,7 +277,7 @@ async fn credentials_are_nothing_without_their_seed() {
 async fn credentials_end_when_they_say() {
     let stack = Stack::new().start().await;
     let acme = Console::of(&stack, "acme").await;
-    let file = issue(&stack, "acme", "cam-1", json!({"ttl": "2s"})).await;
+    let file = issue(&stack, "acme", "cam-1", json!({"ttl": "4s"})).await;
     let key = Arc::new(KeyPair::from_seed(file["nats"]["nkey_seed"].as_str().unwrap()).unwrap());
     let jwt = file["nats"]["jwt"].as_str().unwrap().to_owned();
     let options = ConnectOptions::with_jwt(jwt, move |nonce| {

@@ -309,7 +309,7 @@ async fn nothing_is_agreed_to_that_would_go_around_the_gate(link: Link) {
 }
 
 async fn slow_handshakes_end_and_hold_nobody_up(link: Link) {
-    let stack = Stack::zenoh().zenoh("handshake_timeout = \"1s\"").start().await;
+    let stack = Stack::zenoh().zenoh("handshake_timeout = \"4s\"").start().await;
     let own = stack.zenoh_witness("acme").await;
     let entrance = stack.entrance(link);
     let good = stack.greeting(&Token::role("acme", "member"));
@@ -324,7 +324,8 @@ async fn slow_handshakes_end_and_hold_nobody_up(link: Link) {
     cookie(&mut halfway, &good).await;
     let mut dripping = entrance.knock().await;
     let drip = async {
-        for _ in 0..40 {
+        // More slowly than would fill the frame that the first byte has announced.
+        for _ in 0..100 {
             dripping.bytes(&[1]).await;
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
@@ -406,7 +407,7 @@ async fn a_client_that_comes_back_has_its_place_each_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_take_the_last_word_of_the_handshake_has_no_session() {
-    let stack = Stack::zenoh().zenoh("handshake_timeout = \"1s\"").start().await;
+    let stack = Stack::zenoh().zenoh("handshake_timeout = \"4s\"").start().await;
     let witness = stack.zenoh_witness("globex").await;
     let greeting = stack.greeting(&Token::role("acme", "member"));
     // No more goes to it than this until it has read what came before.

@@ -44,6 +44,15 @@ enum Refusal {
     Answered(Version, ReasonCode, &'static str),
 }
 
+impl Refusal {
+    /// Its `cause` in the metrics.
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Silent(label) | Self::Answered(_, _, label) => label,
+        }
+    }
+}
+
 /// Serves a client, from its CONNECT to its end. CONNECT has to be there by `deadline`; what is
 /// `pending` is dropped once it is answered.
 pub(crate) async fn serve<P: Send>(
@@ -70,21 +79,18 @@ pub(crate) async fn serve<P: Send>(
         Ok(Err(refusal)) => refusal,
         Err(_) => Refusal::Silent("timeout"),
     };
-    let label = match refused {
-        Refusal::Silent(label) => label,
-        Refusal::Answered(version, reason, label) => {
-            let mut out = Vec::new();
-            connack(&mut out, version, false, reason, &[]);
-            // Whoever does not take it goes without.
-            let _ = tokio::time::timeout(Duration::from_secs(1), async {
-                arrival.stream.write_all(&out).await?;
-                arrival.stream.shutdown().await
-            })
-            .await;
-            label
-        }
-    };
-    shared.metrics.handshakes_failed.with_label_values(&[label]).inc();
+    // Counted before it is told: whoever was refused finds it in the metrics.
+    shared.metrics.handshakes_failed.with_label_values(&[refused.label()]).inc();
+    if let Refusal::Answered(version, reason, _) = refused {
+        let mut out = Vec::new();
+        connack(&mut out, version, false, reason, &[]);
+        // Whoever does not take it goes without.
+        let _ = tokio::time::timeout(Duration::from_secs(1), async {
+            arrival.stream.write_all(&out).await?;
+            arrival.stream.shutdown().await
+        })
+        .await;
+    }
 }
 
 /// A client that is served from now on.
