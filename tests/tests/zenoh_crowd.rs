@@ -225,6 +225,41 @@ async fn who_publishes_to_a_slow_reader_waits_whatever_follows_in_the_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_held_up_by_a_reader_in_the_process_holds_up_nobody_else() {
+    let stack = Stack::zenoh().start().await;
+    let entrance = stack.zenoh_tcp();
+    let inside = stack.router().session().await.unwrap();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (holding, held) = std::sync::mpsc::channel();
+    let released = std::sync::Mutex::new(released);
+    let slow = move |sample: zenoh::sample::Sample| match &*sample.payload().to_bytes() {
+        b"slow" => std::thread::sleep(Duration::from_millis(200)),
+        _ => {
+            holding.send(()).unwrap();
+            let _ = released.lock().unwrap().recv();
+        }
+    };
+    let slow = inside.declare_subscriber("device-connect/acme/slow").callback(slow).await.unwrap();
+    let mut publisher = member(&entrance, &stack).await;
+    // Once it was held up, it is read apart from others.
+    let name = || key("device-connect/acme/slow");
+    publisher.say([say::kept(name(), b"slow".to_vec())]).await;
+    publisher.say([say::kept(name(), b"stuck".to_vec())]).await;
+    tokio::task::spawn_blocking(move || held.recv_timeout(bulkhead_tests::WITHIN).unwrap())
+        .await
+        .unwrap();
+    // As many as share every thread with it.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for _ in 0..2 * cores {
+        let greeting = stack.greeting(&Token::role("globex", "member"));
+        entrance.enter(&greeting).await.sync("device-connect/globex/nobody").await;
+    }
+    drop(release);
+    publisher.sync(NOBODY).await;
+    drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_takes_too_little_is_closed_and_whoever_waited_for_it_goes_on() {
     const SLOW: &str = "device-connect/acme/slow";
     const OTHER: &str = "device-connect/acme/other";

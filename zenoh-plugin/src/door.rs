@@ -181,6 +181,11 @@ impl Door {
         }
     }
 
+    /// Whether the router may have whoever hands it something wait for those who get it.
+    pub(crate) fn may_be_held_up(&self) -> bool {
+        self.gate.host.may_wait()
+    }
+
     /// Waits until whoever gets what was sent has caught up, or is closed, within a time of its own.
     pub(crate) async fn wait_for_slow_readers(&mut self) {
         let Some(reader) = self.waits_for.take() else { return };

@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::rules::Operation;
 use crate::seat::{Seat, Seats};
 use crate::settings::Settings;
-use crate::threads::Threads;
+use crate::threads::{Pair, Threads};
 use aws_lc_rs::digest::{Context, SHA256};
 use bulkhead_control::audit::{Event, Record};
 use bulkhead_control::identity::Accepted;
@@ -75,19 +75,19 @@ impl Gate {
     }
 
     /// What the router offers, asked once.
-    pub(crate) async fn ask_offer(&self) -> Result<Offer, HandshakeError> {
+    pub(crate) async fn ask_offer(&self, threads: &Pair) -> Result<Offer, HandshakeError> {
         let ask = || async {
-            let (mut reader, mut writer) = self.connect().await?;
+            let (mut reader, mut writer) = self.connect(threads).await?;
             let zid = self.hashed(&[b"probe"]);
             probe(&mut reader, &mut writer, zid).await
         };
         self.offer.get_or_try_init(ask).await.copied()
     }
 
-    /// A connection of its own to the router.
-    pub(crate) async fn connect(&self) -> Result<(Reader, Writer), HandshakeError> {
-        // What the router sends is waited for by the threads that read it.
-        let connecting = self.threads.outward().spawn(UnixStream::connect(self.router.clone()));
+    /// A connection of its own to the router, for the session of these threads.
+    pub(crate) async fn connect(&self, threads: &Pair) -> Result<(Reader, Writer), HandshakeError> {
+        // What the router sends is waited for by the thread that reads it.
+        let connecting = threads.outward.spawn(UnixStream::connect(self.router.clone()));
         let stream = connecting.await.map_err(std::io::Error::other)??;
         let (reader, writer) = stream.into_split();
         Ok((Box::new(reader), Box::new(writer)))

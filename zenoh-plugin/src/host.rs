@@ -15,8 +15,7 @@ use zenoh_result::{ZResult, bail};
 use zenoh_transport::multicast::TransportMulticast;
 use zenoh_transport::unicast::TransportUnicast;
 use zenoh_transport::{
-    DummyTransportPeerEventHandler, TransportEventHandler, TransportMulticastEventHandler,
-    TransportPeer, TransportPeerEventHandler,
+    TransportEventHandler, TransportMulticastEventHandler, TransportPeer, TransportPeerEventHandler,
 };
 
 /// Hears of every transport that the router opens, and hands those of the gate's sessions to them.
@@ -24,6 +23,8 @@ pub(crate) struct Host {
     expected: Mutex<HashMap<ZenohIdProto, Expected>>,
     on_stranger: Report,
     exposure: Exposure,
+    /// Whoever came around the gate, other routers too, has a share of it.
+    around: Arc<()>,
 }
 
 /// Takes note of a transport that came around the gate, and of a link of it, if it is one that routers should
@@ -48,7 +49,14 @@ impl Host {
         exposure: Exposure,
         on_stranger: impl Fn(&TransportPeer, Option<&Link>) + Send + Sync + 'static,
     ) -> Self {
-        Self { expected: Mutex::default(), on_stranger: Arc::new(on_stranger), exposure }
+        let (expected, on_stranger) = (Mutex::default(), Arc::new(on_stranger));
+        Self { expected, on_stranger, exposure, around: Arc::new(()) }
+    }
+
+    /// Whether the router serves others than the gate's sessions, whom it may wait for: the gate reads
+    /// what goes to its own at once.
+    pub(crate) fn may_wait(&self) -> bool {
+        Arc::strong_count(&self.around) > 1
     }
 
     /// Announces that a transport of this id is about to be opened. `closed` is cancelled when it ends.
@@ -125,12 +133,16 @@ impl TransportEventHandler for Host {
         transport: TransportUnicast,
     ) -> ZResult<Arc<dyn TransportPeerEventHandler>> {
         let Some(expected) = self.take(&peer.zid) else {
-            if peer.whatami != WhatAmI::Router {
+            let is_router = peer.whatami == WhatAmI::Router;
+            if !is_router {
                 (self.on_stranger)(&peer, None);
-                return Ok(Arc::new(DummyTransportPeerEventHandler));
             }
-            let (exposure, report) = (self.exposure.clone(), Arc::clone(&self.on_stranger));
-            return Ok(Arc::new(Colleague { peer, exposure, report }));
+            return Ok(Arc::new(Outsider {
+                peer,
+                exposure: is_router.then(|| self.exposure.clone()),
+                report: Arc::clone(&self.on_stranger),
+                _around: Arc::clone(&self.around),
+            }));
         };
         Ok(Arc::new(Watched {
             transport,
@@ -183,20 +195,22 @@ impl TransportPeerEventHandler for Watched {
     }
 }
 
-/// Who says that it is another router, as anybody can.
-struct Colleague {
+/// Who came around the gate.
+struct Outsider {
     peer: TransportPeer,
-    exposure: Exposure,
+    /// For who says that it is another router, as anybody can: the ways that routers should not come by.
+    exposure: Option<Exposure>,
     report: Report,
+    _around: Arc<()>,
 }
 
-impl TransportPeerEventHandler for Colleague {
+impl TransportPeerEventHandler for Outsider {
     fn handle_message(&self, _: NetworkMessageMut<'_>) -> ZResult<()> {
         Ok(())
     }
 
     fn new_link(&self, link: Link) {
-        if self.exposure.is_open(&link.src) {
+        if self.exposure.as_ref().is_some_and(|exposure| exposure.is_open(&link.src)) {
             (self.report)(&self.peer, Some(&link));
         }
     }

@@ -55,6 +55,14 @@ impl Router {
         &self.gate
     }
 
+    /// A session within the process, for what the platform runs beside the gate. It sees all tenants.
+    ///
+    /// # Errors
+    /// What the router says.
+    pub async fn session(&self) -> zenoh::Result<Session> {
+        within(&self.runtime).await
+    }
+
     /// Ends the router, whose gate ends with its [`Control`].
     pub async fn close(self) {
         let _ = self.admin.close().await;
@@ -70,9 +78,13 @@ impl std::fmt::Debug for Router {
     }
 }
 
+async fn within(runtime: &Runtime) -> zenoh::Result<Session> {
+    zenoh::session::init(DynamicRuntime::from(runtime.clone())).await
+}
+
 /// Tells in the admin space what the gate is doing, as a router does of the plugins that it has loaded.
 async fn tell(runtime: &Runtime, gate: &ZenohGate) -> zenoh::Result<Session> {
-    let session = zenoh::session::init(DynamicRuntime::from(runtime.clone())).await?;
+    let session = within(runtime).await?;
     let prefix = format!("@/{}/router/status/plugins/bulkhead", session.zid());
     let (gate, below) = (gate.clone(), prefix.clone());
     let here = Handle::current();

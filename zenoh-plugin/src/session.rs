@@ -10,6 +10,7 @@ use crate::link::{Filter, Filtered, Reader, Relay, RelayEnd, Writer, send};
 use crate::pressure::SlowReader;
 use crate::rules::{InboundRules, OutboundRules, Shared};
 use crate::seat::{Guest, Seat, Taken};
+use crate::threads::Pair;
 use crate::wire::{Inbound, Outbound, Passage, Violation};
 use bulkhead_control::Entered;
 use bulkhead_control::listen::Connected;
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::time::{timeout, timeout_at};
 use zenoh_protocol::transport::{Close, KeepAlive, close};
 
@@ -39,6 +41,8 @@ const ENOUGH: usize = 1024 * 1024;
 /// A session that is open.
 struct Session {
     gate: Arc<Gate>,
+    /// The thread that reads from the client.
+    inward: Handle,
     taken: Taken,
     ingress: Ingress,
     relay: Relay,
@@ -69,14 +73,20 @@ enum Refusal {
 }
 
 /// Serves a connection until it is a session, which then goes on by itself.
-pub(crate) async fn serve(gate: Arc<Gate>, arrival: Arrival, counted: (Connected, Entered)) {
+pub(crate) async fn serve(
+    gate: Arc<Gate>,
+    threads: Pair,
+    arrival: Arrival,
+    counted: (Connected, Entered),
+) {
     let Arrival { mut reader, mut writer, source, certificate, deadline } = arrival;
-    let opening = open(&gate, &mut reader, &mut writer, source, certificate.as_deref());
+    let ends = (&mut reader, &mut writer);
+    let opening = open(&gate, &threads, ends, source, certificate.as_deref());
     let refusal = match timeout_at(deadline, opening).await {
         Ok(Ok(place)) => {
             let (counted, pending) = counted;
             drop(pending);
-            return begin(gate, place, reader, writer, counted);
+            return begin(gate, threads, place, (reader, writer), counted);
         }
         Ok(Err(refusal)) => refusal,
         Err(_) => Refusal::Late,
@@ -112,13 +122,13 @@ struct Place {
 /// Opens a session: the client knows that it is when this is done.
 async fn open(
     gate: &Arc<Gate>,
-    reader: &mut Reader,
-    writer: &mut Writer,
+    threads: &Pair,
+    (reader, writer): (&mut Reader, &mut Writer),
     source: IpAddr,
     certificate: Option<&[u8]>,
 ) -> Result<Place, Refusal> {
     let (nonce, cookie) = gate.challenge().ok_or(Refusal::Denied(DenyReason::Internal))?;
-    let offer = gate.ask_offer().await.map_err(Refusal::Handshake)?;
+    let offer = gate.ask_offer(threads).await.map_err(Refusal::Handshake)?;
     let hello = greet(reader, writer, &offer, nonce, cookie).await.map_err(Refusal::Handshake)?;
     let started = Instant::now();
     let token = hello.token.as_ref().map(ExposeSecret::expose_secret);
@@ -146,7 +156,7 @@ async fn open(
     let taken = gate.seats.take(guest, &gate.metrics.takeovers).await.map_err(denied)?;
     // What changed before it sat among those who hear of changes; it may have waited for a predecessor.
     gate.holds(&taken.seat).map_err(denied)?;
-    let (place, opened) = enter(gate, &hello, taken).await.map_err(Refusal::Handshake)?;
+    let (place, opened) = enter(gate, threads, &hello, taken).await.map_err(Refusal::Handshake)?;
     auth.record(BACKEND, Some(source), principal.as_deref(), None, started);
     let welcomed = hello.welcome(writer, opened).await.map_err(HandshakeError::Io);
     welcomed.map_err(Refusal::Handshake)?;
@@ -155,12 +165,13 @@ async fn open(
 
 async fn enter(
     gate: &Arc<Gate>,
+    threads: &Pair,
     hello: &Hello,
     taken: Taken,
 ) -> Result<(Place, Opened), HandshakeError> {
     let inbound = Inbound::new(hello.negotiated(), hello.initial_sn, gate.settings.max_message)
         .map_err(|_| HandshakeError::Unexpected)?;
-    let (mut from_router, mut to_router) = gate.connect().await?;
+    let (mut from_router, mut to_router) = gate.connect(threads).await?;
     let (zid, kill) = (taken.seat.zid, taken.seat.kill.token());
     let expectation = gate.host.expect(zid, kill).ok_or(HandshakeError::Changed)?;
     let opened = hello.enter(&mut from_router, &mut to_router, zid).await?;
@@ -168,7 +179,13 @@ async fn enter(
     Ok((Place { taken, attachment, from_router, to_router, inbound }, opened))
 }
 
-fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted: Connected) {
+fn begin(
+    gate: Arc<Gate>,
+    threads: Pair,
+    place: Place,
+    (reader, writer): (Reader, Writer),
+    counted: Connected,
+) {
     let Place { taken, attachment, from_router, to_router, inbound } = place;
     let seat = Arc::clone(&taken.seat);
     let requester = Requester::of(&seat.admission.principal);
@@ -190,19 +207,21 @@ fn begin(gate: Arc<Gate>, place: Place, reader: Reader, writer: Writer, counted:
         seat,
         slow: None,
     };
-    let session = Session { gate: Arc::clone(&gate), taken, ingress, relay, keeper, to_router };
+    let inward = threads.inward;
+    let session =
+        Session { gate: Arc::clone(&gate), inward, taken, ingress, relay, keeper, to_router };
     let running = async move {
         session.run().await;
         drop(counted);
     };
-    gate.tasks.spawn_on(running, gate.threads.outward());
+    gate.tasks.spawn_on(running, &threads.outward);
 }
 
 impl Session {
     async fn run(self) {
-        let Self { gate, taken, ingress, mut relay, mut keeper, mut to_router } = self;
+        let Self { gate, inward, taken, ingress, mut relay, mut keeper, mut to_router } = self;
         let seat = &taken.seat;
-        let mut reading = gate.tasks.spawn_on(ingress.run(), gate.threads.inward());
+        let mut reading = gate.tasks.spawn_on(ingress.run(), &inward);
         let mut read_to_the_end = None;
         let end = tokio::select! {
             end = poll_fn(|cx| relay.poll(cx, &mut keeper)) => match end {
@@ -283,6 +302,7 @@ impl Filter for Keeper {
     fn batch(&mut self, batch: &[u8], instead: &mut Vec<u8>) -> Filtered {
         match self.outbound.batch(batch, &mut self.rules, instead) {
             Passage::Whole => Filtered::Whole,
+            Passage::Piece => Filtered::Piece,
             Passage::Cut => Filtered::Instead,
             Passage::Closed => Filtered::End,
             Passage::Broken => {

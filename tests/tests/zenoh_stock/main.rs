@@ -12,9 +12,14 @@ mod site;
 
 use bulkhead_devkit::Error;
 use bulkhead_tests::eventually_async;
+use bulkhead_tests::zenoh::say::{self, key};
+use bulkhead_tests::zenoh::{Authentication, Entrance, Greeting, Link};
 use serde_json::{Value, json};
 use site::{Ear, Realm, Wishes, ask, built_plugin, open, open_as_router, open_trusting};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use zenoh::Wait;
 
 const STRANGERS: &str = "bulkhead_zenoh_strangers_total";
@@ -217,6 +222,50 @@ async fn who_comes_around_the_gate_is_counted() {
     // To say that one is a router helps nobody who does not come the way that routers do.
     let _pretender = open_as_router(&site.socket()).await.unwrap();
     eventually_async("so is the pretender", async || site.metric(STRANGERS).await == 2.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_held_up_by_a_reader_around_the_gate_holds_up_nobody_else() {
+    let realm = Realm::new();
+    let patient = |router: &mut Value| {
+        let control = json!({ "block": { "wait_before_close": 60_000_000 } });
+        let queue = json!({ "queue": { "congestion_control": control } });
+        router["transport"]["link"] = json!({ "tx": queue });
+    };
+    let wishes = Wishes { router: Some(patient), ..Wishes::default() };
+    let site = realm.try_start("router", wishes).await.unwrap();
+    let enter = async |endpoint: &str, greeting: &Greeting| {
+        let address = endpoint.trim_start_matches("tcp/").parse().unwrap();
+        let (link, certificate) = (Link::Tcp, realm.certificate());
+        Entrance { link, address, certificate, identity: None, window: None }.enter(greeting).await
+    };
+    let mut deaf = enter(&site.trusted(), &Greeting::with(Authentication::None)).await;
+    deaf.say([say::subscribe(1, key("device-connect/acme/**"))]).await;
+    deaf.sync("device-connect/acme/nobody").await;
+    let mut publisher = enter(&site.gate(), &Greeting::new(&realm.member("acme"))).await;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    let publishing = tokio::spawn(async move {
+        loop {
+            publisher.say([say::kept(key("device-connect/acme/x"), vec![b'x'; 60_000])]).await;
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let mut before = 0;
+    eventually_async("it is held up", async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = taken.load(Ordering::Relaxed);
+        now > 0 && now == std::mem::replace(&mut before, now)
+    })
+    .await;
+    // As many as share every thread with it.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for _ in 0..2 * cores {
+        let mut other = enter(&site.gate(), &Greeting::new(&realm.member("globex"))).await;
+        other.sync("device-connect/globex/nobody").await;
+    }
+    assert_eq!(taken.load(Ordering::Relaxed), before, "it is held up all the time");
+    publishing.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,50 +12,84 @@ pub(crate) const PREFIX: usize = 2;
 /// Largest batch with its prefix.
 pub(crate) const MAX_BATCH: usize = PREFIX + u16::MAX as usize;
 
-/// What one read may bring: at least one whole batch.
-const SCRATCH: usize = 2 * MAX_BATCH;
+/// Size of a buffer: a batch, and another one that waits for it.
+const BUFFER: usize = 2 * MAX_BATCH;
 
-/// What is kept of a read that brought at least so much is kept where it was read to; of less, a copy is.
-const MUCH: usize = SCRATCH / 4;
+/// What is kept of so much stays where it was read to; of less, a copy is kept.
+const MUCH: usize = BUFFER / 4;
+
+/// What is read beyond the end of a large batch: small ones behind it, and the beginning of the next.
+const LITTLE: usize = 4096;
+
+/// How many buffers a thread has ready for whoever reads next.
+const SPARE: usize = 4;
 
 thread_local! {
-    /// Where bytes are read to. A connection that waits has no buffer of its own.
-    static READ: RefCell<Arc<Vec<u8>>> = RefCell::new(scratch());
+    /// Where bytes are read to. A connection of which nothing waits has no buffer of its own.
+    static BUFFERS: RefCell<Vec<Arc<Vec<u8>>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Reads whole batches.
 #[derive(Debug)]
 pub(crate) struct Batches<R> {
     reader: R,
-    /// The beginning of a batch whose end has not come.
-    partial: Vec<u8>,
+    /// How many bytes were read and not taken.
+    held: usize,
+    /// How many of them are whole batches, which come again.
+    waiting: usize,
+    /// Those bytes, if they are few and no whole batch is among them.
+    little: Vec<u8>,
+    /// A buffer that begins with them, else. Nobody shares it.
+    much: Option<Arc<Vec<u8>>>,
 }
 
-/// Whole batches that one read brought, each with its prefix.
+/// Whole batches, each with its prefix.
 #[derive(Debug)]
 pub(crate) struct Whole<'a> {
     buffer: &'a Arc<Vec<u8>>,
+    waited: usize,
     len: usize,
+    waits: &'a mut bool,
 }
 
 impl Whole<'_> {
-    /// The batches.
+    /// Those that come for the first time.
     pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.waited..self.len).unwrap_or_default()
+    }
+
+    /// Those before them, which have waited for them.
+    pub(crate) fn waited(&self) -> &[u8] {
+        self.buffer.get(..self.waited).unwrap_or_default()
+    }
+
+    /// All.
+    pub(crate) fn all(&self) -> &[u8] {
         self.buffer.get(..self.len).unwrap_or_default()
     }
 
-    /// The batches, and what has them at its beginning as long as it is wanted.
+    /// All, and what has them at its beginning as long as it is wanted.
     pub(crate) fn keep(&self) -> (Arc<Vec<u8>>, usize) {
         let kept =
-            if self.len < MUCH { Arc::new(self.bytes().to_vec()) } else { Arc::clone(self.buffer) };
+            if self.len < MUCH { Arc::new(self.all().to_vec()) } else { Arc::clone(self.buffer) };
         (kept, self.len)
+    }
+
+    /// Whether there is room for a further batch behind them.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.len <= BUFFER - MAX_BATCH
+    }
+
+    /// Leaves them to come again before the next ones, if there is room.
+    pub(crate) fn wait(self) {
+        *self.waits = self.may_wait();
     }
 }
 
 impl<R: AsyncRead + Unpin> Batches<R> {
     /// Nothing read yet.
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader, partial: Vec::new() }
+        Self { reader, held: 0, waiting: 0, little: Vec::new(), much: None }
     }
 
     /// Reads once, and gives all whole batches that are there to `take`. The end of the connection is an
@@ -67,34 +102,112 @@ impl<R: AsyncRead + Unpin> Batches<R> {
         cx: &mut Context<'_>,
         take: impl FnOnce(&mut Context<'_>, Whole<'_>) -> T,
     ) -> Poll<io::Result<T>> {
-        READ.with_borrow_mut(|shared| {
-            if Arc::get_mut(shared).is_none() {
-                *shared = scratch();
-            }
-            // Nobody else has it, so nothing is copied.
-            let scratch = Arc::make_mut(shared);
-            let held = self.partial.len();
-            let (head, tail) = scratch.split_at_mut_checked(held).unwrap_or_default();
-            head.copy_from_slice(&self.partial);
-            let mut buffer = ReadBuf::new(tail);
-            ready!(Pin::new(&mut self.reader).poll_read(cx, &mut buffer))?;
-            let read = buffer.filled().len();
-            if read == 0 {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            let bytes = scratch.get(..held + read).unwrap_or_default();
-            let len = end_of_batches(bytes);
-            let rest = bytes.get(len..).unwrap_or_default();
-            self.partial.clear();
-            self.partial.shrink_to(rest.len());
-            self.partial.extend_from_slice(rest);
-            Poll::Ready(Ok(take(cx, Whole { buffer: shared, len })))
-        })
+        let mut buffer = self.much.take().unwrap_or_else(borrow);
+        let read = self.poll_fill(cx, &mut buffer);
+        if matches!(read, Poll::Ready(Ok(()))) {
+            return Poll::Ready(Ok(self.give(cx, buffer, take)));
+        }
+        if self.held > self.little.len() {
+            self.much = Some(buffer);
+        } else {
+            give_back(buffer);
+        }
+        match read {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Arc<Vec<u8>>,
+    ) -> Poll<io::Result<()>> {
+        // Nobody else has it, so nothing is copied.
+        let buffer = Arc::make_mut(buffer);
+        let (head, room) = buffer.split_at_mut_checked(self.held).unwrap_or_default();
+        if head.len() == self.little.len() {
+            head.copy_from_slice(&self.little);
+        }
+        let most = self.most(head.get(self.waiting..).unwrap_or_default()).min(room.len());
+        let mut room = ReadBuf::new(room.get_mut(..most).unwrap_or_default());
+        ready!(Pin::new(&mut self.reader).poll_read(cx, &mut room))?;
+        if room.filled().is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.held += room.filled().len();
+        Poll::Ready(Ok(()))
+    }
+
+    /// How much to read when this is there of a batch: what is not taken at once has to be moved.
+    fn most(&self, partial: &[u8]) -> usize {
+        let announced = partial.first_chunk().map_or(0, |len| u16::from_le_bytes(*len).into());
+        if announced >= MUCH {
+            (PREFIX + announced).saturating_sub(partial.len()) + LITTLE
+        } else if self.waiting > 0 {
+            LITTLE
+        } else {
+            BUFFER
+        }
+    }
+
+    fn give<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: Arc<Vec<u8>>,
+        take: impl FnOnce(&mut Context<'_>, Whole<'_>) -> T,
+    ) -> T {
+        let waited = self.waiting;
+        let new = buffer.get(waited..self.held).unwrap_or_default();
+        let len = waited + end_of_batches(new);
+        let mut waits = false;
+        let taken = take(cx, Whole { buffer: &buffer, waited, len, waits: &mut waits });
+        let (waiting, from) = if waits { (len, 0) } else { (0, len) };
+        let rest = from..self.held;
+        self.held = rest.len();
+        self.waiting = waiting;
+        self.little.clear();
+        if waiting > 0 || rest.len() >= MUCH {
+            self.little = Vec::new();
+            self.much = Some(if from > 0 { moved(buffer, rest) } else { buffer });
+        } else {
+            self.little.shrink_to(rest.len());
+            self.little.extend_from_slice(buffer.get(rest).unwrap_or_default());
+            give_back(buffer);
+        }
+        taken
     }
 }
 
-fn scratch() -> Arc<Vec<u8>> {
-    Arc::new(vec![0; SCRATCH])
+/// A buffer that begins with this part of another.
+fn moved(mut buffer: Arc<Vec<u8>>, part: Range<usize>) -> Arc<Vec<u8>> {
+    if let Some(own) = Arc::get_mut(&mut buffer) {
+        own.copy_within(part, 0);
+        return buffer;
+    }
+    let mut other = borrow();
+    let bytes = buffer.get(part).unwrap_or_default();
+    if let Some(head) = Arc::make_mut(&mut other).get_mut(..bytes.len()) {
+        head.copy_from_slice(bytes);
+    }
+    give_back(buffer);
+    other
+}
+
+/// A buffer that nobody else has.
+fn borrow() -> Arc<Vec<u8>> {
+    BUFFERS.with_borrow_mut(|spare| {
+        let free = spare.iter_mut().rposition(|buffer| Arc::get_mut(buffer).is_some());
+        free.map_or_else(|| Arc::new(vec![0; BUFFER]), |free| spare.swap_remove(free))
+    })
+}
+
+fn give_back(buffer: Arc<Vec<u8>>) {
+    BUFFERS.with_borrow_mut(|spare| {
+        if spare.len() < SPARE {
+            spare.push(buffer);
+        }
+    });
 }
 
 /// Where the last whole batch ends.

@@ -1,3 +1,4 @@
+use super::batches::Whole;
 use super::{Batches, Reader, Writer, split_batch};
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
@@ -52,6 +53,8 @@ pub(crate) trait Filter {
 pub(crate) enum Filtered {
     /// It passes as it is.
     Whole,
+    /// It passes as it is: a piece of a message whose next one follows.
+    Piece,
     /// What the filter wrote passes instead, or nothing.
     Instead,
     /// Nothing more passes.
@@ -91,10 +94,7 @@ impl Relay {
             }
             let out = &mut self.out;
             let read = self.batches.poll(cx, |cx, whole| {
-                SCRATCH.with_borrow_mut(|scratch| {
-                    let (passed, ended) = pass(whole.bytes(), scratch, filter);
-                    out.write(cx, passed).map(|()| ended)
-                })
+                SCRATCH.with_borrow_mut(|scratch| out.pass_on(cx, whole, scratch, filter))
             });
             match read {
                 Poll::Ready(Ok(Ok(false))) => {}
@@ -177,6 +177,27 @@ impl Out {
         Ok(())
     }
 
+    /// Passes on what passes of some batches. Returns whether that is all that ever will.
+    fn pass_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        whole: Whole<'_>,
+        scratch: &mut Scratch,
+        filter: &mut impl Filter,
+    ) -> io::Result<bool> {
+        let passing = pass(whole.bytes(), scratch, filter);
+        if !passing.whole {
+            self.write(cx, whole.waited())?;
+            self.write(cx, &scratch.passed)?;
+        } else if passing.goes_on && self.waiting.is_empty() && whole.may_wait() {
+            // The end of a message is often a few bytes, which would wake the client once more.
+            whole.wait();
+        } else {
+            self.write(cx, whole.all())?;
+        }
+        Ok(passing.ended)
+    }
+
     /// Writes as much as the client takes at once, and keeps the rest.
     fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
         while self.waiting.is_empty() && !bytes.is_empty() {
@@ -192,28 +213,36 @@ impl Out {
     }
 }
 
-/// What of some whole batches passes, and whether the last of them was read.
-fn pass<'a>(
-    bytes: &'a [u8],
-    scratch: &'a mut Scratch,
-    filter: &mut impl Filter,
-) -> (&'a [u8], bool) {
+/// What of some whole batches passes.
+struct Passing {
+    /// All of it, as it is; else what was written to [`Scratch::passed`].
+    whole: bool,
+    /// The last of it is of no use to the client before more has come.
+    goes_on: bool,
+    /// Nothing passes after it.
+    ended: bool,
+}
+
+fn pass(bytes: &[u8], scratch: &mut Scratch, filter: &mut impl Filter) -> Passing {
     let Scratch { passed, instead } = scratch;
     passed.clear();
-    let (mut rest, mut copying, mut ended) = (bytes, false, false);
+    let mut passing = Passing { whole: true, goes_on: true, ended: false };
+    let mut rest = bytes;
     while let Some((batch, after)) = split_batch(rest) {
         let (at, end) = (bytes.len() - rest.len(), bytes.len() - after.len());
         instead.clear();
         let filtered = filter.batch(batch, instead);
-        if filtered != Filtered::Whole && !copying {
-            copying = true;
+        let as_it_is = matches!(filtered, Filtered::Whole | Filtered::Piece);
+        if passing.whole && !as_it_is {
+            passing.whole = false;
             passed.extend_from_slice(bytes.get(..at).unwrap_or_default());
         }
+        passing.goes_on = filtered == Filtered::Piece;
         match filtered {
-            Filtered::Whole if copying => {
+            Filtered::Whole | Filtered::Piece if passing.whole => {}
+            Filtered::Whole | Filtered::Piece => {
                 passed.extend_from_slice(bytes.get(at..end).unwrap_or_default());
             }
-            Filtered::Whole => {}
             Filtered::Instead => {
                 // What passes is never longer than what it stands for.
                 if let Ok(len @ 1..) = u16::try_from(instead.len()) {
@@ -222,13 +251,13 @@ fn pass<'a>(
                 }
             }
             Filtered::End => {
-                ended = true;
+                passing.ended = true;
                 break;
             }
         }
         rest = after;
     }
-    (if copying { passed } else { bytes }, ended)
+    passing
 }
 
 #[cfg(test)]
@@ -261,8 +290,8 @@ mod tests {
 
     fn filtered(bytes: &[u8]) -> (Vec<u8>, bool) {
         let mut scratch = Scratch::default();
-        let (passed, ended) = pass(bytes, &mut scratch, &mut ByName);
-        (passed.to_vec(), ended)
+        let passing = pass(bytes, &mut scratch, &mut ByName);
+        (if passing.whole { bytes.to_vec() } else { scratch.passed }, passing.ended)
     }
 
     fn batches(all: &[&str]) -> Vec<u8> {

@@ -40,8 +40,6 @@ pub(crate) fn listen(
     config: &ZenohConfig,
     gate: &Arc<Gate>,
 ) -> Result<Vec<SocketAddr>, ListenError> {
-    // Connections are waited for by the threads that read from clients.
-    let _inward = gate.threads.inward().enter();
     let pending = Arc::new(Pending::new(gate.settings.pending_per_source));
     let mut addresses = Vec::new();
     for listener in &config.listeners {
@@ -72,14 +70,14 @@ pub(crate) fn listen(
                 addresses.push(endpoint.local_addr().map_err(bind)?);
                 let accepting = doorway.accept_quic(endpoint);
                 let accepting = async move { stop.run_until_cancelled(accepting).await };
-                gate.tasks.spawn_on(accepting, gate.threads.inward());
+                gate.tasks.spawn(accepting);
             }
             _ => {
                 let socket = listen::bind(listener.address).map_err(bind)?;
                 addresses.push(socket.local_addr().map_err(bind)?);
                 let accepting = doorway.accept(socket);
                 let accepting = async move { stop.run_until_cancelled(accepting).await };
-                gate.tasks.spawn_on(accepting, gate.threads.inward());
+                gate.tasks.spawn(accepting);
             }
         }
     }
@@ -141,14 +139,15 @@ impl Doorway {
         let Some(pending) = self.pending.enter(source) else {
             return refused("source");
         };
-        let threads = self.gate.threads.inward();
+        let threads = self.gate.threads.next().clone();
+        let inward = threads.inward.clone();
         let serving = async move {
             match timeout_at(deadline, arriving).await {
-                Ok(Some(arrival)) => serve(gate, arrival, (open, pending)).await,
+                Ok(Some(arrival)) => serve(gate, threads, arrival, (open, pending)).await,
                 _ => failed.with_label_values(&["transport"]).inc(),
             }
         };
-        self.gate.tasks.spawn_on(serving, threads);
+        self.gate.tasks.spawn_on(serving, &inward);
     }
 
     /// Gets through the layers below Zenoh.
@@ -158,6 +157,8 @@ impl Doorway {
         source: IpAddr,
         deadline: Instant,
     ) -> Option<Arrival> {
+        // It is waited for by the thread that reads it from now on.
+        let stream = TcpStream::from_std(stream.into_std().ok()?).ok()?;
         // A small message should not wait for the next.
         stream.set_nodelay(true).ok()?;
         let arrival =

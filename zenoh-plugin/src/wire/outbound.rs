@@ -26,6 +26,8 @@ pub(crate) trait Censor {
 pub(crate) enum Passage {
     /// All of it, as it is.
     Whole,
+    /// All of it, as it is: it ends with a piece of a message, whose next one follows.
+    Piece,
     /// What was written instead, if anything was.
     Cut,
     /// Nothing more will come: the router closes.
@@ -44,19 +46,19 @@ impl Outbound {
     ) -> Passage {
         let mut cutter = Cutter { batch, from: 0, out, cut: false };
         match self.walk(batch, censor, &mut cutter) {
-            Some(true) => cutter.finish(),
-            Some(false) => Passage::Closed,
+            Some(Passage::Closed) => Passage::Closed,
+            Some(passage) => cutter.finish(passage),
             None => Passage::Broken,
         }
     }
 
-    /// `Some(false)` after a `Close`, `None` after what cannot be read.
+    /// What to make of the batch if nothing is cut out of it; `None` after what cannot be read.
     fn walk(
         &mut self,
         batch: &[u8],
         censor: &mut impl Censor,
         cutter: &mut Cutter<'_>,
-    ) -> Option<bool> {
+    ) -> Option<Passage> {
         let codec = Zenoh080::new();
         let mut rest = batch;
         while let Some(header) = rest.first() {
@@ -77,23 +79,22 @@ impl Outbound {
                     if !*passing {
                         cutter.cut(at, batch.len());
                     }
-                    if !fragment.more || fragment.ext_drop.is_some() {
-                        *passing = false;
-                    }
+                    let goes_on = fragment.more && fragment.ext_drop.is_none();
+                    *passing &= goes_on;
                     // A piece takes all that is left of its batch.
-                    return Some(true);
+                    return Some(if goes_on { Passage::Piece } else { Passage::Whole });
                 }
                 transport::KEEP_ALIVE => {
                     let _: KeepAlive = codec.read(&mut rest).ok()?;
                 }
                 transport::CLOSE => {
                     let _: Close = codec.read(&mut rest).ok()?;
-                    return Some(false);
+                    return Some(Passage::Closed);
                 }
                 _ => return None,
             }
         }
-        Some(true)
+        Some(Passage::Whole)
     }
 }
 
@@ -141,9 +142,9 @@ impl Cutter<'_> {
         self.from = to;
     }
 
-    fn finish(self) -> Passage {
+    fn finish(self, passage: Passage) -> Passage {
         if !self.cut {
-            return Passage::Whole;
+            return passage;
         }
         self.out.extend_from_slice(self.batch.get(self.from..).unwrap_or_default());
         Passage::Cut
