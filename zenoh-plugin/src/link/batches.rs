@@ -227,8 +227,12 @@ pub(crate) fn split_batch(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Batches, MUCH, split_batch};
+    use super::{BUFFER, Batches, MUCH, split_batch};
+    use futures::executor::block_on;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     use std::future::poll_fn;
+    use std::task::Context;
 
     #[tokio::test]
     async fn batches_come_whole_however_the_bytes_come() {
@@ -266,6 +270,49 @@ mod tests {
                 assert_eq!(&buffer[..*len], chunk(byte), "{byte}, of {size}");
             }
             assert_eq!(kept.len(), 3);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_whatever_waits(
+            sizes in vec(prop_oneof![0..9usize, 4_000..4_100usize, 32_700..=65_535usize], 1..9),
+            cuts in vec(prop_oneof![1..9usize, 1..=BUFFER], 1..9),
+            waits in vec(any::<bool>(), 1..9),
+            keeps in any::<bool>(),
+        ) {
+            let batch = |(n, size): (usize, &usize)| {
+                [&(*size as u16).to_le_bytes()[..], &vec![n as u8; *size]].concat()
+            };
+            let all: Vec<u8> = sizes.iter().enumerate().flat_map(batch).collect();
+            let mut rest = &all[..];
+            let chunks = cuts.iter().cycle().map_while(|cut| {
+                let (chunk, after) = rest.split_at((*cut).min(rest.len()));
+                rest = after;
+                (!chunk.is_empty()).then(|| Ok(chunk.to_vec()))
+            });
+            let mut batches = Batches::new(tokio_test_reader(chunks.collect()));
+            let (mut taken, mut new, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+            let mut waits = waits.iter().cycle();
+            let mut poll = |cx: &mut Context<'_>| {
+                batches.poll(cx, |_, whole| {
+                    new.extend_from_slice(whole.bytes());
+                    assert_eq!([whole.waited(), whole.bytes()].concat(), whole.all());
+                    if *waits.next().unwrap() && whole.may_wait() && new.len() < all.len() {
+                        return whole.wait();
+                    }
+                    taken.extend_from_slice(whole.all());
+                    if keeps {
+                        kept.push((whole.all().to_vec(), whole.keep()));
+                    }
+                })
+            };
+            while block_on(poll_fn(&mut poll)).is_ok() {}
+            prop_assert_eq!(&new, &all);
+            prop_assert_eq!(&taken, &all);
+            for (copy, (buffer, len)) in &kept {
+                prop_assert_eq!(&buffer[..*len], &copy[..], "it stays what it was");
+            }
         }
     }
 

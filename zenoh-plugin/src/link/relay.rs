@@ -275,6 +275,7 @@ mod tests {
                     Filtered::Instead
                 }
                 b"end" => Filtered::End,
+                b"piece" => Filtered::Piece,
                 _ => Filtered::Whole,
             }
         }
@@ -300,8 +301,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_piece_whose_next_one_is_to_come_waits_for_more() {
+        let cases: [(&[&str], bool); 5] = [
+            (&[], true),
+            (&["a", "piece"], true),
+            (&["piece", "a"], false),
+            (&["piece", "drop"], false),
+            (&["piece", "end"], false),
+        ];
+        for (given, goes_on) in cases {
+            let passing = pass(&batches(given), &mut Scratch::default(), &mut ByName);
+            assert_eq!(passing.goes_on, goes_on, "{given:?}");
+        }
+    }
+
+    #[test]
     fn what_passes_keeps_its_order() {
-        let cases: [(&[&str], &[&str], bool); 6] = [
+        let cases: [(&[&str], &[&str], bool); 7] = [
+            (&["piece", "drop", "piece"], &["piece", "piece"], false),
             (&["a", "b"], &["a", "b"], false),
             (&["drop"], &[], false),
             (&["a", "drop", "b", "short", "c"], &["a", "b", "s", "c"], false),
