@@ -252,7 +252,7 @@ pub async fn one_account(stack: &Stack, more: &str) -> NatsServer {
     };
     let registry = "{ user: registry, password: registry }".to_owned();
     let users = [user("acme"), user("globex"), registry].join(", ");
-    let config = format!("authorization {{ users: [ {users} ] }}\n{more}");
+    let config = format!("authorization {{ users: [ {users} ] }}\n{more}\n");
     let folder = stack.folder().join("shared");
     let starting = tokio::task::spawn_blocking(move || {
         let binary = Tools::open().unwrap().nats_server().unwrap();

@@ -135,12 +135,8 @@ async fn whoever_forges_or_hides_who_asks_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn within_one_account_nobody_is_answered_where_it_may_not_speak_itself() {
     let stack = Stack::new().etcd().start().await;
-    let server = one_account(
-        &stack,
-        "no_auth_user: registry
-",
-    )
-    .await;
+    // The registry's credentials are nobody's here.
+    let server = one_account(&stack, "no_auth_user: registry").await;
     // The configuration of a replica, but for where NATS is.
     let elsewhere = stack.registry_replica(PROGRAM, "elsewhere").await;
     let text = std::fs::read_to_string(stack.folder().join("registry-elsewhere.toml")).unwrap();

@@ -1,5 +1,6 @@
 //! The decision on each message of a client, and the way into the router.
 
+use crate::aside::Aside;
 use crate::gate::Gate;
 use crate::host::Attachment;
 use crate::pressure::{Passing, SlowReader};
@@ -11,6 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::task::block_in_place;
 use tokio::time::timeout;
 use zenoh_protocol::network::interest::{InterestId, InterestMode, InterestOptions};
 use zenoh_protocol::network::{
@@ -41,6 +43,7 @@ pub(crate) struct Door {
     turn: usize,
     /// Who has to catch up before more is read.
     waits_for: Option<Arc<SlowReader>>,
+    aside: Aside,
 }
 
 impl Door {
@@ -51,7 +54,16 @@ impl Door {
         seat: Arc<Seat>,
         gate: Arc<Gate>,
     ) -> Self {
-        Self { rules, attachment, seat, gate, messages: 0, turn: 0, waits_for: None }
+        Self {
+            rules,
+            attachment,
+            seat,
+            gate,
+            messages: 0,
+            turn: 0,
+            waits_for: None,
+            aside: Aside::default(),
+        }
     }
 
     /// Whether others should have their turn before the next message. Asked once for each turn: a new one begins.
@@ -107,7 +119,7 @@ impl Door {
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(PAUSE.1);
         }
-        self.pass(&mut message);
+        self.apart(|door| door.pass(&mut message));
     }
 
     fn pass(&mut self, message: &mut NetworkMessage) {
@@ -173,17 +185,27 @@ impl Door {
         while !self.attachment.has_closed()
             && let Some((id, key)) = self.rules.take_back()
         {
-            self.inject(&mut end_of_interest(id));
-            if let Some(key) = key {
-                self.forget(&key);
-            }
+            self.apart(|door| {
+                door.inject(&mut end_of_interest(id));
+                if let Some(key) = key {
+                    door.forget(&key);
+                }
+            });
             tokio::task::yield_now().await;
         }
     }
 
-    /// Whether the router may have whoever hands it something wait for those who get it.
-    pub(crate) fn may_be_held_up(&self) -> bool {
-        self.gate.host.may_wait()
+    /// Hands the router something, apart from the thread's other sessions if it may hold this one up: they
+    /// would wait, too.
+    pub(crate) fn apart<T>(&mut self, handing: impl FnOnce(&mut Self) -> T) -> T {
+        let started = Instant::now();
+        let done = if self.aside.is_wanted(started) || self.gate.host.may_wait() {
+            block_in_place(|| handing(self))
+        } else {
+            handing(self)
+        };
+        self.aside.took(started);
+        done
     }
 
     /// Waits until whoever gets what was sent has caught up, or is closed, within a time of its own.

@@ -9,16 +9,8 @@ use crate::wire::{Found, Inbound, Violation};
 use bulkhead_policy::DenyReason;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::task::block_in_place;
 use zenoh_buffers::ZSlice;
 use zenoh_protocol::network::NetworkMessage;
-
-/// What takes so long was held up, by whoever gets it.
-const HELD_UP: Duration = Duration::from_millis(50);
-
-/// For how long who was held up is read apart.
-const APART: Duration = Duration::from_secs(10);
 
 /// Reads a client's batches and gives the router what is allowed of them.
 pub(crate) struct Ingress {
@@ -27,13 +19,6 @@ pub(crate) struct Ingress {
     /// What the session keeps of messages in pieces.
     pieces: Share,
     door: Door,
-    aside: Aside,
-}
-
-/// Reading apart from the other sessions of a thread, which is slower: for who is held up by the router.
-#[derive(Debug, Default)]
-struct Aside {
-    until: Option<Instant>,
 }
 
 /// Whether the client goes on.
@@ -59,7 +44,7 @@ impl Ingress {
     /// A way in for one session.
     pub(crate) fn new(reader: Reader, inbound: Inbound, door: Door) -> Self {
         let pieces = door.seat.tenant.kept_bytes();
-        Self { batches: Batches::new(reader), inbound, pieces, door, aside: Aside::default() }
+        Self { batches: Batches::new(reader), inbound, pieces, door }
     }
 
     /// Reads until the session ends.
@@ -104,7 +89,7 @@ impl Ingress {
                 return Err(Violation::Malformed);
             };
             loop {
-                match self.read_apart(&mut slice)? {
+                match self.read_on(&mut slice)? {
                     Progress::End => break,
                     Progress::Early(message) => self.door.keep_to_rate(message).await,
                     Progress::Turn => tokio::task::yield_now().await,
@@ -121,49 +106,30 @@ impl Ingress {
         Ok(Flow::Open)
     }
 
-    /// Reads on, apart from others if the router may hold it up: they would wait, too.
-    fn read_apart(&mut self, batch: &mut ZSlice) -> Result<Progress, Violation> {
-        let started = Instant::now();
-        let progress = if self.aside.is_wanted(started) || self.door.may_be_held_up() {
-            block_in_place(|| self.read_on(batch))
-        } else {
-            self.read_on(batch)
-        };
-        self.aside.took(started);
-        progress
-    }
-
     fn read_on(&mut self, batch: &mut ZSlice) -> Result<Progress, Violation> {
-        while let Some(found) = self.inbound.next(batch)? {
-            match found {
-                Found::Message(mut message) => {
-                    if self.door.message(&mut message)? {
-                        return Ok(Progress::Early(message));
-                    }
-                    if self.door.is_others_turn() {
-                        return Ok(Progress::Turn);
-                    }
-                }
-                Found::TooLarge => {
-                    self.door.denied(Operation::Put, DenyReason::PayloadQuotaExceeded);
-                }
-                Found::Close => return Ok(Progress::Closed),
-            }
-        }
-        Ok(Progress::End)
+        let Self { inbound, door, .. } = self;
+        door.apart(|door| read_on(inbound, door, batch))
     }
 }
 
-impl Aside {
-    fn is_wanted(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
-    }
-
-    /// Takes note of how long something took that began then.
-    fn took(&mut self, started: Instant) {
-        let now = Instant::now();
-        if now.duration_since(started) > HELD_UP {
-            self.until = Some(now + APART);
+fn read_on(
+    inbound: &mut Inbound,
+    door: &mut Door,
+    batch: &mut ZSlice,
+) -> Result<Progress, Violation> {
+    while let Some(found) = inbound.next(batch)? {
+        match found {
+            Found::Message(mut message) => {
+                if door.message(&mut message)? {
+                    return Ok(Progress::Early(message));
+                }
+                if door.is_others_turn() {
+                    return Ok(Progress::Turn);
+                }
+            }
+            Found::TooLarge => door.denied(Operation::Put, DenyReason::PayloadQuotaExceeded),
+            Found::Close => return Ok(Progress::Closed),
         }
     }
+    Ok(Progress::End)
 }

@@ -10,6 +10,7 @@
 //! sends is read once, checked, and handed to the router as the objects that were checked; what the
 //! router sends to the client is looked through on its way.
 
+mod aside;
 mod budget;
 mod declarations;
 mod door;

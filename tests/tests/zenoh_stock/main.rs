@@ -226,7 +226,17 @@ async fn who_comes_around_the_gate_is_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_held_up_by_a_reader_around_the_gate_holds_up_nobody_else() {
+    nobody_else_is_held_up("[tenants.acme]\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_who_is_held_up_and_publishes_more_than_its_tenant_may() {
+    nobody_else_is_held_up("[tenants.acme]\nquotas = { messages_per_second = 50 }\n").await;
+}
+
+async fn nobody_else_is_held_up(acme: &str) {
     let realm = Realm::new();
+    realm.tenants(&format!("{acme}[tenants.globex]\n"));
     let patient = |router: &mut Value| {
         let control = json!({ "block": { "wait_before_close": 60_000_000 } });
         let queue = json!({ "queue": { "congestion_control": control } });
@@ -253,7 +263,7 @@ async fn who_is_held_up_by_a_reader_around_the_gate_holds_up_nobody_else() {
     });
     let mut before = 0;
     eventually_async("it is held up", async || {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let now = taken.load(Ordering::Relaxed);
         now > 0 && now == std::mem::replace(&mut before, now)
     })

@@ -75,14 +75,12 @@ impl Whole<'_> {
         (kept, self.len)
     }
 
-    /// Whether there is room for a further batch behind them.
-    pub(crate) fn may_wait(&self) -> bool {
-        self.len <= BUFFER - MAX_BATCH
-    }
-
-    /// Leaves them to come again before the next ones, if there is room.
-    pub(crate) fn wait(self) {
-        *self.waits = self.may_wait();
+    /// Leaves them to come again before the next ones. Says whether there is room for one; else they have to be
+    /// taken.
+    #[must_use]
+    pub(crate) fn wait(&mut self) -> bool {
+        *self.waits = self.len <= BUFFER - MAX_BATCH;
+        *self.waits
     }
 }
 
@@ -295,11 +293,11 @@ mod tests {
             let (mut taken, mut new, mut kept) = (Vec::new(), Vec::new(), Vec::new());
             let mut waits = waits.iter().cycle();
             let mut poll = |cx: &mut Context<'_>| {
-                batches.poll(cx, |_, whole| {
+                batches.poll(cx, |_, mut whole| {
                     new.extend_from_slice(whole.bytes());
                     assert_eq!([whole.waited(), whole.bytes()].concat(), whole.all());
-                    if *waits.next().unwrap() && whole.may_wait() && new.len() < all.len() {
-                        return whole.wait();
+                    if *waits.next().unwrap() && new.len() < all.len() && whole.wait() {
+                        return;
                     }
                     taken.extend_from_slice(whole.all());
                     if keeps {

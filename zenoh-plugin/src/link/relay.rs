@@ -181,19 +181,21 @@ impl Out {
     fn pass_on(
         &mut self,
         cx: &mut Context<'_>,
-        whole: Whole<'_>,
+        mut whole: Whole<'_>,
         scratch: &mut Scratch,
         filter: &mut impl Filter,
     ) -> io::Result<bool> {
         let passing = pass(whole.bytes(), scratch, filter);
-        if !passing.whole {
+        // The end of a message is often a few bytes, which would wake the client once more.
+        let may_wait = passing.whole && passing.goes_on && self.waiting.is_empty();
+        if may_wait && whole.wait() {
+            return Ok(false);
+        }
+        if passing.whole {
+            self.write(cx, whole.all())?;
+        } else {
             self.write(cx, whole.waited())?;
             self.write(cx, &scratch.passed)?;
-        } else if passing.goes_on && self.waiting.is_empty() && whole.may_wait() {
-            // The end of a message is often a few bytes, which would wake the client once more.
-            whole.wait();
-        } else {
-            self.write(cx, whole.all())?;
         }
         Ok(passing.ended)
     }
