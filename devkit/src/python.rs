@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::error::Error;
 use crate::path::on_path;
-use crate::tail::tail;
+use crate::tail::last_lines;
 use crate::version::Version;
 
 /// Names an interpreter may have, the one meant by default first.
@@ -133,6 +133,6 @@ impl Fetch {
         }
         let mut printed = output.stdout;
         printed.extend(output.stderr);
-        Err(failed(tail(&printed, OUTPUT_TAIL)))
+        Err(failed(last_lines(&printed, OUTPUT_TAIL)))
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Door {
     messages: u64,
     /// Messages since others had their turn.
     turn: usize,
+    /// What is allowed, but not yet.
+    early: Option<Box<NetworkMessage>>,
     /// Who has to catch up before more is read.
     waits_for: Option<Arc<SlowReader>>,
     aside: Aside,
@@ -61,6 +63,7 @@ impl Door {
             gate,
             messages: 0,
             turn: 0,
+            early: None,
             waits_for: None,
             aside: Aside::default(),
         }
@@ -75,7 +78,8 @@ impl Door {
         is_others
     }
 
-    /// Lets a message through if it is allowed. Says whether it is, but not yet.
+    /// Lets a message through if it is allowed. Says whether it is, but not yet: then
+    /// [`keep_to_rate`](Self::keep_to_rate) comes before the next one.
     ///
     /// # Errors
     /// [`Violation`] if the session has to end.
@@ -84,7 +88,10 @@ impl Door {
             return Ok(false);
         }
         match self.rules.decide(message)? {
-            Decision::Pass if self.is_early(message) => return Ok(true),
+            Decision::Pass if self.is_early(message) => {
+                self.early = Some(Box::new(message.clone()));
+                return Ok(true);
+            }
             Decision::Pass => self.pass(message),
             Decision::Deny(reason, operation, answer) => {
                 self.denied(operation, reason);
@@ -107,8 +114,9 @@ impl Door {
         }
     }
 
-    /// Lets a message through when the tenant's rates do. Nothing behind it is read before.
-    pub(crate) async fn keep_to_rate(&mut self, mut message: NetworkMessage) {
+    /// Lets what is early through when the tenant's rates do. Nothing behind it is read before.
+    pub(crate) async fn keep_to_rate(&mut self) {
+        let Some(mut message) = self.early.take() else { return };
         self.count();
         let declared = is_declared(&message);
         let operation = if declared { Operation::Declare } else { Operation::Put };

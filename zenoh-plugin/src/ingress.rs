@@ -10,7 +10,6 @@ use bulkhead_policy::DenyReason;
 use std::future::poll_fn;
 use std::sync::Arc;
 use zenoh_buffers::ZSlice;
-use zenoh_protocol::network::NetworkMessage;
 
 /// Reads a client's batches and gives the router what is allowed of them.
 pub(crate) struct Ingress {
@@ -28,12 +27,11 @@ enum Flow {
 }
 
 /// How far reading of a batch came.
-#[expect(clippy::large_enum_variant, reason = "it is only passed on, and a box costs more")]
 enum Progress {
     /// To the end of the batch.
     End,
     /// To a message that is allowed, but not yet: the tenant publishes more per second than it may.
-    Early(NetworkMessage),
+    Early,
     /// As far as it may before it is others' turn.
     Turn,
     /// To where the client closes.
@@ -91,7 +89,7 @@ impl Ingress {
             loop {
                 match self.read_on(&mut slice)? {
                     Progress::End => break,
-                    Progress::Early(message) => self.door.keep_to_rate(message).await,
+                    Progress::Early => self.door.keep_to_rate().await,
                     Progress::Turn => tokio::task::yield_now().await,
                     Progress::Closed => return Ok(Flow::Closed),
                 }
@@ -117,11 +115,11 @@ fn read_on(
     door: &mut Door,
     batch: &mut ZSlice,
 ) -> Result<Progress, Violation> {
-    while let Some(found) = inbound.next(batch)? {
+    while let Some(found) = inbound.next(batch, |message| door.message(message))? {
         match found {
-            Found::Message(mut message) => {
-                if door.message(&mut message)? {
-                    return Ok(Progress::Early(message));
+            Found::Message(is_early) => {
+                if is_early? {
+                    return Ok(Progress::Early);
                 }
                 if door.is_others_turn() {
                     return Ok(Progress::Turn);

@@ -47,8 +47,8 @@ pub fn run(session: &mut Session, routers: &Routers) {
         return;
     }
     let pairs = [routers.gated(), routers.direct(), routers.acl()].map(Pair::connect);
-    let runs = session.effort().choose(7, 2);
-    let length = session.effort().choose(Duration::from_secs(2), Duration::from_millis(400));
+    let runs = session.effort().choose(15, 2);
+    let length = session.effort().choose(Duration::from_secs(1), Duration::from_millis(400));
     for Variant { case, payload } in VARIANTS {
         let with_acl = payload == ACL_PAYLOAD && session.wants(ACL.name);
         if !session.wants(case.name) && !with_acl {

@@ -7,7 +7,7 @@ use super::{Scratch, announce, lock};
 use crate::error::Error;
 use crate::path::executables;
 use crate::python::{Fetch, Purpose};
-use crate::tail::tail;
+use crate::tail::last_lines;
 
 /// How much of the output of a failed build is kept, in bytes.
 const OUTPUT_TAIL: usize = 4 * 1024;
@@ -101,7 +101,7 @@ pub(crate) fn build(manifest: &Path, target: &Path, profile: &'static str) -> Re
     if output.status.success() {
         return Ok(());
     }
-    Err(failed(tail(&output.stderr, OUTPUT_TAIL)))
+    Err(failed(last_lines(&output.stderr, OUTPUT_TAIL)))
 }
 
 /// What `rustc --version` prints.

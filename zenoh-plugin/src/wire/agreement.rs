@@ -90,8 +90,8 @@ pub fn batches(bytes: &[u8]) {
         let Some(reader) = &mut inbound else { continue };
         let mut batch = ZSlice::from(batch.to_vec());
         let ended = loop {
-            match reader.next(&mut batch) {
-                Ok(Some(Found::Message(_) | Found::TooLarge)) => {}
+            match reader.next(&mut batch, |_| ()) {
+                Ok(Some(Found::Message(()) | Found::TooLarge)) => {}
                 Ok(Some(Found::Close)) | Err(_) => break true,
                 Ok(None) => break false,
             }

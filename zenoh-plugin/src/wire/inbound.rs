@@ -23,10 +23,9 @@ pub(crate) struct Inbound {
 
 /// What was found in a batch.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box for each message costs more than the message")]
-pub(crate) enum Found {
-    /// A whole message.
-    Message(NetworkMessage),
+pub(crate) enum Found<T> {
+    /// A whole message, and what became of it.
+    Message(T),
     /// A message in pieces that was given up, since it is larger than any may be.
     TooLarge,
     /// The client says that it closes. Nothing that comes after it counts.
@@ -44,18 +43,26 @@ impl Inbound {
         Ok(Self { lanes: Lanes::new(agreed, initial)?, frame: None, kept: 0, max_message })
     }
 
-    /// Reads on in a batch, whose rest has to be read to its end before another one.
+    /// Reads on in a batch, whose rest has to be read to its end before another one. A whole message is given to
+    /// `take` where it is: moving it costs as much as deciding on it.
     ///
     /// # Errors
     /// [`Violation`]; what was found before it was whole.
-    pub(crate) fn next(&mut self, batch: &mut ZSlice) -> Result<Option<Found>, Violation> {
+    pub(crate) fn next<T>(
+        &mut self,
+        batch: &mut ZSlice,
+        take: impl FnOnce(&mut NetworkMessage) -> T,
+    ) -> Result<Option<Found<T>>, Violation> {
         let codec = Zenoh080::new();
         let malformed = |_| Violation::Malformed;
         while let Some(header) = batch.as_slice().first() {
             let id = imsg::mid(*header);
             match (id, self.frame) {
                 (id, Some(reliability)) if id > transport::JOIN => {
-                    return Ok(Some(Found::Message(read(batch, reliability)?)));
+                    return match Zenoh080Reliability::new(reliability).read(batch) {
+                        Ok(ref mut message) => Ok(Some(Found::Message(take(message)))),
+                        Err(_) => Err(Violation::Malformed),
+                    };
                 }
                 (transport::FRAME, _) => {
                     let frame: FrameHeader = codec.read(&mut *batch).map_err(malformed)?;
@@ -67,8 +74,19 @@ impl Inbound {
                     let fragment: Fragment = codec.read(&mut *batch).map_err(malformed)?;
                     // A piece takes all that is left of its batch.
                     self.frame = None;
-                    if let Some(found) = self.fragment(fragment)? {
-                        return Ok(Some(found));
+                    match self.fragment(&fragment)? {
+                        Piece::Taken => {}
+                        Piece::TooLarge => return Ok(Some(Found::TooLarge)),
+                        Piece::Whole(mut whole) => {
+                            return match Zenoh080Reliability::new(fragment.reliability)
+                                .read(&mut whole)
+                            {
+                                Ok(ref mut message) if !whole.can_read() => {
+                                    Ok(Some(Found::Message(take(message))))
+                                }
+                                _ => Err(Violation::Malformed),
+                            };
+                        }
                     }
                 }
                 (transport::KEEP_ALIVE, _) => {
@@ -105,7 +123,7 @@ impl Inbound {
         self.lanes.iter().map(Chain::len).sum()
     }
 
-    fn fragment(&mut self, fragment: Fragment) -> Result<Option<Found>, Violation> {
+    fn fragment(&mut self, fragment: &Fragment) -> Result<Piece, Violation> {
         let (priority, reliability) = (fragment.ext_qos.priority(), fragment.reliability);
         let (lane, adjacent) = self.lanes.advance(priority, reliability, fragment.sn)?;
         let marks = Marks {
@@ -114,21 +132,6 @@ impl Inbound {
             more: fragment.more,
             adjacent,
         };
-        let piece = fragment.payload.as_slice();
-        match lane.chain.push(piece, marks, &mut self.kept, self.max_message) {
-            Piece::Taken => Ok(None),
-            Piece::TooLarge => Ok(Some(Found::TooLarge)),
-            Piece::Whole(mut whole) => {
-                let message = read(&mut whole, reliability)?;
-                if whole.can_read() {
-                    return Err(Violation::Malformed);
-                }
-                Ok(Some(Found::Message(message)))
-            }
-        }
+        Ok(lane.chain.push(fragment.payload.as_slice(), marks, &mut self.kept, self.max_message))
     }
-}
-
-fn read(bytes: &mut ZSlice, reliability: Reliability) -> Result<NetworkMessage, Violation> {
-    Zenoh080Reliability::new(reliability).read(bytes).map_err(|_| Violation::Malformed)
 }

@@ -220,7 +220,7 @@ fn read(mut bytes: &[u8]) -> NetworkMessage {
 /// All messages of a batch.
 fn messages(inbound: &mut Inbound, batch: Vec<u8>) -> Vec<NetworkMessage> {
     let mut batch = batch.into();
-    let next = || inbound.next(&mut batch).unwrap();
+    let next = || inbound.next(&mut batch, |message| message.clone()).unwrap();
     std::iter::from_fn(next)
         .map(|found| match found {
             Found::Message(message) => message,
