@@ -1,5 +1,6 @@
 //! Keys, tenants and configuration for a server with fixed accounts.
 
+use crate::folder::Folder;
 use crate::stack::{AUDIENCE, ISSUER};
 use bulkhead_auth_callout::nkey::SigningKey;
 use bulkhead_auth_callout::xkey::CurveKey;
@@ -8,7 +9,6 @@ use bulkhead_control::config::Config;
 use nkeys::KeyPairType;
 use secrecy::ExposeSecret;
 use std::path::Path;
-use tempfile::TempDir;
 
 /// A temporary folder with everything that config mode needs. The directory has the tenants `acme`,
 /// `globex` and `initech`; the server has accounts for the first two.
@@ -18,14 +18,14 @@ pub struct ConfigModeSite {
     /// The key that requests are sealed for.
     pub curve: CurveKey,
     issuer: SigningKey,
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl ConfigModeSite {
     /// Makes the keys.
     #[expect(clippy::new_without_default, reason = "it makes keys and a folder")]
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         let write = |name: &str, text: &str| {
             std::fs::write(folder.path().join(name), text).unwrap();
         };

@@ -19,6 +19,7 @@ mod client;
 mod clock;
 mod config_mode;
 mod edge;
+mod folder;
 mod issued;
 pub mod mqtt;
 mod passage;

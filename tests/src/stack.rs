@@ -2,6 +2,7 @@
 //! Zenoh router with Bulkhead's gate before it.
 
 use crate::clock::TestClock;
+use crate::folder::Folder;
 use crate::mqtt::{Door, Mode, SERVICE_ISSUER};
 use crate::process::Replica;
 use crate::wait::eventually;
@@ -66,7 +67,7 @@ pub struct Stack {
     ports: Ports,
     signer: Signer,
     clock: TestClock,
-    folder: tempfile::TempDir,
+    folder: Folder,
 }
 
 /// Ports for TCP of the MQTT broker and of the gate, where a registry, or a process of its own, has to know
@@ -128,6 +129,15 @@ impl Token {
         }
         claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         claims
+    }
+}
+
+impl Drop for Stack {
+    /// What is still to be written to the audit log would make the folder anew.
+    fn drop(&mut self) {
+        if let Some(control) = &self.control {
+            control.auth().audit().close();
+        }
     }
 }
 
@@ -275,7 +285,7 @@ impl StackBuilder {
 
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> Stack {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         let signer = Signer::create(&folder.path().join("issuer.pem")).unwrap();
         std::fs::write(folder.path().join("issuer.jwks.json"), signer.jwks().to_string()).unwrap();
         let mut servers = Vec::new();
