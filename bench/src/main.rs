@@ -22,6 +22,7 @@
 mod args;
 mod case;
 mod connecting;
+mod cores;
 mod cpu;
 mod issuer;
 mod limits;

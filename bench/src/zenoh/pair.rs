@@ -57,6 +57,11 @@ impl Pair {
         Self { publisher, arrived, pid: target.pid(), _subscriber: subscriber, _sessions: sessions }
     }
 
+    /// The router's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Publishes as fast as it goes.
     pub fn flood(&self, payload: usize, length: Duration) -> Sample {
         self.load(length, |stop| {

@@ -3,8 +3,10 @@
 use super::pair::{Pair, Sample};
 use super::routers::Routers;
 use crate::case::{Case, Goal};
+use crate::cores::Apart;
 use crate::report::Measured;
 use crate::session::Session;
+use crate::stats::median;
 use std::time::Duration;
 
 /// How large messages are.
@@ -56,16 +58,31 @@ pub fn run(session: &mut Session, routers: &Routers) {
         }
         session.note(case.name);
         let sides = if with_acl { &pairs[..] } else { &pairs[..2] };
-        let mut samples: [Samples; 3] = Default::default();
-        for _ in 0..runs {
-            for (pair, samples) in sides.iter().zip(&mut samples) {
-                samples.add(&pair.flood(payload, length));
+        let measure = || {
+            let mut samples: [Samples; 3] = Default::default();
+            for _ in 0..runs {
+                for (pair, samples) in sides.iter().zip(&mut samples) {
+                    samples.add(&pair.flood(payload, length));
+                }
             }
-        }
-        let [gated, direct, acl] = &samples;
-        session.record(gated.against(case, "zenohd alone", direct));
+            samples
+        };
+        let [gated, direct, acl] = measure();
+        let apart = Apart::begin(sides.iter().map(Pair::pid)).map(|_apart| measure());
+        let against = |case, name, peer: &Samples, apart: Option<(&Samples, &Samples)>| {
+            let measured = gated.against(case, name, peer);
+            let Some((ours, peer)) = apart else { return measured };
+            measured
+                .detail("apart_per_s", ours.rate())
+                .detail("peer_apart_per_s", peer.rate())
+                .detail("apart_ratio", ours.rate() / peer.rate())
+                .detail("apart_cpu_ratio", peer.us() / ours.us())
+        };
+        let beside = apart.as_ref().map(|[ours, peer, _]| (ours, peer));
+        session.record(against(case, "zenohd alone", &direct, beside));
         if with_acl {
-            session.record(gated.against(ACL, "zenohd with its own access control", acl));
+            let beside = apart.as_ref().map(|[ours, _, peer]| (ours, peer));
+            session.record(against(ACL, "zenohd with its own access control", &acl, beside));
         }
     }
 }
@@ -83,6 +100,11 @@ impl Samples {
             .cpu_us_per_op(self.us())
             .detail("peer_us", peer.us())
             .detail("cpu_ratio", peer.us() / self.us())
+    }
+
+    /// Messages per second, the median.
+    fn rate(&self) -> f64 {
+        median(&self.rates)
     }
 
     /// CPU time of the router's process for one message, in microseconds.
