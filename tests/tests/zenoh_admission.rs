@@ -445,7 +445,7 @@ async fn ids_of_any_length_are_taken_and_none_is_the_routers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_verified_token_is_worth_nothing_once_its_tenant_is_suspended() {
+async fn a_verified_token_is_worth_nothing_without_its_key_or_once_its_tenant_is_suspended() {
     let stack = Stack::zenoh().config(MANY_FAILURES).start().await;
     let greeting = stack.greeting(&Token::device("acme", "cam-1"));
     for _ in 0..2 {
@@ -453,11 +453,44 @@ async fn a_verified_token_is_worth_nothing_once_its_tenant_is_suspended() {
     }
     assert!(stack.metric("bulkhead_token_cache_total{outcome=\"hit\"}") > 0, "it is cached");
     stack.change("acme", |t| t.status = Status::Suspended).await;
-    eventually_async("the tenant is refused", async || {
-        stack.zenoh_tcp().knock().await.greet(&greeting).await == Err(INVALID)
-    })
-    .await;
+    let is_refused =
+        async || stack.zenoh_tcp().knock().await.greet(&greeting).await == Err(INVALID);
+    eventually_async("the tenant is refused", is_refused).await;
     stack.denied("tenant_suspended").await;
+    stack.change("acme", |t| t.status = Status::Active).await;
+    eventually_async("the resumed tenant is admitted", async || !is_refused().await).await;
+
+    let other = Signer::create(&stack.folder().join("other.pem")).unwrap();
+    let keys = stack.folder().join("issuer.jwks.json");
+    std::fs::write(keys, other.jwks().to_string()).unwrap();
+    eventually_async("the withdrawn key admits nobody", is_refused).await;
+    stack.denied("key_unknown").await;
+    let fresh = other.sign(&Token::device("acme", "cam-1").claims()).unwrap();
+    drop(stack.zenoh_tcp().enter(&Greeting::new(&fresh)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_16_kilobytes_less_one_byte_is_taken_and_none_larger() {
+    let stack = Stack::zenoh().start().await;
+    let own = stack.zenoh_witness("acme").await;
+    let sized = |padding: usize| {
+        let claims = json!({"padding": "x".repeat(padding), "aud": ["other", "bulkhead"]});
+        stack.token(&Token::role("acme", "member").with(claims))
+    };
+    // Base64 makes four bytes of three.
+    let mut padding = (16_383 - sized(0).len()) * 3 / 4 - 2;
+    while sized(padding + 1).len() < 16_384 {
+        padding += 1;
+    }
+    let (largest, larger) = (sized(padding), sized(padding + 2));
+    assert!((16_380..16_384).contains(&largest.len()) && larger.len() >= 16_384);
+    let mut raw = stack.zenoh_tcp().enter(&Greeting::new(&largest)).await;
+    works(&mut raw, &own).await;
+    assert!(stack.zenoh_tcp().try_connect(Some(&largest)).await.is_ok(), "by Zenoh's own client");
+    for token in [larger, "x".repeat(60_000)] {
+        assert_eq!(stack.zenoh_tcp().refuse(&Greeting::new(&token)).await, INVALID);
+    }
+    stack.denied("token_too_large").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
