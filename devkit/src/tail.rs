@@ -12,12 +12,12 @@ const LINE: usize = 400;
 pub(crate) fn last_lines(bytes: &[u8], limit: usize) -> String {
     let mut short = Vec::new();
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        match line.get(..LINE) {
-            Some(begin) => {
+        match line.split_at_checked(LINE) {
+            Some((begin, rest)) if !rest.is_empty() => {
                 short.extend_from_slice(begin);
                 short.extend_from_slice("…\n".as_bytes());
             }
-            None => short.extend_from_slice(line),
+            _ => short.extend_from_slice(line),
         }
     }
     tail(&short, limit)

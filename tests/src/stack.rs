@@ -132,15 +132,6 @@ impl Token {
     }
 }
 
-impl Drop for Stack {
-    /// What is still to be written to the audit log would make the folder anew.
-    fn drop(&mut self) {
-        if let Some(control) = &self.control {
-            control.auth().audit().close();
-        }
-    }
-}
-
 impl Default for StackBuilder {
     fn default() -> Self {
         Self {

@@ -44,7 +44,7 @@ impl Inbound {
     }
 
     /// Reads on in a batch, whose rest has to be read to its end before another one. A whole message is given to
-    /// `take` where it is: moving it costs as much as deciding on it.
+    /// `take` where it is, since moving it costs more than it seems.
     ///
     /// # Errors
     /// [`Violation`]; what was found before it was whole.
@@ -59,10 +59,7 @@ impl Inbound {
             let id = imsg::mid(*header);
             match (id, self.frame) {
                 (id, Some(reliability)) if id > transport::JOIN => {
-                    return match Zenoh080Reliability::new(reliability).read(batch) {
-                        Ok(ref mut message) => Ok(Some(Found::Message(take(message)))),
-                        Err(_) => Err(Violation::Malformed),
-                    };
+                    return read(batch, reliability, false, take);
                 }
                 (transport::FRAME, _) => {
                     let frame: FrameHeader = codec.read(&mut *batch).map_err(malformed)?;
@@ -78,14 +75,7 @@ impl Inbound {
                         Piece::Taken => {}
                         Piece::TooLarge => return Ok(Some(Found::TooLarge)),
                         Piece::Whole(mut whole) => {
-                            return match Zenoh080Reliability::new(fragment.reliability)
-                                .read(&mut whole)
-                            {
-                                Ok(ref mut message) if !whole.can_read() => {
-                                    Ok(Some(Found::Message(take(message))))
-                                }
-                                _ => Err(Violation::Malformed),
-                            };
+                            return read(&mut whole, fragment.reliability, true, take);
                         }
                     }
                 }
@@ -133,5 +123,20 @@ impl Inbound {
             adjacent,
         };
         Ok(lane.chain.push(fragment.payload.as_slice(), marks, &mut self.kept, self.max_message))
+    }
+}
+
+/// Reads a message, behind which there may be nothing if `is_all`.
+fn read<T>(
+    bytes: &mut ZSlice,
+    reliability: Reliability,
+    is_all: bool,
+    take: impl FnOnce(&mut NetworkMessage) -> T,
+) -> Result<Option<Found<T>>, Violation> {
+    match Zenoh080Reliability::new(reliability).read(&mut *bytes) {
+        Ok(ref mut message) if !is_all || !bytes.can_read() => {
+            Ok(Some(Found::Message(take(message))))
+        }
+        _ => Err(Violation::Malformed),
     }
 }
